@@ -1,0 +1,110 @@
+// The import law of DESIGN.md, section "The house", as a test. Keep the table true.
+// It was shown red on: crossed halves, "testing" in a production build, an unlisted room,
+// a missing package comment, a vanished room, agent importing anything but the standard library.
+package quantra_test
+
+import (
+	"encoding/json"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/quantra-l/quantra"
+
+// law lists, for each room that exists, the rooms it may import directly.
+// wire is generated code: everyone but the pure rooms may import it, and it
+// may import only itself.
+var law = map[string][]string{
+	"internal/vfs": nil,
+	"profile":      nil,
+	"store":        {"profile", "internal/vfs"},
+	"wire":         nil,
+}
+
+// pure are the rooms that may not import wire.
+var pure = []string{"agent", "profile"}
+
+// roomOf is the room that a package belongs to: itself, but for the tree of generated code.
+func roomOf(pkg string) string {
+	if pkg == "wire" || strings.HasPrefix(pkg, "wire/") {
+		return "wire"
+	}
+	return pkg
+}
+
+type pkg struct {
+	ImportPath, Doc string
+	Imports, Deps   []string
+}
+
+func TestLaw(t *testing.T) {
+	readTree(t) // go list runs in a child: without this the test cache misses source edits
+	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,Imports,Deps", "./...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := dec.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		path := strings.TrimPrefix(p.ImportPath, module+"/")
+		if path == module {
+			continue
+		}
+		room := roomOf(path)
+		if p.Doc == "" && room != "wire" {
+			t.Errorf("%s: no package comment", path)
+		}
+		if slices.Contains(p.Deps, "testing") {
+			t.Errorf("%s: production build imports testing", path)
+		}
+		if strings.HasPrefix(room, "cmd/") {
+			continue
+		}
+		allowed, ok := law[room]
+		if !ok {
+			t.Errorf("%s: not a room in the law", room)
+		}
+		seen[room] = true
+		for _, imp := range p.Imports {
+			r, ours := strings.CutPrefix(imp, module+"/")
+			if to := roomOf(r); ours && to != room && !slices.Contains(allowed, to) && !(to == "wire" && !slices.Contains(pure, room)) {
+				t.Errorf("%s may not import %s", room, to)
+			}
+			if room == "agent" && strings.Contains(strings.SplitN(imp, "/", 2)[0], ".") {
+				t.Errorf("agent may import only the standard library, not %s", imp)
+			}
+		}
+	}
+	if len(seen) != len(law) {
+		t.Errorf("law names %d rooms, tree has %d", len(law), len(seen))
+	}
+}
+
+// readTree opens every Go file so that the go command counts them as this test's inputs.
+func readTree(t *testing.T) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(p, ".go") && p != "go.mod" {
+			return err
+		}
+		n++
+		_, err = os.ReadFile(p)
+		return err
+	})
+	if err != nil || n < len(law) {
+		t.Fatalf("read %d files: %v", n, err)
+	}
+}
