@@ -24,6 +24,8 @@ var law = map[string][]string{
 	"internal/vfs": nil,
 	"profile":      nil,
 	"store":        {"profile", "internal/vfs"},
+	"web":          {"profile", "store"},
+	"web/bundle":   nil,
 	"wire":         nil,
 }
 
