@@ -21,6 +21,8 @@ const module = "github.com/quantra-l/quantra"
 // wire is generated code: everyone but the pure rooms may import it, and it
 // may import only itself.
 var law = map[string][]string{
+	"agent":        nil,
+	"ingest":       {"profile"},
 	"internal/vfs": nil,
 	"profile":      nil,
 	"store":        {"profile", "internal/vfs"},

@@ -1,0 +1,267 @@
+// Package ingest is everything that arrives: it takes profiles over HTTP, judges
+// them, and hands on what is sound. Each protocol is one route:
+//
+//	POST /api/v1/profiles   ours: a pprof body, whose it is in the query (docs/format/push.md)
+//	POST /ingest            Pyroscope's, as github.com/grafana/pyroscope-go sends it
+//
+// What a route owes its sender: an answer that names the fault and the remedy,
+// a success only when [Options.Append] has said that the profile is kept, and a
+// refusal (429 with Retry-After) before memory runs out. What it owes the
+// server: no sender can make it hold more than [Options.InFlightBytes], nor
+// hold anything longer than [Options.Timeout].
+//
+// The package knows no store. Where profiles go is a func field, and so is who
+// may send them.
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quantra-l/quantra/profile"
+)
+
+// What Append may say. Its error wraps one of them, or is a fault of ours: 500, and logged.
+var (
+	// ErrInvalid: this push is wrong and will never do. The sender gets 422 and the text.
+	ErrInvalid = errors.New("invalid")
+	// ErrOverloaded: a bound was reached. The sender gets 429 and is asked to come again.
+	ErrOverloaded = errors.New("overloaded")
+	// ErrUnavailable: not now (closing, disk full). The sender gets 503 and is asked to come again.
+	ErrUnavailable = errors.New("unavailable")
+)
+
+// Push is one profile that arrived whole and sound.
+type Push struct {
+	Tenant   string         // of X-Scope-OrgID; "" where the sender named none
+	Name     string         // process_cpu, memory, goroutine, mutex, block, ...; never ""
+	Labels   profile.Labels // has profile.LabelService
+	From, To time.Time      // what was profiled, [From, To), To after From
+	// Pprof is the profile in pprof's format, gzip, zstd or raw, as it came;
+	// only where something else came (folded text, a cumulative profile with
+	// the one before it) is it our own encoding. Profile is the same, decoded.
+	// Both belong to Append.
+	Pprof   []byte
+	Profile *profile.Profile
+}
+
+// Options are what an Ingest needs to know. Only Append has no default.
+type Options struct {
+	// Append keeps a push. When it returns nil the sender is told that the profile is safe.
+	Append func(context.Context, Push) error
+	// Authorize refuses a request by returning an error, whose text the sender
+	// reads (403). nil allows everyone.
+	Authorize func(*http.Request) error
+
+	// Limits bound one profile. Compressed is 16 MiB where it is 0, Decoded 256 MiB;
+	// the others have profile.Limits' defaults.
+	Limits profile.Limits
+	// InFlightBytes bounds the sum over all requests of body and decoded
+	// profile; past it senders get 429. 0 is 256 MiB, negative is no bound. A
+	// single profile that is larger than the bound is let in when it is alone.
+	InFlightBytes int64
+	// MaxConcurrent bounds the requests at work; past it senders get 429. 0 is 1024, negative is no bound.
+	MaxConcurrent int
+	// Timeout bounds first the reading of a body, then again what follows. 0 is 30 s, negative is no bound.
+	Timeout time.Duration
+	// MaxAge is how long ago the profiled window may have ended. 0 is 7 days, negative is any age.
+	MaxAge time.Duration
+
+	Logger   *slog.Logger          // for faults of ours; nil is slog.Default()
+	Registry prometheus.Registerer // where metrics go; nil is nowhere
+	Now      func() time.Time      // nil is time.Now
+}
+
+// maxAhead is how far a sender's clock may be ahead of ours.
+const maxAhead = time.Hour
+
+// Ingest takes profiles. See [New].
+type Ingest struct {
+	opt      Options
+	inFlight budget
+	requests chan struct{} // one token per request at work; nil is no bound
+	decoders chan struct{} // one token per profile being decoded: more than there are cores would only add memory
+	origins  *http.CrossOriginProtection
+	metrics  *metrics
+}
+
+// New checks o and fills in its defaults.
+func New(o Options) (*Ingest, error) {
+	if o.Append == nil {
+		return nil, errors.New("ingest: Options.Append is nil: there is nowhere to put what arrives")
+	}
+	o.Limits.Compressed = cmp.Or(o.Limits.Compressed, 16<<20)
+	o.Limits.Decoded = cmp.Or(o.Limits.Decoded, 256<<20)
+	o.InFlightBytes = cmp.Or(o.InFlightBytes, 256<<20)
+	o.MaxConcurrent = cmp.Or(o.MaxConcurrent, 1024)
+	o.Timeout = cmp.Or(o.Timeout, 30*time.Second)
+	o.MaxAge = cmp.Or(o.MaxAge, 7*24*time.Hour)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	in := &Ingest{
+		opt:      o,
+		inFlight: budget{limit: o.InFlightBytes},
+		decoders: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		origins:  http.NewCrossOriginProtection(),
+	}
+	if o.MaxConcurrent > 0 {
+		in.requests = make(chan struct{}, o.MaxConcurrent)
+	}
+	var err error
+	if in.metrics, err = newMetrics(o.Registry, &in.inFlight); err != nil {
+		return nil, fmt.Errorf("ingest: metrics: %w", err)
+	}
+	return in, nil
+}
+
+// Register puts the routes on mux. They are registered for every method, so
+// that a wrong one gets an answer in JSON like every other fault.
+func (in *Ingest) Register(mux *http.ServeMux) {
+	mux.Handle("/api/v1/profiles", in.route("push", in.receivePush))
+	mux.Handle("/ingest", in.route("pyroscope", in.receivePyroscope))
+}
+
+// InFlightBytes is what the requests at work hold now.
+func (in *Ingest) InFlightBytes() int64 { return in.inFlight.used.Load() }
+
+// receiver reads one protocol's request. It fills in all of a Push but the tenant.
+type receiver func(r *http.Request, h *hold) (Push, error)
+
+// route is what all protocols have in common: who may come in and how many at
+// once, for how long, and what they are told.
+func (in *Ingest) route(name string, receive receiver) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := in.opt.Now()
+		h := &hold{budget: &in.inFlight}
+		defer h.release()
+		p, err := in.take(w, r, h, receive)
+		if err == nil {
+			in.metrics.kept(name, len(p.Pprof), in.opt.Now().Sub(start))
+			replyKept(w, p)
+			return
+		}
+		f := in.faultOf(r, err)
+		in.metrics.rejected(name, f.code, in.opt.Now().Sub(start))
+		if f.status >= 500 {
+			in.opt.Logger.Error("ingest: a profile was not kept", "route", name, "status", f.status, "err", err)
+		}
+		f.reply(w)
+	})
+}
+
+// take is one request from the door to the store.
+func (in *Ingest) take(w http.ResponseWriter, r *http.Request, h *hold, receive receiver) (Push, error) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return Push{}, faultf(http.StatusMethodNotAllowed, "method", "%s is not understood here: POST a profile", r.Method)
+	}
+	if err := in.origins.Check(r); err != nil {
+		return Push{}, faultf(http.StatusForbidden, "cross_origin", "a web page of another origin may not send profiles: %v", err)
+	}
+	if in.opt.Authorize != nil {
+		if err := in.opt.Authorize(r); err != nil {
+			return Push{}, faultf(http.StatusForbidden, "denied", "%v", err)
+		}
+	}
+	if in.requests != nil {
+		select {
+		case in.requests <- struct{}{}:
+			defer func() { <-in.requests }()
+		default:
+			return Push{}, busy("%d uploads are being taken already", cap(in.requests))
+		}
+	}
+	tenant, err := tenantOf(r)
+	if err != nil {
+		return Push{}, err
+	}
+	ctx := r.Context()
+	if in.opt.Timeout > 0 {
+		// Not every ResponseWriter has deadlines; the servers of cmd and of the tests do.
+		rc := http.NewResponseController(w)
+		if rc.SetReadDeadline(time.Now().Add(in.opt.Timeout)) == nil {
+			r.Body = &undeadline{r.Body, rc}
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*in.opt.Timeout)
+		defer cancel()
+	}
+	p, err := receive(r.WithContext(ctx), h)
+	if err != nil {
+		return Push{}, err
+	}
+	p.Tenant = tenant
+	if err := checkTypes(p.Profile); err != nil {
+		return Push{}, err
+	}
+	if err := in.opt.Append(ctx, p); err != nil {
+		return Push{}, err
+	}
+	return p, nil
+}
+
+// checkTypes refuses sample types that a profile type's text could not carry.
+func checkTypes(p *profile.Profile) error {
+	if len(p.SampleTypes) == 0 {
+		return faultf(http.StatusUnprocessableEntity, "no_sample_types", "the profile has no sample types, so it measures nothing")
+	}
+	for i, t := range append([]profile.ValueType{p.PeriodType}, p.SampleTypes...) {
+		if i > 0 && t.Type == "" {
+			return faultf(http.StatusUnprocessableEntity, "sample_type", "sample type %d has no name", i-1)
+		}
+		for _, s := range []string{t.Type, t.Unit} {
+			if len(s) > profile.MaxLabelName {
+				return faultf(http.StatusUnprocessableEntity, "sample_type", "sample type %.40q... has %d bytes, the limit is %d", s, len(s), profile.MaxLabelName)
+			}
+			for _, c := range s {
+				if c == ':' || c < ' ' {
+					return faultf(http.StatusUnprocessableEntity, "sample_type", "sample type %q has the character %q, which no type's name may have", s, c)
+				}
+			}
+		}
+	}
+	for i, t := range p.SampleTypes {
+		for _, u := range p.SampleTypes[:i] {
+			if t == u {
+				return faultf(http.StatusUnprocessableEntity, "sample_type", "sample type %s/%s is there twice", t.Type, t.Unit)
+			}
+		}
+	}
+	return nil
+}
+
+// MaxTenant is the longest tenant, in bytes. Length and characters are those of
+// Grafana's databases, so that the same header works here and there.
+const MaxTenant = 150
+
+// tenantOf is the sender's tenant.
+func tenantOf(r *http.Request) (string, error) {
+	t := r.Header.Get("X-Scope-OrgID")
+	if len(t) > MaxTenant {
+		return "", faultf(http.StatusBadRequest, "tenant", "X-Scope-OrgID has %d bytes, the limit is %d", len(t), MaxTenant)
+	}
+	if t == "." || t == ".." {
+		return "", faultf(http.StatusBadRequest, "tenant", "X-Scope-OrgID is %q, which is not a name", t)
+	}
+	for i, c := range []byte(t) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case c == '!' || c == '-' || c == '_' || c == '.' || c == '*' || c == '\'' || c == '(' || c == ')':
+		default:
+			return "", faultf(http.StatusBadRequest, "tenant", "X-Scope-OrgID: character %q at %d; letters, digits and !-_.*'() are allowed", c, i)
+		}
+	}
+	return t, nil
+}
