@@ -150,16 +150,17 @@ func (x *Selection) GetFilter() *Filter {
 	return nil
 }
 
-// Filter is pprof's: regular expressions on function names and files.
+// Filter is pprof's: regular expressions on function names and files, and on sample labels.
 type Filter struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Focus  string                 `protobuf:"bytes,1,opt,name=focus,proto3" json:"focus,omitempty"`
 	Ignore string                 `protobuf:"bytes,2,opt,name=ignore,proto3" json:"ignore,omitempty"`
 	Hide   string                 `protobuf:"bytes,3,opt,name=hide,proto3" json:"hide,omitempty"`
 	Show   string                 `protobuf:"bytes,4,opt,name=show,proto3" json:"show,omitempty"`
-	// Only samples with this sample label, as key=value regular expression; pprof's tagfocus.
+	// Only samples with this sample label, as key=value with a regular expression for value; pprof's tagfocus.
 	TagFocus      string `protobuf:"bytes,5,opt,name=tag_focus,json=tagFocus,proto3" json:"tag_focus,omitempty"`
 	TagIgnore     string `protobuf:"bytes,6,opt,name=tag_ignore,json=tagIgnore,proto3" json:"tag_ignore,omitempty"`
+	ShowFrom      string `protobuf:"bytes,7,opt,name=show_from,json=showFrom,proto3" json:"show_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -232,6 +233,13 @@ func (x *Filter) GetTagFocus() string {
 func (x *Filter) GetTagIgnore() string {
 	if x != nil {
 		return x.TagIgnore
+	}
+	return ""
+}
+
+func (x *Filter) GetShowFrom() string {
+	if x != nil {
+		return x.ShowFrom
 	}
 	return ""
 }
@@ -1067,7 +1075,10 @@ type Tree struct {
 	BaseSelf  []float64 `protobuf:"fixed64,6,rep,packed,name=base_self,json=baseSelf,proto3" json:"base_self,omitempty"`
 	BaseTotal []float64 `protobuf:"fixed64,7,rep,packed,name=base_total,json=baseTotal,proto3" json:"base_total,omitempty"`
 	// Rows named "other" stand for this many nodes that max_nodes left out.
-	LeftOut       uint32 `protobuf:"varint,8,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	LeftOut uint32 `protobuf:"varint,8,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// The index of their name in names, apart from a function that is called
+	// "other"; 0 (the root's) where nothing was left out.
+	Other         uint32 `protobuf:"varint,9,opt,name=other,proto3" json:"other,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1154,6 +1165,13 @@ func (x *Tree) GetBaseTotal() []float64 {
 func (x *Tree) GetLeftOut() uint32 {
 	if x != nil {
 		return x.LeftOut
+	}
+	return 0
+}
+
+func (x *Tree) GetOther() uint32 {
+	if x != nil {
+		return x.Other
 	}
 	return 0
 }
@@ -1639,11 +1657,14 @@ func (x *DiffRequest) GetMaxNodes() uint32 {
 }
 
 type DiffResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Base          *Meta                  `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
-	Head          *Meta                  `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
-	Tree          *Tree                  `protobuf:"bytes,3,opt,name=tree,proto3" json:"tree,omitempty"`
-	Rows          []*TopRow              `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Base  *Meta                  `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
+	Head  *Meta                  `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
+	Tree  *Tree                  `protobuf:"bytes,3,opt,name=tree,proto3" json:"tree,omitempty"`
+	Rows  []*TopRow              `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	// What the base's values in tree and rows were multiplied with: 1, or with
+	// normalize head.total / base.total. base.total itself is as it was.
+	BaseFactor    float64 `protobuf:"fixed64,5,opt,name=base_factor,json=baseFactor,proto3" json:"base_factor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1704,6 +1725,13 @@ func (x *DiffResponse) GetRows() []*TopRow {
 		return x.Rows
 	}
 	return nil
+}
+
+func (x *DiffResponse) GetBaseFactor() float64 {
+	if x != nil {
+		return x.BaseFactor
+	}
+	return 0
 }
 
 type SampleLabelsRequest struct {
@@ -1919,7 +1947,7 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"\fprofile_type\x18\x01 \x01(\tR\vprofileType\x12\x1a\n" +
 	"\bmatchers\x18\x02 \x01(\tR\bmatchers\x12+\n" +
 	"\x05range\x18\x03 \x01(\v2\x15.quantra.v1.TimeRangeR\x05range\x12*\n" +
-	"\x06filter\x18\x04 \x01(\v2\x12.quantra.v1.FilterR\x06filter\"\x9a\x01\n" +
+	"\x06filter\x18\x04 \x01(\v2\x12.quantra.v1.FilterR\x06filter\"\xb7\x01\n" +
 	"\x06Filter\x12\x14\n" +
 	"\x05focus\x18\x01 \x01(\tR\x05focus\x12\x16\n" +
 	"\x06ignore\x18\x02 \x01(\tR\x06ignore\x12\x12\n" +
@@ -1927,7 +1955,8 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"\x04show\x18\x04 \x01(\tR\x04show\x12\x1b\n" +
 	"\ttag_focus\x18\x05 \x01(\tR\btagFocus\x12\x1d\n" +
 	"\n" +
-	"tag_ignore\x18\x06 \x01(\tR\ttagIgnore\">\n" +
+	"tag_ignore\x18\x06 \x01(\tR\ttagIgnore\x12\x1b\n" +
+	"\tshow_from\x18\a \x01(\tR\bshowFrom\">\n" +
 	"\x0fServicesRequest\x12+\n" +
 	"\x05range\x18\x01 \x01(\v2\x15.quantra.v1.TimeRangeR\x05range\"C\n" +
 	"\x10ServicesResponse\x12/\n" +
@@ -1981,7 +2010,7 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"\x06series\x18\x05 \x01(\rR\x06series\x12+\n" +
 	"\x05range\x18\x06 \x01(\v2\x15.quantra.v1.TimeRangeR\x05range\x12\x1a\n" +
 	"\bwarnings\x18\a \x03(\tR\bwarnings\x12\x18\n" +
-	"\asamples\x18\b \x01(\rR\asamples\"\xc7\x01\n" +
+	"\asamples\x18\b \x01(\rR\asamples\"\xdd\x01\n" +
 	"\x04Tree\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12\x12\n" +
 	"\x04name\x18\x02 \x03(\rR\x04name\x12\x14\n" +
@@ -1991,7 +2020,8 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"\tbase_self\x18\x06 \x03(\x01R\bbaseSelf\x12\x1d\n" +
 	"\n" +
 	"base_total\x18\a \x03(\x01R\tbaseTotal\x12\x19\n" +
-	"\bleft_out\x18\b \x01(\rR\aleftOut\"e\n" +
+	"\bleft_out\x18\b \x01(\rR\aleftOut\x12\x14\n" +
+	"\x05other\x18\t \x01(\rR\x05other\"e\n" +
 	"\x11FlameGraphRequest\x123\n" +
 	"\tselection\x18\x01 \x01(\v2\x15.quantra.v1.SelectionR\tselection\x12\x1b\n" +
 	"\tmax_nodes\x18\x02 \x01(\rR\bmaxNodes\"`\n" +
@@ -2025,12 +2055,14 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"\x04base\x18\x01 \x01(\v2\x15.quantra.v1.SelectionR\x04base\x12)\n" +
 	"\x04head\x18\x02 \x01(\v2\x15.quantra.v1.SelectionR\x04head\x12\x1c\n" +
 	"\tnormalize\x18\x03 \x01(\bR\tnormalize\x12\x1b\n" +
-	"\tmax_nodes\x18\x04 \x01(\rR\bmaxNodes\"\xa8\x01\n" +
+	"\tmax_nodes\x18\x04 \x01(\rR\bmaxNodes\"\xc9\x01\n" +
 	"\fDiffResponse\x12$\n" +
 	"\x04base\x18\x01 \x01(\v2\x10.quantra.v1.MetaR\x04base\x12$\n" +
 	"\x04head\x18\x02 \x01(\v2\x10.quantra.v1.MetaR\x04head\x12$\n" +
 	"\x04tree\x18\x03 \x01(\v2\x10.quantra.v1.TreeR\x04tree\x12&\n" +
-	"\x04rows\x18\x04 \x03(\v2\x12.quantra.v1.TopRowR\x04rows\"J\n" +
+	"\x04rows\x18\x04 \x03(\v2\x12.quantra.v1.TopRowR\x04rows\x12\x1f\n" +
+	"\vbase_factor\x18\x05 \x01(\x01R\n" +
+	"baseFactor\"J\n" +
 	"\x13SampleLabelsRequest\x123\n" +
 	"\tselection\x18\x01 \x01(\v2\x15.quantra.v1.SelectionR\tselection\"l\n" +
 	"\x14SampleLabelsResponse\x12$\n" +
