@@ -1,0 +1,281 @@
+// Two selections beside each other: A is what was, B is what is. Red grew, blue shrank.
+
+import { api, exportURL, type DiffResponse, type Selection, type Service } from "./api";
+import { copy, h, icon, pick, seg, type MenuItem } from "./dom";
+import { Banner, labelFilters, menuButton, rangePick, Search, typePick } from "./controls";
+import { fnCell } from "./explore";
+import { FlameView } from "./flame";
+import { count, percent, points, shortName, sortTypes, typeInfo, value, type TypeInfo } from "./format";
+import { Layout, matcher, type Width } from "./layout";
+import { apiRange, defaultFrom, exactly, formatMatchers, link, go, matchersOf, niceStep, params, selection, set, span, versionLabel, type Span } from "./state";
+import { Table } from "./table";
+import { Timeline } from "./timeline";
+import type { Page } from "./main";
+
+interface Row { name: string; a: number; b: number; d: number; sa: number; sb: number; sd: number; max: number; maxSelf: number }
+type Side = "a" | "b";
+type View = "both" | "flame" | "top";
+
+export class DiffPage implements Page {
+  title = "Compare";
+  readonly el: HTMLElement;
+  private head = h("div", { class: "controls" });
+  private banner = new Banner();
+  private busy = h("div", { class: "busy", hidden: true });
+  private verdict = h("div", { class: "verdict", role: "status" });
+  private bar = h("div", { class: "viewbar" });
+  private sides: { [k in Side]: { head: HTMLElement; time: Timeline } };
+  private flame: FlameView;
+  private table: Table<Row>;
+  private panes: HTMLElement;
+  private search: Search;
+  private services: Service[] = [];
+  private res: DiffResponse | null = null;
+  private have: { [k: string]: string } = {};
+  private ctl: { [k: string]: AbortController } = {};
+  private pending = 0;
+
+  constructor() {
+    const side = (k: Side) => ({
+      head: h("div", { class: "side-head" }),
+      time: new Timeline({ label: `Selection ${k.toUpperCase()}; drag to select a range, double-click to reset`, height: 64, mini: true,
+        onBrush: (f, t) => set({ [k + ".from"]: String(f), [k + ".to"]: String(t) }), onReset: () => set({ [k + ".from"]: "", [k + ".to"]: "" }) }),
+    });
+    this.sides = { a: side("a"), b: side("b") };
+    this.search = new Search((q, re) => set({ q, re: re ? "1" : "" }, true));
+    this.flame = new FlameView({ label: "Difference as a flame graph", onZoom: (z) => set({ zoom: z ? z.toString(16) : "" }), onMenu: (n) => this.actions(n), onFocus: (n) => set({ focus: exactly(n), zoom: "" }) });
+    const pct = (f: number) => [h("span", null, percent(f))];
+    const change = (d: number, max: number) => [h("div", { class: "delta " + (d > 0 ? "worse" : d < 0 ? "better" : "") }, h("i", { style: `width:${Math.min(50, (Math.abs(d) / max) * 50).toFixed(2)}%;${d > 0 ? "left:50%" : "right:50%"}` }), h("span", null, points(d)))];
+    this.table = new Table<Row>("Functions by change", [
+      { key: "name", head: "Function", width: "minmax(160px,1fr)", sort: (x, y) => (shortName(x.name) < shortName(y.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
+      { key: "sd", head: "Self change", title: "Change of the function's own share, in percentage points", width: "118px", sort: (x, y) => Math.abs(y.sd) - Math.abs(x.sd), cls: "num", cell: (r) => change(r.sd, r.maxSelf) },
+      { key: "a", head: "A", title: "Share of A, with what it calls", width: "72px", sort: (x, y) => y.a - x.a, cls: "num", cell: (r) => pct(r.a) },
+      { key: "b", head: "B", title: "Share of B, with what it calls", width: "72px", sort: (x, y) => y.b - x.b, cls: "num", cell: (r) => pct(r.b) },
+      { key: "d", head: "Change", title: "Change of the share with what it calls, in percentage points", width: "118px", sort: (x, y) => Math.abs(y.d) - Math.abs(x.d), cls: "num", cell: (r) => change(r.d, r.max) },
+    ], "sd", { onPick: (r) => set({ q: params().get("q") === exactly(r.name) ? "" : exactly(r.name), re: "1" }, true), onMenu: (r) => [shortName(r.name), { text: "Copy name", run: () => copy(r.name) }, ...this.actions(r.name)] });
+    this.panes = h("div", { class: "panes" }, h("section", { class: "pane pane-top", "aria-label": "Table of changes" }, this.table.el), h("section", { class: "pane pane-flame", "aria-label": "Flame graph of changes" }, this.flame.el));
+    const panel = (k: Side) => h("section", { class: "panel side side-" + k, "aria-label": "Selection " + k.toUpperCase() }, this.sides[k].head, this.sides[k].time.el);
+    this.el = h("div", { class: "page diff" }, this.head, this.banner.el, h("div", { class: "sides" }, panel("a"), panel("b")), h("div", { class: "panel grow-panel" }, this.busy, this.verdict, this.bar, this.panes));
+  }
+
+  destroy(): void {
+    for (const k in this.ctl) this.ctl[k].abort();
+    for (const v of [this.sides.a.time, this.sides.b.time, this.flame, this.table]) v.destroy();
+  }
+
+  private actions(name: string): (MenuItem | string)[] {
+    const c = this.current(), p = params();
+    const to = (k: Side) => go(link("/explore", { service: c.service, type: c.type, from: p.get(k + ".from") || p.get("from"), to: p.get(k + ".to") || p.get("to"), labels: p.get(k + ".labels"), view: "sandwich", fn: name }));
+    return [{ text: "Sandwich in A", run: () => to("a") }, { text: "Sandwich in B", run: () => to("b") }, { text: "Focus", hint: "f", run: () => set({ focus: exactly(name), zoom: "" }) }, { text: "Ignore", run: () => set({ ignore: exactly(name), zoom: "" }) }];
+  }
+
+  private current(): { service: string; type: string; types: string[]; versions: string[] } {
+    const p = params(), s = this.services.find((x) => x.name === p.get("service")) ?? (p.get("service") ? undefined : this.services[0]);
+    const types = sortTypes(s?.profileTypes ?? []);
+    return { service: p.get("service") || s?.name || "", type: p.get("type") || types[0] || "", types, versions: s?.versions ?? [] };
+  }
+
+  // A side without a range of its own has the page's; split halves that.
+  private range(k: Side): Span {
+    const p = params(), whole = span(p), from = p.get(k + ".from"), to = p.get(k + ".to");
+    if (from || to) {
+      const q = new URLSearchParams({ from: from || whole.from, to: to || whole.to });
+      return span(q);
+    }
+    if (!p.get("split")) return whole;
+    const mid = Math.floor((whole.fromMs + whole.toMs) / 2);
+    return k === "a" ? { ...whole, to: String(mid), toMs: mid } : { ...whole, from: String(mid), fromMs: mid };
+  }
+
+  update(): void {
+    const p = params(), v = p.get("view");
+    this.panes.dataset.view = v === "flame" || v === "top" ? v : "both";
+    this.flame.setFlip(p.get("dir") === "up");
+    this.flame.setZoom(parseInt(p.get("zoom") ?? "", 16) || 0);
+    this.load(false);
+    this.controls();
+    if (this.res && this.have.width !== (p.get("width") ?? "")) this.drawDiff();
+    this.applySearch();
+  }
+
+  tick(): void {
+    this.load(true);
+  }
+
+  private ask<T>(part: string, key: string, force: boolean, f: (s: AbortSignal) => Promise<T>, done: (r: T) => void): void {
+    if (this.have[part] === key && !force) return;
+    this.ctl[part]?.abort();
+    const ctl = (this.ctl[part] = new AbortController());
+    if (this.have[part] !== key) this.busy.hidden = false;
+    this.have[part] = key;
+    this.pending++;
+    f(ctl.signal).then((r) => {
+      if (ctl.signal.aborted) return;
+      this.banner.clear();
+      done(r);
+    }, (e) => {
+      if (ctl.signal.aborted) return;
+      if (this.have[part] === key) this.have[part] = "";
+      this.banner.fail(e, () => this.tick());
+    }).finally(() => {
+      if (--this.pending === 0) this.busy.hidden = true;
+    });
+  }
+
+  private load(force: boolean): void {
+    const s = span(params());
+    this.ask("services", s.from + s.to, force, (sig) => api.services(apiRange(s), sig), (r) => {
+      this.services = r.services ?? [];
+      this.controls();
+      this.loadData(false);
+    });
+    if (this.services.length) this.loadData(force);
+  }
+
+  private selection(k: Side): Selection {
+    const p = params(), c = this.current();
+    return selection(c.type, c.service, p.get(k + ".labels") ?? "", this.range(k), p);
+  }
+
+  private loadData(force: boolean): void {
+    const p = params(), c = this.current();
+    if (!c.type) return;
+    const t = typeInfo(c.type), whole = span(p), step = niceStep(whole.toMs - whole.fromMs), from = Math.floor(whole.fromMs / step) * step;
+    for (const k of ["a", "b"] as const) {
+      const sel = this.selection(k), r = this.range(k), time = this.sides[k].time;
+      this.ask("series" + k, [c.type, sel.matchers, whole.from, whole.to].join("|"), force, (sig) => api.series({ ...sel, filter: undefined, range: apiRange({ fromMs: from, toMs: whole.toMs }) }, step, [], sig), (x) => time.setData(x, t, from, whole.toMs));
+      const full = r.fromMs <= whole.fromMs && r.toMs >= whole.toMs;
+      time.setBand(full ? null : { from: r.fromMs, to: r.toMs, cls: k === "a" ? "--side-a" : "--side-b" });
+    }
+    const a = this.selection("a"), b = this.selection("b");
+    const key = (s: Span) => s.from + "," + s.to;
+    this.ask("diff", JSON.stringify([c.type, a.matchers, b.matchers, a.filter, key(this.range("a")), key(this.range("b"))]), force, (sig) => api.diff(a, b, 16384, sig), (r) => {
+      this.res = r;
+      this.drawDiff();
+    });
+  }
+
+  private drawDiff(): void {
+    const r = this.res!, p = params(), t = typeInfo(this.current().type), tree = r.tree ?? {};
+    this.have.width = p.get("width") ?? "";
+    // A diff whose base is empty still is one.
+    if (tree.level && !tree.baseTotal) tree.baseTotal = new Array<number>(tree.level.length).fill(0);
+    const lay = new Layout(tree, (p.get("width") as Width) || "both");
+    this.flame.setData(lay, { unit: t.unit, scale: 1, noun: t.noun, labels: this.names() });
+    const ta = lay.baseTotal?.[0] || 1, tb = lay.total[0] || 1;
+    let max = 1e-9, maxSelf = 1e-9;
+    const rows = (r.rows ?? []).map((x) => {
+      const a = (x.baseTotal ?? 0) / ta, b = (x.total ?? 0) / tb, sa = (x.baseSelf ?? 0) / ta, sb = (x.self ?? 0) / tb;
+      max = Math.max(max, Math.abs(b - a));
+      maxSelf = Math.max(maxSelf, Math.abs(sb - sa));
+      return { name: x.name ?? "", a, b, d: b - a, sa, sb, sd: sb - sa, max: 1, maxSelf: 1 };
+    });
+    for (const x of rows) Object.assign(x, { max, maxSelf });
+    this.table.setRows(rows);
+    this.say(rows, r, t);
+    this.applySearch();
+  }
+
+  // The words beside the colours: versions where they tell the sides apart, else A and B.
+  private names(): [string, string] {
+    const p = params(), v = (k: Side) => new RegExp(versionLabel + '="([^"]*)"').exec(p.get(k + ".labels") ?? "")?.[1];
+    const a = v("a"), b = v("b");
+    return a && b && a !== b ? [a, b] : ["A", "B"];
+  }
+
+  private say(rows: Row[], r: DiffResponse, t: TypeInfo): void {
+    const base = r.base ?? {}, head = r.head ?? {}, [na, nb] = this.names();
+    const missing = !base.total && !head.total ? "Neither side has" : !base.total ? `${na} has no` : !head.total ? `${nb} has no` : "";
+    if (missing) {
+      this.verdict.replaceChildren(icon("warn", 16), h("span", null, `${missing} samples: choose other labels or ranges above.`));
+      return;
+    }
+    // The guilty one: among functions of the program whose total grew about as much as the
+    // largest, the deepest, which is the one whose own and standard-library work grew.
+    const worst = guilty(rows, r), best = rows.filter((x) => x.d < 0 && !/^(total|runtime)/.test(x.name)).sort((x, y) => x.sd - y.sd)[0];
+    const fn = (x: Row) => h("button", { class: "fn-link", type: "button", title: x.name, onclick: () => set({ q: exactly(x.name), re: "1" }, true) }, shortName(x.name));
+    const totals = h("span", { class: "muted totals" }, `${na}: ${value(base.total ?? 0, t.unit)} in ${count(base.profiles ?? 0, "profile")} · ${nb}: ${value(head.total ?? 0, t.unit)} in ${count(head.profiles ?? 0, "profile")} · shares compared`);
+    const same = !worst || worst.d < 0.005;
+    this.verdict.replaceChildren(...(same ? [icon("diff", 16), h("span", null, "No function's share grew by half a percentage point or more.")]
+      : [h("i", { class: "verdict-mark" }), h("span", null, fn(worst), " rose from ", h("b", null, percent(worst.a)), " to ", h("b", { class: "worse" }, percent(worst.b)), ` of ${t.noun}`,
+        best && best.sd < -0.005 ? h("span", { class: "muted" }, "; the largest fall is ", fn(best), ` (${points(best.sd)} self)`) : "", ".")]), totals);
+  }
+
+  private applySearch(): void {
+    const p = params(), q = p.get("q") ?? "", re = p.get("re") === "1", test = matcher(q, re);
+    this.search.set(q, re);
+    const share = this.flame.setSearch(test);
+    this.search.say(q ? (test ? percent(share) : "invalid") : "", !!q && !test);
+    const picked = re && this.res?.rows?.find((r) => exactly(r.name ?? "") === q)?.name;
+    this.table.setFilter(picked ? null : test, picked || "");
+  }
+
+  private controls(): void {
+    const p = params(), s = span(p), c = this.current();
+    this.title = c.service ? c.service + " compared" : "Compare";
+    this.head.replaceChildren(
+      pick("Service", c.service || "Service", () => this.services.map((x) => ({ text: x.name, checked: x.name === c.service, run: () => set({ service: x.name, "a.labels": "", "b.labels": "", zoom: "" }) })), undefined, "strong"),
+      typePick(c.types, c.type, (t) => set({ type: t, zoom: "" })), ...this.quick(c.versions), h("div", { class: "grow" }),
+      rangePick(s, (from, to) => set({ from: from === defaultFrom ? "" : from, to: to === "now" ? "" : to })));
+    for (const k of ["a", "b"] as const) {
+      const r = this.range(k), own = !!(p.get(k + ".from") || p.get(k + ".to") || p.get("split"));
+      this.sides[k].head.replaceChildren(h("span", { class: "side-mark" }, k.toUpperCase()), h("span", { class: "side-name" }, k === "a" ? "Base" : "Head"),
+        labelFilters(p.get(k + ".labels") ?? "", () => ({ matchers: matchersOf(c.service, ""), fromMs: s.fromMs, toMs: s.toMs }), (l) => set({ [k + ".labels"]: l })), h("div", { class: "grow" }),
+        own ? rangePick(r, (from, to) => set({ [k + ".from"]: from, [k + ".to"]: to })) : h("span", { class: "muted" }, "whole range · drag to narrow"),
+        own && !p.get("split") ? h("button", { class: "btn ghost tiny", type: "button", "aria-label": "Whole range", title: "Whole range", onclick: () => set({ [k + ".from"]: "", [k + ".to"]: "" }) }, icon("close", 10)) : "");
+    }
+    this.viewbar(p);
+  }
+
+  private quick(vs: string[]): HTMLElement[] {
+    const at = (v: string) => formatMatchers([{ name: versionLabel, op: "=", value: v }]), clear = { "a.from": "", "a.to": "", "b.from": "", "b.to": "", split: "", zoom: "" }, p = params();
+    const out = vs.slice(1).slice(-3).map((v, i, all) => {
+      const old = vs[vs.length - all.length - 1 + i], on = p.get("a.labels") === at(old) && p.get("b.labels") === at(v);
+      return h("button", { class: "btn" + (on ? " on" : ""), type: "button", onclick: () => set({ ...clear, "a.labels": at(old), "b.labels": at(v) }) }, `${old.slice(0, 10)} → ${v.slice(0, 10)}`);
+    });
+    out.push(h("button", { class: "btn" + (p.get("split") ? " on" : ""), type: "button", title: "The first half of the range with the second", onclick: () => set({ ...clear, "a.labels": "", "b.labels": "", split: "1" }) }, "Before → after"));
+    out.push(h("button", { class: "btn ghost", type: "button", title: "Swap A and B", "aria-label": "Swap A and B", onclick: () => this.swap() }, icon("swap")));
+    return out;
+  }
+
+  private swap(): void {
+    const p = params(), out: { [k: string]: string } = { split: "" };
+    for (const k of ["labels", "from", "to"]) {
+      out["a." + k] = p.get("b." + k) ?? "";
+      out["b." + k] = p.get("a." + k) ?? "";
+    }
+    if (p.get("split")) {
+      const a = this.range("a"), b = this.range("b");
+      Object.assign(out, { "a.from": String(b.fromMs), "a.to": String(b.toMs), "b.from": String(a.fromMs), "b.to": String(a.toMs) });
+    }
+    set(out);
+  }
+
+  private viewbar(p: URLSearchParams): void {
+    if (!this.bar.firstChild) this.bar.append(h("div", { class: "row left" }), this.search.el, h("div", { class: "row right" }));
+    const [left, , right] = [...this.bar.children], up = p.get("dir") === "up", v = p.get("view");
+    left.replaceChildren(seg<View>("View", v === "flame" || v === "top" ? v : "both", [["both", "Both"], ["flame", "Flame graph"], ["top", "Table"]], (x) => set({ view: x === "both" ? "" : x })),
+      seg<Width>("Width of frames", (p.get("width") as Width) || "both", [["both", "A + B"], ["base", "A"], ["head", "B"]], (x) => set({ width: x === "both" ? "" : x })),
+      h("span", { class: "diff-key", "aria-hidden": "true" }, "less", h("i"), "more"));
+    right.replaceChildren(h("button", { class: "btn", type: "button", title: "Turn the graph over", "aria-label": "Turn the graph over", "aria-pressed": String(up), onclick: () => set({ dir: up ? "" : "up" }, true) }, icon("flip")),
+      menuButton("Download", "down", () => { const a = this.selection("a"), b = this.selection("b"); return [{ text: "pprof of the difference", href: exportURL("pprof", b, a) }, { text: "SVG of the difference", href: exportURL("svg", b, a) }, { text: "pprof of A", href: exportURL("pprof", a) }, { text: "pprof of B", href: exportURL("pprof", b) }]; }),
+      h("button", { class: "btn", type: "button", title: "Copy a link", "aria-label": "Copy link", onclick: () => copy(location.href) }, icon("link")));
+  }
+}
+
+// guilty is the row to name in a sentence. Everything above a regression grows with it, so
+// the largest total names main; the largest self often names the runtime. It is the deepest
+// function outside of the standard library whose total grew by 80 % of the largest growth.
+function guilty(rows: Row[], r: DiffResponse): Row | null {
+  const grew = new Map(rows.filter((x) => x.d > 0).map((x) => [x.name, x]));
+  const names = r.tree?.names ?? [], depth = new Map<string, number>();
+  const ours = (n: string) => /^(main|[^/]+\.[^/]+\/)/.test(n) && !n.startsWith("runtime");
+  (r.tree?.level ?? []).forEach((l, i) => {
+    const n = names[r.tree!.name![i]];
+    if (grew.has(n)) depth.set(n, Math.max(depth.get(n) ?? 0, l));
+  });
+  let pool = [...grew.values()].filter((x) => ours(x.name));
+  if (!pool.length) pool = [...grew.values()].filter((x) => x.name !== "total");
+  const most = Math.max(...pool.map((x) => x.d), 0);
+  return pool.filter((x) => x.d >= most * 0.8).sort((x, y) => (depth.get(y.name) ?? 0) - (depth.get(x.name) ?? 0) || y.sd - x.sd)[0] ?? null;
+}

@@ -1,0 +1,145 @@
+// The URL is the state: every view is made from it, so every view can be shared
+// and back and forward work. This file reads and writes it.
+
+import type { Selection, TimeRange } from "./api";
+
+export type Params = URLSearchParams;
+
+let changed: () => void = () => {};
+
+/** onNavigate names who draws the page when the URL has changed. */
+export function onNavigate(f: () => void): void {
+  changed = f;
+  addEventListener("popstate", f);
+}
+
+/** go is another page. */
+export function go(url: string): void {
+  if (url !== location.pathname + location.search) history.pushState(null, "", url);
+  changed();
+}
+
+export function params(): Params {
+  return new URLSearchParams(location.search);
+}
+
+/** link is a path with parameters, the empty ones left out. */
+export function link(path: string, p: { [k: string]: string | null | undefined }): string {
+  const u = new URLSearchParams();
+  for (const k in p) if (p[k]) u.set(k, p[k]!);
+  const s = pretty(u);
+  return s ? path + "?" + s : path;
+}
+
+/** set changes parameters of this page; empty ones go. With replace, back skips what was. */
+export function set(p: { [k: string]: string | null | undefined }, replace = false): void {
+  const u = params();
+  for (const k in p) {
+    if (p[k]) u.set(k, p[k]!);
+    else u.delete(k);
+  }
+  const s = pretty(u), url = location.pathname + (s ? "?" + s : "");
+  if (url === location.pathname + location.search) return;
+  if (replace) history.replaceState(null, "", url);
+  else history.pushState(null, "", url);
+  changed();
+}
+
+// pretty leaves characters readable that a query may hold as they are.
+function pretty(u: Params): string {
+  return u.toString().replaceAll("%3A", ":").replaceAll("%2F", "/").replaceAll("%2C", ",").replaceAll("%28", "(").replaceAll("%29", ")").replaceAll("%2A", "*");
+}
+
+// ---- time ----
+
+const unitMs: { [u: string]: number } = { s: 1e3, m: 60e3, h: 3600e3, d: 86400e3, w: 604800e3 };
+
+/** when reads "now", "now-15m" or Unix milliseconds; NaN if it is neither. */
+export function when(text: string, now: number): number {
+  const t = text.trim();
+  if (/^\d{10,}$/.test(t)) return Number(t);
+  const m = /^now(?:\s*-\s*(\d+(?:\.\d+)?)([smhdw]))?$/.exec(t);
+  if (m) return now - (m[1] ? Number(m[1]) * unitMs[m[2]] : 0);
+  return t ? Date.parse(t.replace(" ", "T")) : NaN;
+}
+
+export const ranges: [string, string][] = [
+  ["now-5m", "Last 5 minutes"], ["now-15m", "Last 15 minutes"], ["now-30m", "Last 30 minutes"], ["now-1h", "Last hour"],
+  ["now-3h", "Last 3 hours"], ["now-6h", "Last 6 hours"], ["now-12h", "Last 12 hours"], ["now-1d", "Last 24 hours"], ["now-7d", "Last 7 days"],
+];
+
+export interface Span { from: string; to: string; fromMs: number; toMs: number; live: boolean }
+
+export const defaultFrom = "now-15m";
+
+/** span is the time range of the URL. A relative range ends now. */
+export function span(p: Params, prefix = "", now = Date.now()): Span {
+  let from = p.get(prefix + "from") || defaultFrom, to = p.get(prefix + "to") || "now";
+  let a = when(from, now), b = when(to, now);
+  if (!(a < b)) {
+    from = defaultFrom;
+    to = "now";
+    a = when(from, now);
+    b = now;
+  }
+  return { from, to, fromMs: Math.floor(a), toMs: Math.ceil(b), live: to.includes("now") };
+}
+
+/** niceStep is the width of a point on a timeline. Steps are multiples of 10 s,
+ * the window of an agent, so that each holds the same number of windows. */
+export function niceStep(ms: number): number {
+  const want = ms / 60;
+  for (const s of [10, 20, 30, 60, 120, 300, 600, 1200, 3600, 7200, 21600]) if (s * 1000 >= want) return s * 1000;
+  return 86400e3;
+}
+
+export function apiRange(s: { fromMs: number; toMs: number }): TimeRange {
+  return { fromMs: String(s.fromMs), toMs: String(s.toMs) };
+}
+
+// ---- labels ----
+
+export type Op = "=" | "!=" | "=~" | "!~";
+export interface Matcher { name: string; op: Op; value: string }
+
+export const serviceLabel = "service_name";
+export const versionLabel = "service_version";
+
+/** parseMatchers reads {a="x", b!~"y"}. What it cannot read it leaves to the server to complain about. */
+export function parseMatchers(s: string): Matcher[] {
+  const out: Matcher[] = [];
+  const re = /([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*")/g;
+  for (let m = re.exec(s); m; m = re.exec(s)) {
+    try {
+      out.push({ name: m[1], op: m[2] as Op, value: JSON.parse(m[3]) as string });
+    } catch {
+      out.push({ name: m[1], op: m[2] as Op, value: m[3].slice(1, -1) });
+    }
+  }
+  return out;
+}
+
+export function formatMatchers(ms: Matcher[]): string {
+  return ms.length ? "{" + ms.map((m) => m.name + m.op + JSON.stringify(m.value)).join(", ") + "}" : "";
+}
+
+/** matchersOf is the matchers of a service and more conditions, as the API has them. */
+export function matchersOf(service: string, labels: string): string {
+  const ms = parseMatchers(labels);
+  if (service) ms.unshift({ name: serviceLabel, op: "=", value: service });
+  return formatMatchers(ms);
+}
+
+export function selection(type: string, service: string, labels: string, s: Span, p?: Params): Selection {
+  const sel: Selection = { profileType: type, matchers: matchersOf(service, labels), range: apiRange(s) };
+  if (p) {
+    const filter = { focus: p.get("focus") ?? "", ignore: p.get("ignore") ?? "", hide: p.get("hide") ?? "" };
+    if (filter.focus || filter.ignore || filter.hide) sel.filter = filter;
+  }
+  return sel;
+}
+
+/** exactly is a regular expression for one name and no other. */
+export function exactly(name: string): string {
+  return "^" + name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + "$";
+}
