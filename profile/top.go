@@ -15,8 +15,9 @@ type TopRow struct {
 	BaseTotal int64  `json:"baseTotal,omitempty"`
 }
 
-// Top is one row for each function of column col, the largest self first, then
-// the largest total, then by name, as `go tool pprof -top` has them.
+// Top is one row for each function of column col, with the figures of
+// `go tool pprof -top`: the largest self first, then the largest total (where
+// pprof goes by name), then by name.
 func Top(p *Profile, col int) []TopRow { return NewTree(p, col).Top() }
 
 // Top is one row for each name in the tree but the root's: see the function [Top].

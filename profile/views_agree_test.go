@@ -1,0 +1,230 @@
+package profile
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"testing"
+
+	gpprof "github.com/google/pprof/profile"
+)
+
+// viewCorpus is profiles of every kind, as pprof bytes: the corpus if it is
+// there, what this process can tell of itself, and random ones.
+func viewCorpus(t testing.TB) map[string][]byte {
+	t.Helper()
+	out := map[string][]byte{}
+	files, err := filepath.Glob(filepath.Join("testdata", "corpus", "*.pb.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[filepath.Base(f)] = b
+	}
+	for _, kind := range []string{"goroutine", "heap", "allocs", "threadcreate"} {
+		var b bytes.Buffer
+		if err := pprof.Lookup(kind).WriteTo(&b, 0); err != nil {
+			t.Fatal(err)
+		}
+		out["self-"+kind] = b.Bytes()
+	}
+	for seed := range uint64(8) {
+		var b bytes.Buffer
+		if err := viewRandom(rand.New(rand.NewPCG(seed, 9)), 60).Encode(&b); err != nil {
+			t.Fatal(err)
+		}
+		out[fmt.Sprint("random-", seed)] = b.Bytes()
+	}
+	return out
+}
+
+// viewGoogleTop is self and total by function name as google/pprof counts them.
+func viewGoogleTop(p *gpprof.Profile, col int, ours *Profile) string {
+	frames := map[uint64][]string{}
+	for _, l := range p.Location {
+		for _, ln := range l.Line {
+			frames[l.ID] = append(frames[l.ID], cmp.Or(ln.Function.Name, ln.Function.SystemName, "unsymbolised"))
+		}
+		if len(l.Line) == 0 {
+			frames[l.ID] = []string{"unsymbolised"}
+		}
+	}
+	self, total := map[string]int64{}, map[string]int64{}
+	for _, s := range p.Sample {
+		seen := map[string]bool{}
+		leaf := true
+		for _, l := range s.Location {
+			for _, name := range frames[l.ID] {
+				if leaf {
+					self[name] += s.Value[col]
+					leaf = false
+				}
+				if !seen[name] {
+					seen[name] = true
+					total[name] += s.Value[col]
+				}
+			}
+		}
+	}
+	return viewRows(self, total)
+}
+
+func viewRows(self, total map[string]int64) string {
+	var lines []string
+	for name, v := range total {
+		if v != 0 || self[name] != 0 {
+			lines = append(lines, fmt.Sprintf("%s %d %d\n", name, self[name], v))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+// viewOurTop is the same of ours, with every address called "unsymbolised" as above.
+func viewOurTop(p *Profile, col int) string {
+	tree := NewTree(p, col)
+	names := slices.Clone(tree.Names)
+	index := map[string]uint32{}
+	to := make([]uint32, len(names))
+	for i, n := range names {
+		if i > 0 && tree.Files[i] == "" && strings.Contains(n, "0x") || n == "<unknown>" {
+			n = "unsymbolised"
+		}
+		if _, ok := index[n]; !ok || i == 0 {
+			index[n] = uint32(i)
+		}
+		names[i], to[i] = n, index[n]
+	}
+	delete(index, "")
+	for i := range tree.Name {
+		if i > 0 {
+			tree.Name[i] = to[tree.Name[i]]
+		}
+	}
+	tree.Names = names
+	self, total := map[string]int64{}, map[string]int64{}
+	for _, r := range tree.Top() {
+		self[r.Name], total[r.Name] = r.Self, r.Total
+	}
+	return viewRows(self, total)
+}
+
+// TestFilterAgreesWithPprof runs each filter through google/pprof as well, on
+// every profile, and compares every column of the table that comes out.
+func TestFilterAgreesWithPprof(t *testing.T) {
+	filters := []Filter{
+		{}, {Focus: "runtime|main|^a$"}, {Ignore: "runtime|^b$"}, {Hide: "runtime|^c$"}, {Show: "runtime|testing|^[ab]$"},
+		{ShowFrom: "testing|^d$"}, {ShowFrom: "prog|profile"}, {Focus: "a", Ignore: "b", Hide: "c"}, {Hide: "a", Show: "a|b|c"},
+		{Hide: "[.]go$"}, {Show: "nothing at all"}, {Focus: "/bin/prog"}, {Hide: "/bin/prog"}, {Show: "b", ShowFrom: "b"},
+		{Hide: "^a$", ShowFrom: "^b$", Focus: "d"},
+	}
+	n := 0
+	for name, raw := range viewCorpus(t) {
+		ours, err := DecodeBytes(raw, Limits{})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, f := range filters {
+			theirs, err := gpprof.ParseData(raw)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			re := func(s string) *regexp.Regexp {
+				if s == "" {
+					return nil
+				}
+				return regexp.MustCompile(s)
+			}
+			theirs.FilterSamplesByName(re(f.Focus), re(f.Ignore), re(f.Hide), re(f.Show))
+			theirs.ShowFrom(re(f.ShowFrom))
+			got, _, err := ours.Filter(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for col := range got.SampleTypes {
+				n++
+				if g, w := viewOurTop(got, col), viewGoogleTop(theirs, col, got); g != w {
+					t.Fatalf("%s, %+v, column %d: got\n%s\nwant\n%s", name, f, col, g, w)
+				}
+			}
+		}
+	}
+	if n < 100 {
+		t.Fatalf("only %d comparisons", n)
+	}
+}
+
+// TestTopReadsAsPprof compares our table with that of `go tool pprof -top`,
+// line by line: figures, percentages and units. Functions of the same self are
+// in order of their total in ours and of their name in pprof's, so order is not
+// compared.
+func TestTopReadsAsPprof(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		if os.Getenv("QUANTRA_CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("SKIPPED, agreement with go tool pprof is not shown: ", err)
+	}
+	p := viewInput(t)
+	// pprof names what has no function by its mapping; that is compared above.
+	p, _, err := p.Filter(Filter{Ignore: "libc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "in.pb.gz")
+	var b bytes.Buffer
+	if err := p.Encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"-top", "-tree"} {
+		cmd := exec.Command("go", "tool", "pprof", mode, "-nodecount=1000", "-nodefraction=0", "-edgefraction=0", file)
+		cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+		want, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		tree := NewTree(p, 0)
+		opt := TextOptions{Unit: "nanoseconds"}
+		if mode == "-top" {
+			err = WriteTop(&got, tree.Top(), opt)
+		} else {
+			err = WriteTree(&got, tree, opt)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g, w := viewTable(got.String()), viewTable(string(want)); g != w || len(w) < 500 {
+			t.Errorf("%s: got\n%s\nwant\n%s", mode, g, w)
+		}
+	}
+}
+
+// viewTable is the rows of a table, or the blocks of a tree, from the line of
+// headings on, sorted.
+func viewTable(s string) string {
+	_, rows, _ := strings.Cut(s, "cum%")
+	_, rows, _ = strings.Cut(rows, "\n")
+	sep := "\n"
+	if strings.Contains(rows, "-+-") {
+		sep = "----------------------------------------------------------+-------------\n"
+	}
+	parts := strings.Split(rows, sep)
+	slices.Sort(parts)
+	return strings.Join(parts, sep)
+}
