@@ -1,0 +1,182 @@
+package store
+
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+
+	"github.com/quantra-l/quantra/profile"
+)
+
+// column is one column of one profile's values, packed: a few bytes a sample
+// where arrays would take 16, so that memory holds several times as much and a
+// query reads several times less. It is groups, one per set of sample labels, of
+//
+//	uvarint label set | uvarint count | count x (uvarint stack - previous stack | varint value / unit)
+//
+// ordered by label set and then stack. Values of 0 are left out.
+type column struct {
+	data  []byte
+	unit  int64 // the greatest common divisor: samples at 100 Hz are multiples of 10 ms
+	total int64
+}
+
+// pack turns p's samples into columns. stacks and sets number p's stacks and label
+// sets in the dict.
+func pack(p *profile.Profile, stacks, sets []uint32) []column {
+	type ref struct {
+		key uint64
+		i   uint32
+	}
+	order := make([]ref, p.NumSamples())
+	for i := range order {
+		order[i] = ref{uint64(sets[p.SampleLabels[i]])<<32 | uint64(stacks[p.SampleStack[i]]), uint32(i)}
+	}
+	slices.SortFunc(order, func(a, b ref) int { return cmp.Compare(a.key, b.key) })
+	cols := make([]column, len(p.Values))
+	var buf []byte
+	for t, values := range p.Values {
+		c := &cols[t]
+		c.unit, c.total = divisor(values), p.Total(t)
+		buf = buf[:0]
+		for lo := 0; lo < len(order); {
+			set, hi, n := order[lo].key>>32, lo, 0
+			for ; hi < len(order) && order[hi].key>>32 == set; hi++ {
+				if values[order[hi].i] != 0 {
+					n++
+				}
+			}
+			if n > 0 {
+				buf = binary.AppendUvarint(buf, set)
+				buf = binary.AppendUvarint(buf, uint64(n))
+			}
+			prev := uint64(0)
+			for _, o := range order[lo:hi] {
+				if v := values[o.i]; v != 0 {
+					stack := o.key & (1<<32 - 1)
+					buf = binary.AppendUvarint(buf, stack-prev)
+					buf = binary.AppendVarint(buf, v/c.unit)
+					prev = stack
+				}
+			}
+			lo = hi
+		}
+		c.data = slices.Clone(buf)
+	}
+	return cols
+}
+
+// divisor is the greatest that divides all values; 1 if they are all 0.
+func divisor(values []int64) int64 {
+	g := uint64(0)
+	for _, v := range values {
+		a := uint64(v)
+		if v < 0 {
+			a = -a
+		}
+		for a != 0 {
+			g, a = a, g%a
+		}
+		if g == 1 {
+			break
+		}
+	}
+	return int64(max(g, 1))
+}
+
+// uvarint reads what binary.AppendUvarint wrote; the first byte alone is the usual case.
+func uvarint(b []byte, at int) (uint64, int) {
+	if c := b[at]; c < 0x80 {
+		return uint64(c), at + 1
+	}
+	v, shift := uint64(0), 0
+	for {
+		c := b[at]
+		at++
+		v |= uint64(c&0x7f) << shift
+		if c < 0x80 {
+			return v, at
+		}
+		shift += 7
+	}
+}
+
+func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
+
+// sums is samples being summed: a dense array over stacks for those
+// without labels, which most are, and a table for the others.
+type sums struct {
+	dense    []int64
+	labelled pairIndex
+	values   []int64 // of labelled's numbers
+}
+
+// add adds the column.
+func (s *sums) add(c *column) {
+	b, unit, dense := c.data, c.unit, s.dense
+	for at := 0; at < len(b); {
+		var set, n, d, v uint64
+		set, at = uvarint(b, at)
+		n, at = uvarint(b, at)
+		stack := uint64(0)
+		if set == 0 {
+			for ; n > 0; n-- {
+				d, at = uvarint(b, at)
+				v, at = uvarint(b, at)
+				stack += d
+				dense[stack] += unzigzag(v) * unit
+			}
+			continue
+		}
+		for ; n > 0; n-- {
+			d, at = uvarint(b, at)
+			v, at = uvarint(b, at)
+			stack += d
+			s.addLabelled(set<<32|stack, unzigzag(v)*unit)
+		}
+	}
+}
+
+func (s *sums) addLabelled(key uint64, v int64) {
+	i, fresh := s.labelled.get(key, uint32(len(s.values)))
+	if fresh {
+		s.values = append(s.values, 0)
+	}
+	s.values[i] += v
+}
+
+// merge adds another's sums.
+func (s *sums) merge(o *sums) {
+	for i, v := range o.dense {
+		s.dense[i] += v
+	}
+	for _, slot := range o.labelled.slots {
+		if slot.key != 0 {
+			s.addLabelled(slot.key-1, o.values[slot.val])
+		}
+	}
+}
+
+// renumber is the column with new numbers, which keep their order.
+func (c *column) renumber(stacks, sets []uint32) column {
+	b := c.data
+	out := make([]byte, 0, len(b))
+	for at := 0; at < len(b); {
+		var set, n, d, v uint64
+		set, at = uvarint(b, at)
+		n, at = uvarint(b, at)
+		out = binary.AppendUvarint(out, uint64(sets[set]))
+		out = binary.AppendUvarint(out, n)
+		stack, prev := uint64(0), uint64(0)
+		for ; n > 0; n-- {
+			d, at = uvarint(b, at)
+			v, at = uvarint(b, at)
+			stack += d
+			now := uint64(stacks[stack])
+			out = binary.AppendUvarint(out, now-prev)
+			out = binary.AppendUvarint(out, v)
+			prev = now
+		}
+	}
+	return column{data: slices.Clip(out), unit: c.unit, total: c.total}
+}

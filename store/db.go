@@ -1,0 +1,497 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/quantra-l/quantra/internal/vfs"
+	"github.com/quantra-l/quantra/profile"
+)
+
+// Options of [Open]. The zero value is a good one. In every bound 0 is the default beside
+// it and a negative figure is no bound.
+type Options struct {
+	FS     vfs.FS           // vfs.Default
+	Logger *slog.Logger     // nil is silent
+	Now    func() time.Time // time.Now
+
+	// What is kept: the oldest whole segments of the log, and their
+	// profiles, go when any of these is passed.
+	Retention    time.Duration // 7 days, from the end of a profile's window
+	MaxBytes     int64         // of the log on disk; 2 GiB
+	MaxHeadBytes int64         // of memory, estimated; 1 GiB
+
+	SegmentBytes int64 // when a new segment starts; 64 MiB, at most a quarter of MaxBytes
+
+	// What is let in; beyond it Append is ErrOverloaded.
+	MaxInFlight int64 // bytes of uploads that are not durable yet; 64 MiB
+	MaxSeries   int   // of one tenant; 10,000
+	MaxTenants  int   // 1,000
+
+	// StuckAfter is how long uploads may wait with none of them done before
+	// Healthy says so; 30 s.
+	StuckAfter time.Duration
+
+	// Limits bound the decoding of what is in the log, at the start.
+	Limits profile.Limits
+	// Progress, if not nil, hears how many bytes of the log have been read at
+	// the start, from one goroutine.
+	Progress func(done, total int64)
+}
+
+func (o Options) withDefaults() Options {
+	const most = 1 << 62
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	bound := func(v *int64, def int64) {
+		if *v = cmp.Or(*v, def); *v < 0 {
+			*v = most
+		}
+	}
+	bound((*int64)(&o.Retention), int64(7*24*time.Hour))
+	bound(&o.MaxBytes, 2<<30)
+	bound(&o.MaxHeadBytes, 1<<30)
+	bound(&o.SegmentBytes, 64<<20)
+	bound(&o.MaxInFlight, 64<<20)
+	bound((*int64)(&o.StuckAfter), int64(30*time.Second))
+	series, tenants := int64(o.MaxSeries), int64(o.MaxTenants)
+	bound(&series, 10_000)
+	bound(&tenants, 1_000)
+	o.MaxSeries, o.MaxTenants = int(min(series, 1<<31-1)), int(min(tenants, 1<<31-1))
+	o.SegmentBytes = max(1, min(o.SegmentBytes, o.MaxBytes/4))
+	return o
+}
+
+// DB is the embedded store: a log on disk, and all that is in it in memory.
+//
+// Two goroutines do the work, each the one owner of what it changes. The
+// committer writes uploads to the log and syncs it, many at a time. The applier
+// puts what is durable into the head, answers who waits, and lets old segments go.
+//
+// Lock order: DB.mu before head.mu.
+type DB struct {
+	opt    Options
+	fs     vfs.FS
+	dir    string // of the segments
+	lock   io.Closer
+	head   *head
+	log    logWriter // the committer's
+	toHead chan []*pending
+	wake   chan struct{}
+	tend   chan chan struct{} // asks for a round of upkeep, and to hear when it is done
+	done   chan struct{}      // closed when both goroutines have ended
+
+	mu        sync.Mutex
+	closed    bool
+	queue     []*pending
+	inFlight  int64
+	waiting   int
+	moved     time.Time // when waiting last went down, or up from 0
+	seen      map[key]*pending
+	admitted  map[string]map[string]int // tenant -> series not in the head yet -> uploads
+	segments  []*segment                // oldest first
+	active    *segment                  // the last of segments, if it is being written
+	wantSeal  bool
+	commitErr error // of the last commit, nil if it went well
+	stats     Stats
+}
+
+// segment is a file of the log. DB.mu guards it.
+type segment struct {
+	seq     uint64
+	path    string
+	size    int64
+	created time.Time
+	newest  int64 // end of the last window in it, Unix nanoseconds, but not later than its arrival
+	head    int64 // memory of its profiles, estimated
+	keys    []key // of its uploads, to forget them with it
+	dropped bool
+}
+
+// pending is an upload on its way.
+type pending struct {
+	u      Upload
+	key    key
+	meta   []byte
+	sum    uint32
+	size   int64  // what it counts towards MaxInFlight
+	series string // its key
+	seg    *segment
+	err    error
+	done   chan struct{} // closed when err is final
+}
+
+// Stats is how the store is.
+type Stats struct {
+	Profiles, Series, Stacks, Tenants int
+	HeadBytes                         int64 // estimated
+	LogBytes                          int64
+	Segments                          int
+	InFlightBytes                     int64
+	Appended, Duplicates              int64 // uploads since the start
+	Overloaded, Failed                int64 // uploads turned away, and not written
+	DroppedSegments, DroppedProfiles  int64 // by retention and bounds
+	Syncs                             int64
+	LastSync                          time.Duration // how long it took
+	Recovered                         Recovered
+}
+
+// Open opens the store in dir, made if need be, and reads what is in it. One process
+// at a time may have it: ErrUnavailable tells of another.
+func Open(ctx context.Context, dir string, opt Options) (*DB, error) {
+	opt = opt.withDefaults()
+	db := &DB{
+		opt: opt, fs: opt.FS, dir: filepath.Join(dir, "log"), head: newHead(),
+		toHead: make(chan []*pending, 1), wake: make(chan struct{}, 1), tend: make(chan chan struct{}), done: make(chan struct{}),
+		seen: map[key]*pending{}, admitted: map[string]map[string]int{},
+	}
+	if err := makeDir(db.fs, db.dir); err != nil {
+		return nil, fmt.Errorf("store: make %s: %w: %w", db.dir, ErrUnavailable, err)
+	}
+	lock, err := db.fs.Lock(filepath.Join(dir, "LOCK"))
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, fmt.Errorf("store: %s is in use by another process: end it, or choose another folder: %w: %w", dir, ErrUnavailable, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("store: lock %s: %w: %w", dir, ErrUnavailable, err)
+	}
+	db.lock = lock
+	if err := db.recover(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("store: read %s: %w", db.dir, err), lock.Close())
+	}
+	db.log = logWriter{db: db}
+	db.enforce()
+	go db.commitLoop()
+	go db.applyLoop()
+	return db, nil
+}
+
+// makeDir makes dir, and its name durable, as those above it that were not there.
+func makeDir(fs vfs.FS, dir string) error {
+	var fresh []string
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		if _, err := fs.Stat(d); err == nil || d == filepath.Dir(d) {
+			break
+		}
+		fresh = append(fresh, d)
+	}
+	if err := fs.MkdirAll(dir); err != nil {
+		return err
+	}
+	for _, d := range fresh {
+		if err := fs.SyncDir(filepath.Dir(d)); err != nil {
+			return err
+		}
+	}
+	// A crash may have come between: the name is there and not durable.
+	return fs.SyncDir(filepath.Dir(dir))
+}
+
+// checkUpload checks u, whose labels are pairs, and fills in what it leaves
+// out. Its profile is looked at if it is there. The error wraps no sentinel.
+func checkUpload(u *Upload, pairs []profile.Label) error {
+	u.Tenant = cmp.Or(u.Tenant, DefaultTenant)
+	if len(u.Tenant) > profile.MaxLabelName || !utf8.ValidString(u.Tenant) {
+		return fmt.Errorf("tenant %.40q: it must be UTF-8 of at most %d bytes", u.Tenant, profile.MaxLabelName)
+	}
+	labels, err := profile.NewLabels(pairs...)
+	if err != nil {
+		return err
+	}
+	if labels.Get(profile.LabelService) == "" {
+		return fmt.Errorf("label %s is missing", profile.LabelService)
+	}
+	u.Labels = labels
+	if u.Name == "" && u.Profile != nil {
+		u.Name = profile.NameOf(u.Profile)
+	}
+	if err := profile.CheckLabelName(u.Name); err != nil {
+		return fmt.Errorf("profile name: %w", err)
+	}
+	if !u.From.After(earliest) || !u.To.Before(latest) || !u.To.After(u.From) {
+		return fmt.Errorf("window from %v to %v: its end must be after its start, both between the years 1678 and 2262", u.From, u.To)
+	}
+	return nil
+}
+
+// Append is of [Store]. An upload that is there already, bytes and all, is
+// acknowledged and kept once: so a client that lost an answer may send again, also
+// after a restart. A tenant's series past the bound are ErrOverloaded, as they will do
+// when old ones have gone.
+func (db *DB) Append(ctx context.Context, u Upload) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p, err := db.prepare(u)
+	if err != nil {
+		return fmt.Errorf("store: append: %w: %w", ErrInvalid, err)
+	}
+	p, err = db.enqueue(p)
+	if p == nil {
+		return err // nil: it was durable before
+	}
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (db *DB) prepare(u Upload) (*pending, error) {
+	switch {
+	case u.Profile == nil || len(u.Pprof) == 0:
+		return nil, errors.New("no profile")
+	case int64(len(u.Pprof)) > min(db.opt.MaxInFlight, maxRecord/2):
+		return nil, fmt.Errorf("profile of %d bytes, the limit is %d", len(u.Pprof), min(db.opt.MaxInFlight, maxRecord/2))
+	}
+	if err := checkUpload(&u, u.Labels); err != nil {
+		return nil, err
+	}
+	if err := checkIndexes(u.Profile); err != nil {
+		return nil, err
+	}
+	if db.opt.Now().Sub(u.To) > db.opt.Retention {
+		return nil, fmt.Errorf("window ended %v, %v are kept", u.To.UTC().Format(time.RFC3339), db.opt.Retention)
+	}
+	p := &pending{u: u, done: make(chan struct{})}
+	p.meta = recordMeta(&u)
+	p.sum = recordSum(p.meta, u.Pprof)
+	p.key = uploadKey(p.meta, u.Pprof)
+	p.series = seriesKey(u.Name, u.Labels)
+	pr := u.Profile
+	p.size = int64(len(u.Pprof)) + int64(pr.NumSamples()*(8+8*len(pr.Values))) + int64(8*pr.Stacks.Len()+40*len(pr.Locations)+24*len(pr.Lines))
+	return p, nil
+}
+
+// checkIndexes says whether every index that the head follows is in range: one bad
+// profile must not end the applier, and everybody's service with it.
+func checkIndexes(p *profile.Profile) error {
+	bad := func(what string, i int) error { return fmt.Errorf("profile: %s %d is out of range", what, i) }
+	str := func(ids ...uint32) bool {
+		for _, i := range ids {
+			if int(i) >= len(p.Strings) {
+				return false
+			}
+		}
+		return true
+	}
+	for i, m := range p.Mappings {
+		if !str(m.File, m.BuildID) {
+			return bad("a string of mapping", i)
+		}
+	}
+	for i, f := range p.Functions {
+		if !str(f.Name, f.SystemName, f.File) {
+			return bad("a string of function", i)
+		}
+	}
+	for i, l := range p.Lines {
+		if int(l.Function) >= len(p.Functions) {
+			return bad("the function of line", i)
+		}
+	}
+	for i, l := range p.Locations {
+		if int(l.Mapping) >= len(p.Mappings) || uint64(l.FirstLine)+uint64(l.NumLines) > uint64(len(p.Lines)) {
+			return bad("a line or the mapping of location", i)
+		}
+	}
+	n := p.Stacks.Len()
+	if n == 0 || len(p.Stacks.Loc) != n || len(p.LabelSets) == 0 {
+		return errors.New("profile: no root stack, no empty label set, or columns of unequal length")
+	}
+	for i := 1; i < n; i++ {
+		if int(p.Stacks.Parent[i]) >= i || int(p.Stacks.Loc[i]) >= len(p.Locations) {
+			return bad("the parent or location of stack", i)
+		}
+	}
+	for i, set := range p.LabelSets {
+		for _, l := range set {
+			if !str(l.Key, l.Str, l.Unit) {
+				return bad("a string of label set", i)
+			}
+		}
+	}
+	if len(p.SampleTypes) == 0 || len(p.Values) != len(p.SampleTypes) || len(p.SampleLabels) != len(p.SampleStack) {
+		return errors.New("profile: no sample type, or columns of unequal length")
+	}
+	for t := range p.Values {
+		if len(p.Values[t]) != len(p.SampleStack) {
+			return bad("the length of value column", t)
+		}
+	}
+	for i := range p.SampleStack {
+		if int(p.SampleStack[i]) >= n || int(p.SampleLabels[i]) >= len(p.LabelSets) {
+			return bad("the stack or labels of sample", i)
+		}
+	}
+	return nil
+}
+
+// enqueue is the upload to wait for: p, or the same one that is on its way.
+// Without either there is nothing to wait for.
+func (db *DB) enqueue(p *pending) (*pending, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return nil, fmt.Errorf("store: append: %w: closed", ErrUnavailable)
+	}
+	if same, ok := db.seen[p.key]; ok {
+		db.stats.Duplicates++
+		return same, nil
+	}
+	if db.waiting > 0 && db.inFlight+p.size > db.opt.MaxInFlight {
+		db.stats.Overloaded++
+		return nil, fmt.Errorf("store: append: %w: %d bytes in flight, the limit is %d", ErrOverloaded, db.inFlight, db.opt.MaxInFlight)
+	}
+	if err := db.admit(p); err != nil {
+		db.stats.Overloaded++
+		return nil, err
+	}
+	if db.waiting == 0 {
+		db.moved = db.opt.Now()
+	}
+	db.seen[p.key] = p
+	db.inFlight += p.size
+	db.waiting++
+	db.queue = append(db.queue, p)
+	select {
+	case db.wake <- struct{}{}:
+	default:
+	}
+	return p, nil
+}
+
+// admit holds tenants and series to their bounds, those on their way among them. Under mu.
+func (db *DB) admit(p *pending) error {
+	t := p.u.Tenant
+	on := db.admitted[t]
+	ok, series, tenants := db.head.has(t, p.series)
+	if !ok && on[p.series] == 0 && series+len(on) >= db.opt.MaxSeries {
+		return fmt.Errorf("store: append: %w: tenant %q has %d series, the limit is %d; use fewer distinct labels, or wait until old ones have gone",
+			ErrOverloaded, t, series, db.opt.MaxSeries)
+	}
+	if series == 0 && on == nil && tenants+len(db.admitted) >= db.opt.MaxTenants {
+		return fmt.Errorf("store: append: %w: %d tenants, the limit is %d", ErrOverloaded, tenants, db.opt.MaxTenants)
+	}
+	if !ok {
+		if on == nil {
+			on = map[string]int{}
+			db.admitted[t] = on
+		}
+		on[p.series]++
+	}
+	return nil
+}
+
+// finish answers who waits for p. Under mu.
+func (db *DB) finish(p *pending, err error) {
+	if on := db.admitted[p.u.Tenant]; on != nil {
+		if on[p.series]--; on[p.series] <= 0 {
+			delete(on, p.series)
+		}
+		if len(on) == 0 {
+			delete(db.admitted, p.u.Tenant)
+		}
+	}
+	if err != nil {
+		delete(db.seen, p.key)
+		db.stats.Failed++
+	} else {
+		if p.seg.dropped {
+			delete(db.seen, p.key)
+		} else {
+			db.seen[p.key] = nil
+		}
+		db.stats.Appended++
+	}
+	db.inFlight -= p.size
+	db.waiting--
+	db.moved = db.opt.Now()
+	p.err = err
+	close(p.done)
+}
+
+// open says whether the store can be asked.
+func (db *DB) open(ctx context.Context) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return fmt.Errorf("store: %w: closed", ErrUnavailable)
+	}
+	return ctx.Err()
+}
+
+// warnings is what every answer must say.
+func (db *DB) warnings() []string {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	var ws []string
+	if r := &db.stats.Recovered; r.Skipped > 0 || r.Undecodable > 0 {
+		ws = append(ws, fmt.Sprintf("The log is damaged: %d bytes and %d profiles of it cannot be read, and are missing here.", r.Skipped, r.Undecodable))
+	}
+	return ws
+}
+
+// Stats is how the store is now.
+func (db *DB) Stats() Stats {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	s := db.stats
+	s.Segments, s.InFlightBytes = len(db.segments), db.inFlight
+	for _, seg := range db.segments {
+		s.LogBytes += seg.size
+		s.Profiles += len(seg.keys)
+	}
+	db.head.mu.RLock()
+	defer db.head.mu.RUnlock()
+	s.Tenants = len(db.head.tenants)
+	for _, t := range db.head.tenants {
+		s.Series += len(t.series)
+		s.Stacks += len(t.view.stacks.Parent)
+	}
+	return s
+}
+
+// Healthy says what is wrong: nothing gets through, or the last write failed. It is
+// ErrUnavailable.
+func (db *DB) Healthy() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	switch since := db.opt.Now().Sub(db.moved); {
+	case db.closed:
+		return fmt.Errorf("store: %w: closed", ErrUnavailable)
+	case db.waiting > 0 && since > db.opt.StuckAfter:
+		return fmt.Errorf("store: %w: %d uploads wait, none has got through for %v", ErrUnavailable, db.waiting, since.Round(time.Second))
+	}
+	return db.commitErr
+}
+
+// Close is of [Store].
+func (db *DB) Close() error {
+	db.mu.Lock()
+	if db.closed {
+		db.mu.Unlock()
+		<-db.done
+		return nil
+	}
+	db.closed = true
+	db.mu.Unlock()
+	close(db.wake) // nobody sends once closed is set
+	<-db.done
+	return errors.Join(db.log.close(), db.lock.Close())
+}
