@@ -39,6 +39,7 @@ or ask a running server from the shell.`,
 	)
 	root.SetHelpCommandGroupID("about")
 	root.AddCommand(
+		a.profileCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 		exitCodesTopic(),

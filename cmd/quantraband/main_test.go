@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"os"
+	"os/exec"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets this test binary be quantraband: in scripts, and wherever a
+// test starts a real process (see startServer).
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"quantraband": main})
+}
+
+// TestScripts runs the stories in testdata/script: one for each promise, its failures included.
+func TestScripts(t *testing.T) {
+	goEnv := goEnvironment(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Vars = append(env.Vars, goEnv...)
+			// What the developer's own environment says must not steer a story.
+			env.Setenv("QUANTRA_SERVER", "")
+			env.Setenv("NO_COLOR", "")
+			env.Setenv("COLUMNS", "")
+			env.Setenv("XDG_DATA_HOME", env.WorkDir+"/xdg")
+			return nil
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"heap-profile": scriptHeapProfile,
+			"cut":          scriptCut,
+			"gunzip":       scriptGunzip,
+			"one-line":     scriptOneLine,
+			"lists":        scriptLists,
+		},
+	})
+}
+
+// goEnvironment is what the go command needs to run in a script, whose home is empty.
+func goEnvironment(t *testing.T) []string {
+	t.Helper()
+	names := []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS", "GOTOOLCHAIN"}
+	out, err := exec.Command("go", append([]string{"env"}, names...)...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var env []string
+	for i, v := range strings.Split(strings.TrimSuffix(string(out), "\n"), "\n") {
+		env = append(env, names[i]+"="+v)
+	}
+	return env
+}
+
+// heap-profile FILE writes the test's own heap profile, as the runtime has it.
+func scriptHeapProfile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: heap-profile FILE")
+	}
+	var b bytes.Buffer
+	ts.Check(pprof.Lookup("heap").WriteTo(&b, 0))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o666))
+}
+
+// cut FILE N keeps the first N bytes of FILE.
+func scriptCut(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: cut FILE N")
+	}
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+// gunzip IN OUT decompresses a file.
+func scriptGunzip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: gunzip IN OUT")
+	}
+	r, err := gzip.NewReader(strings.NewReader(ts.ReadFile(args[0])))
+	ts.Check(err)
+	var b bytes.Buffer
+	_, err = b.ReadFrom(r)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o666))
+}
+
+// one-line checks the promise on errors: standard error is one line that starts with quantraband.
+func scriptOneLine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: one-line")
+	}
+	got := ts.ReadFile("stderr")
+	if !strings.HasPrefix(got, "quantraband: ") || strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "\n") {
+		ts.Fatalf("standard error is not one line of ours: %q", got)
+	}
+}
+
+// lists DIR NAME... checks that DIR holds just these files: nothing temporary stayed.
+func scriptLists(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: lists DIR NAME...")
+	}
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if got, want := strings.Join(names, " "), strings.Join(args[1:], " "); got != want {
+		ts.Fatalf("%s holds %q, not %q", args[0], got, want)
+	}
+}
+
+// TestRunIsAFunction: run takes its streams and its context from its caller.
+func TestRunIsAFunction(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	stdin := strings.NewReader("main;work 3\n")
+	if code := run(context.Background(), []string{"profile", "top", "-"}, stdin, &stdout, &stderr); code != exitOK {
+		t.Fatalf("code %d, stderr %s", code, &stderr)
+	}
+	if !strings.Contains(stdout.String(), "work") {
+		t.Errorf("stdout %q", &stdout)
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	stderr.Reset()
+	stdin = strings.NewReader("main;work 3\n")
+	if code := run(ctx, []string{"profile", "top", "-"}, stdin, &stdout, &stderr); code != exitInterrupted {
+		t.Errorf("cancelled: code %d, stderr %s", code, &stderr)
+	}
+	if got := stderr.String(); got != "quantraband: interrupted\n" {
+		t.Errorf("cancelled: stderr %q", got)
+	}
+}
