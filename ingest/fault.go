@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -38,7 +37,6 @@ func busy(format string, args ...any) *fault {
 func (in *Ingest) faultOf(r *http.Request, err error) *fault {
 	var f *fault
 	var tooLong *http.MaxBytesError
-	var timeout net.Error
 	switch {
 	case errors.As(err, &f):
 		return f
@@ -54,10 +52,10 @@ func (in *Ingest) faultOf(r *http.Request, err error) *fault {
 		return busy("%v", err)
 	case errors.Is(err, ErrUnavailable):
 		return &fault{http.StatusServiceUnavailable, "unavailable", err.Error() + "; send it again later", 5 * time.Second}
-	case r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF):
-		return faultf(http.StatusBadRequest, "cut_short", "the body ended before its end: %v", err)
-	case errors.As(err, &timeout) && timeout.Timeout() && !errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded): // of the connection; the server cancels the request with it
 		return faultf(http.StatusRequestTimeout, "timeout", "the body did not arrive within %v; send it again", in.opt.Timeout)
+	case r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF):
+		return faultf(http.StatusBadRequest, "cut_short", "the connection ended before the body did; send it again")
 	case errors.Is(err, context.DeadlineExceeded):
 		return &fault{http.StatusServiceUnavailable, "unavailable", "the profile could not be kept in time; send it again later", 5 * time.Second}
 	}
