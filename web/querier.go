@@ -1,0 +1,274 @@
+package web
+
+import (
+	"context"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store"
+	v1 "github.com/quantra-l/quantra/wire/quantra/v1"
+)
+
+// querier is quantra.v1.QuerierService.
+type querier struct{ *Server }
+
+// Bounds of answers. A browser draws defaultNodes in a frame; maxNodes and
+// maxPoints are where an answer would be tens of megabytes.
+const (
+	defaultNodes = 16384
+	maxNodes     = 1 << 20
+	wantPoints   = 120
+	maxPoints    = 11000
+)
+
+func (q *querier) Services(ctx context.Context, req *connect.Request[v1.ServicesRequest]) (*connect.Response[v1.ServicesResponse], error) {
+	query, err := queryOf(ctx, "", req.Msg.GetRange())
+	if err != nil {
+		return nil, err
+	}
+	services, err := q.opt.Store.Services(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	res := &v1.ServicesResponse{}
+	for _, s := range services {
+		res.Services = append(res.Services, &v1.Service{
+			Name: s.Name, ProfileTypes: typeNames(s.Types), Versions: s.Versions,
+			Instances: uint32(s.Instances), Profiles: uint32(s.Profiles),
+			FirstMs: s.First.UnixMilli(), LastMs: s.Last.UnixMilli(),
+		})
+	}
+	return connect.NewResponse(res), nil
+}
+
+func typeNames(types []profile.Type) []string {
+	names := make([]string, len(types))
+	for i, t := range types {
+		names[i] = t.String()
+	}
+	return names
+}
+
+func (q *querier) ProfileTypes(ctx context.Context, req *connect.Request[v1.ProfileTypesRequest]) (*connect.Response[v1.ProfileTypesResponse], error) {
+	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	if err != nil {
+		return nil, err
+	}
+	types, err := q.opt.Store.ProfileTypes(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&v1.ProfileTypesResponse{ProfileTypes: typeNames(types)}), nil
+}
+
+func (q *querier) LabelNames(ctx context.Context, req *connect.Request[v1.LabelNamesRequest]) (*connect.Response[v1.LabelNamesResponse], error) {
+	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	if err != nil {
+		return nil, err
+	}
+	names, err := q.opt.Store.LabelNames(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&v1.LabelNamesResponse{Names: names}), nil
+}
+
+func (q *querier) LabelValues(ctx context.Context, req *connect.Request[v1.LabelValuesRequest]) (*connect.Response[v1.LabelValuesResponse], error) {
+	if err := profile.CheckLabelName(req.Msg.GetName()); err != nil {
+		return nil, invalid("name: %w", err)
+	}
+	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	if err != nil {
+		return nil, err
+	}
+	values, err := q.opt.Store.LabelValues(ctx, req.Msg.GetName(), query)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&v1.LabelValuesResponse{Values: values}), nil
+}
+
+func (q *querier) Series(ctx context.Context, req *connect.Request[v1.SeriesRequest]) (*connect.Response[v1.SeriesResponse], error) {
+	sel := req.Msg.GetSelection()
+	if f := sel.GetFilter(); f.GetFocus()+f.GetIgnore()+f.GetHide()+f.GetShow()+f.GetShowFrom()+f.GetTagFocus()+f.GetTagIgnore() != "" {
+		return nil, invalid("selection.filter: values over time are of whole profiles and cannot be filtered; leave it empty")
+	}
+	query, err := selectionQuery(ctx, sel)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range req.Msg.GetGroupBy() {
+		if err := profile.CheckLabelName(name); err != nil {
+			return nil, invalid("group_by: %w", err)
+		}
+	}
+	step, err := q.step(ctx, query, req.Msg.GetStepMs())
+	if err != nil {
+		return nil, err
+	}
+	series, err := q.opt.Store.Series(ctx, store.SeriesQuery{Query: query, Step: step, GroupBy: req.Msg.GetGroupBy()})
+	if err != nil {
+		return nil, err
+	}
+	res := &v1.SeriesResponse{StepMs: series.Step.Milliseconds(), Warnings: series.Warnings}
+	for _, l := range series.Lines {
+		line := &v1.SeriesLine{TMs: make([]float64, len(l.Points)), Value: make([]float64, len(l.Points)), Profiles: make([]uint32, len(l.Points))}
+		for _, pair := range l.Labels {
+			line.Labels = append(line.Labels, &v1.Label{Name: pair.Name, Value: pair.Value})
+		}
+		for i, p := range l.Points {
+			line.TMs[i], line.Value[i], line.Profiles[i] = float64(p.Time.UnixMilli()), float64(p.Value), uint32(p.Profiles)
+		}
+		res.Lines = append(res.Lines, line)
+	}
+	return connect.NewResponse(res), nil
+}
+
+// step is the width of a point that was asked for, or one that a person can
+// read off an axis, for about 120 points.
+func (q *querier) step(ctx context.Context, query store.Query, ms int64) (time.Duration, error) {
+	if ms != 0 && (ms < 1000 || ms > lastMs) {
+		return 0, invalid("step_ms: %d is not at least 1000", ms)
+	}
+	from, to := query.From, query.To
+	if from.IsZero() || to.IsZero() {
+		services, err := q.opt.Store.Services(ctx, query)
+		if err != nil {
+			return 0, err
+		}
+		for i, s := range services {
+			if query.From.IsZero() && (i == 0 || s.First.Before(from)) {
+				from = s.First
+			}
+			if query.To.IsZero() && s.Last.After(to) {
+				to = s.Last
+			}
+		}
+	}
+	length := max(to.Sub(from), 0) // an open end where there is nothing: any step will do
+	if ms != 0 {
+		step := time.Duration(ms) * time.Millisecond
+		if length/step > maxPoints {
+			return 0, invalid("step_ms: a step of %v makes more than %d points of %v", step, maxPoints, length.Round(time.Second))
+		}
+		return step, nil
+	}
+	for _, step := range []time.Duration{1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 3 * 3600, 6 * 3600, 12 * 3600} {
+		if step *= time.Second; length <= step*wantPoints {
+			return step, nil
+		}
+	}
+	const day = 24 * time.Hour
+	return (length/wantPoints/day + 1) * day, nil
+}
+
+func (q *querier) FlameGraph(ctx context.Context, req *connect.Request[v1.FlameGraphRequest]) (*connect.Response[v1.FlameGraphResponse], error) {
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	if err != nil {
+		return nil, err
+	}
+	tree := profile.NewTree(sel.Profile, 0).Limit(nodes(req.Msg.GetMaxNodes()))
+	return connect.NewResponse(&v1.FlameGraphResponse{Meta: sel.meta(), Tree: treeOf(tree)}), nil
+}
+
+func nodes(asked uint32) int {
+	if asked == 0 {
+		return defaultNodes
+	}
+	return int(min(asked, maxNodes))
+}
+
+// treeOf is t in the wire's columns. Names that no node has any more are left out.
+func treeOf(t *profile.Tree) *v1.Tree {
+	n := t.Len()
+	out := &v1.Tree{Name: make([]uint32, n), Level: t.Levels(), Self: make([]float64, n), Total: make([]float64, n), LeftOut: uint32(t.LeftOut)}
+	index := make([]uint32, len(t.Names)) // 1 + its place in out.Names
+	for i, name := range t.Name {
+		if index[name] == 0 {
+			out.Names = append(out.Names, t.Names[name])
+			index[name] = uint32(len(out.Names))
+		}
+		out.Name[i] = index[name] - 1
+		out.Self[i], out.Total[i] = float64(t.Self[i]), float64(t.Total[i])
+	}
+	if t.Other >= 0 && index[t.Other] > 0 {
+		out.Other = index[t.Other] - 1
+	}
+	return out
+}
+
+func rowsOf(rows []profile.TopRow) []*v1.TopRow {
+	flat := make([]v1.TopRow, len(rows)) // one allocation, not one a row
+	out := make([]*v1.TopRow, len(rows))
+	for i, r := range rows {
+		t := &flat[i]
+		t.Name, t.File = r.Name, r.File
+		t.Self, t.Total, t.BaseSelf, t.BaseTotal = float64(r.Self), float64(r.Total), float64(r.BaseSelf), float64(r.BaseTotal)
+		out[i] = t
+	}
+	return out
+}
+
+func (q *querier) Top(ctx context.Context, req *connect.Request[v1.TopRequest]) (*connect.Response[v1.TopResponse], error) {
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	if err != nil {
+		return nil, err
+	}
+	rows := profile.Top(sel.Profile, 0)
+	if limit := int(req.Msg.GetLimit()); limit > 0 && limit < len(rows) {
+		rows = rows[:limit]
+	}
+	return connect.NewResponse(&v1.TopResponse{Meta: sel.meta(), Rows: rowsOf(rows)}), nil
+}
+
+func (q *querier) Sandwich(ctx context.Context, req *connect.Request[v1.SandwichRequest]) (*connect.Response[v1.SandwichResponse], error) {
+	if req.Msg.GetFunction() == "" {
+		return nil, invalid("function is empty: name the function, as Top lists it")
+	}
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	if err != nil {
+		return nil, err
+	}
+	callers, callees := profile.Sandwich(sel.Profile, 0, req.Msg.GetFunction())
+	limit := nodes(req.Msg.GetMaxNodes())
+	return connect.NewResponse(&v1.SandwichResponse{Meta: sel.meta(), Callers: treeOf(callers.Limit(limit)), Callees: treeOf(callees.Limit(limit))}), nil
+}
+
+func (q *querier) Diff(ctx context.Context, req *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error) {
+	base, head, err := q.selectBoth(ctx, req.Msg.GetBase(), req.Msg.GetHead())
+	if err != nil {
+		return nil, err
+	}
+	diff := profile.NewDiffTree(profile.NewTree(base.Profile, 0), profile.NewTree(head.Profile, 0), req.Msg.GetNormalize())
+	res := &v1.DiffResponse{Base: base.meta(), Head: head.meta(), Rows: rowsOf(diff.Top()), BaseFactor: diff.BaseFactor}
+	diff = diff.Limit(nodes(req.Msg.GetMaxNodes()))
+	res.Tree = treeOf(&diff.Tree)
+	res.Tree.BaseSelf, res.Tree.BaseTotal = floats(diff.BaseSelf), floats(diff.BaseTotal)
+	return connect.NewResponse(res), nil
+}
+
+func floats(v []int64) []float64 {
+	f := make([]float64, len(v))
+	for i, x := range v {
+		f[i] = float64(x)
+	}
+	return f
+}
+
+func (q *querier) SampleLabels(ctx context.Context, req *connect.Request[v1.SampleLabelsRequest]) (*connect.Response[v1.SampleLabelsResponse], error) {
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	if err != nil {
+		return nil, err
+	}
+	res := &v1.SampleLabelsResponse{Meta: sel.meta()}
+	for _, k := range sel.Profile.ByLabel(0) {
+		key := &v1.SampleLabelKey{Key: k.Key}
+		for _, v := range k.Values {
+			key.Values = append(key.Values, &v1.SampleLabelValue{Value: v.Value, Total: float64(v.Total)})
+		}
+		res.Keys = append(res.Keys, key)
+	}
+	return connect.NewResponse(res), nil
+}
