@@ -1,0 +1,125 @@
+// Package demo is a small fleet of real processes to profile: a web shop's
+// checkout service in two versions, and the customers.
+//
+// The work is real (JSON, hashing, compression, a cache, a contended lock, a
+// wasteful report) and its functions are named so that a flame graph reads
+// like a table of contents. Version v2 has a planted regression in one function,
+// [Cache.evict], for "what got slower between v1 and v2" to find.
+//
+// [StartFleet] runs the fleet by starting the program's own executable with the
+// hidden commands [ServiceCommand] and [LoadCommand], whose bodies are
+// [ServiceMain] and [LoadMain]. A child lives as long as its standard input is
+// open: the operating system closes that pipe when the parent dies, however it
+// dies, so no child outlives it.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"runtime/pprof"
+	"time"
+
+	"github.com/quantra-l/quantra/agent"
+)
+
+// The versions of the service.
+const (
+	V1 = "v1"
+	V2 = "v2" // has the regression
+)
+
+// Service is the name that the demo's profiles have.
+const Service = "checkout"
+
+// Options is one process of the service.
+type Options struct {
+	Version  string // V1 or V2; "" is V1
+	Instance string // name among the instances; "" is the agent's default
+	Addr     string // where it listens; "" is a free port of 127.0.0.1
+	Server   string // where its profiles go; "" is the agent's default
+	// Window is the time that one profile covers. 0 is 4 s: a demo must fill its first page soon.
+	Window time.Duration
+	Logger *slog.Logger // nil is slog.Default()
+	// Ready hears the address once it listens; nil is none.
+	Ready func(url string) error
+}
+
+// Run serves until ctx ends, profiled by an agent. It returns nil when ctx
+// ended it, and all it started has ended then.
+func Run(ctx context.Context, o Options) error {
+	if o.Version == "" {
+		o.Version = V1
+	}
+	if o.Version != V1 && o.Version != V2 {
+		return fmt.Errorf("demo: version %q: it must be %s or %s", o.Version, V1, V2)
+	}
+	if o.Addr == "" {
+		o.Addr = "127.0.0.1:0"
+	}
+	if o.Window == 0 {
+		o.Window = 4 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	// The agent would record one contention of a hundred, which is right for a
+	// year and slow for a demo. It leaves alone what the program has set.
+	runtime.SetMutexProfileFraction(5)
+	l, err := net.Listen("tcp", o.Addr)
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	a, err := agent.Start(context.WithoutCancel(ctx), agent.Options{
+		Service: Service, Version: o.Version, Instance: o.Instance, Server: o.Server,
+		Labels: map[string]string{"env": "demo"},
+		Window: o.Window, Upload: o.Window, Logger: o.Logger,
+	})
+	if err != nil {
+		l.Close()
+		return fmt.Errorf("demo: %w", err)
+	}
+	srv := &http.Server{
+		Handler:           NewShop(o.Version).Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	if o.Ready != nil {
+		err = o.Ready("http://" + l.Addr().String())
+	}
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-served:
+		}
+	}
+	// ctx is over: the end has a deadline of its own, which nothing may outlast.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if e := srv.Shutdown(end); e != nil {
+		srv.Close()
+	}
+	if e := a.Stop(end); e != nil {
+		o.Logger.Debug("the last profiles were not delivered", "err", e)
+	}
+	if err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("demo: %w", err)
+	}
+	return nil
+}
+
+// endpoint serves h with its path as a label of the samples that it costs.
+func endpoint(path string, h http.HandlerFunc) (string, http.Handler) {
+	labels := pprof.Labels("endpoint", path)
+	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		pprof.Do(r.Context(), labels, func(context.Context) { h(w, r) })
+	})
+}
