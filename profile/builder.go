@@ -1,7 +1,6 @@
 package profile
 
 import (
-	"cmp"
 	"encoding/binary"
 	"slices"
 )
@@ -114,11 +113,7 @@ func (b *Builder) Stack(parent, loc uint32) uint32 {
 
 // LabelSet is the index of the set of labels. It sorts labels in place.
 func (b *Builder) LabelSet(labels []SampleLabel) uint32 {
-	slices.SortFunc(labels, func(x, y SampleLabel) int {
-		return cmp.Or(cmp.Compare(b.p.Strings[x.Key], b.p.Strings[y.Key]),
-			cmp.Compare(b.p.Strings[x.Str], b.p.Strings[y.Str]), cmp.Compare(x.Num, y.Num),
-			cmp.Compare(b.p.Strings[x.Unit], b.p.Strings[y.Unit]))
-	})
+	sortLabels(b.p.Strings, labels)
 	k := b.key[:0]
 	for _, l := range labels {
 		k = binary.LittleEndian.AppendUint32(k, l.Key)
@@ -139,18 +134,30 @@ func (b *Builder) LabelSet(labels []SampleLabel) uint32 {
 // Add adds values, one per sample type, to the sample of stack and labels.
 // Values that are missing count as 0.
 func (b *Builder) Add(stack, labels uint32, values ...int64) {
-	p := b.p
-	i, fresh := b.samples.get(uint64(stack)<<32|uint64(labels), uint32(len(p.SampleStack)))
-	if fresh {
-		p.SampleStack = append(p.SampleStack, stack)
-		p.SampleLabels = append(p.SampleLabels, labels)
-		for t := range p.Values {
-			p.Values[t] = append(p.Values[t], 0)
-		}
-	}
+	i := b.sample(stack, labels)
 	for t, v := range values {
-		p.Values[t][i] += v
+		b.p.Values[t][i] += v
 	}
+}
+
+// sample is the row of stack and labels.
+func (b *Builder) sample(stack, labels uint32) uint32 {
+	i, fresh := b.samples.get(uint64(stack)<<32|uint64(labels), uint32(len(b.p.SampleStack)))
+	if fresh {
+		b.newSample(stack, labels)
+	}
+	return i
+}
+
+// newSample appends a row of zeroes.
+func (b *Builder) newSample(stack, labels uint32) uint32 {
+	p := b.p
+	p.SampleStack = append(p.SampleStack, stack)
+	p.SampleLabels = append(p.SampleLabels, labels)
+	for t := range p.Values {
+		p.Values[t] = append(p.Values[t], 0)
+	}
+	return uint32(len(p.SampleStack) - 1)
 }
 
 // Profile is what was built. The caller may set its scalar fields (times,
@@ -159,59 +166,4 @@ func (b *Builder) Profile() *Profile {
 	p := b.p
 	b.p = nil
 	return p
-}
-
-// pairTable numbers 64-bit keys, each a pair of indexes. Open addressing over
-// a power of two: at the load and key sizes of stacks it is about twice as
-// fast as Go's map, and insertion is the inner loop of decoding.
-type pairTable struct {
-	keys []uint64 // key+1, so that 0 is an empty slot
-	vals []uint32
-	n    int
-}
-
-// get is the number of key: next, and fresh, if it was not there.
-func (t *pairTable) get(key uint64, next uint32) (val uint32, fresh bool) {
-	if t.n*4 >= len(t.keys)*3 {
-		t.grow()
-	}
-	mask := uint64(len(t.keys) - 1)
-	for i := mix(key) & mask; ; i = (i + 1) & mask {
-		switch t.keys[i] {
-		case key + 1:
-			return t.vals[i], false
-		case 0:
-			t.keys[i], t.vals[i] = key+1, next
-			t.n++
-			return next, true
-		}
-	}
-}
-
-func (t *pairTable) grow() {
-	old := *t
-	size := max(64, 2*len(old.keys))
-	t.keys, t.vals = make([]uint64, size), make([]uint32, size)
-	mask := uint64(size - 1)
-	for j, k := range old.keys {
-		if k == 0 {
-			continue
-		}
-		i := mix(k-1) & mask
-		for t.keys[i] != 0 {
-			i = (i + 1) & mask
-		}
-		t.keys[i], t.vals[i] = k, old.vals[j]
-	}
-}
-
-// mix is the finaliser of MurmurHash3 (Austin Appleby, public domain): it
-// spreads the low bits of both indexes over the whole word.
-func mix(k uint64) uint64 {
-	k ^= k >> 33
-	k *= 0xff51afd7ed558ccd
-	k ^= k >> 33
-	k *= 0xc4ceb9fe1a85ec53
-	k ^= k >> 33
-	return k
 }

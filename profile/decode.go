@@ -1,75 +1,258 @@
 package profile
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
+	"sync"
 
-	pprof "github.com/google/pprof/profile"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 )
 
-// Decode reads a pprof profile, gzip or raw.
+// Decode reads one pprof profile to the end of r: gzip (of any number of
+// members), zstd or raw, told apart by their first bytes.
+//
+// Whatever google/pprof's Parse accepts in this format is accepted, and means the
+// same, but for four things. Bytes that are not UTF-8 become U+FFFD, because
+// the dashboard's protocol cannot carry them. Varints of more than 64 bits are
+// corrupt. Several values under one label key are a sorted set, not a list.
+// The text formats from before 2015 are not read. Unknown fields are skipped.
+//
+// Errors are [ErrCorrupt], naming the field and the offset in the decompressed
+// bytes, [ErrTooLarge], naming the limit, or r's own.
 func Decode(r io.Reader, lim Limits) (*Profile, error) {
 	lim = lim.withDefaults()
-	b, err := io.ReadAll(io.LimitReader(r, lim.Compressed))
+	b, err := readBounded(r, sizeHint(r), lim.Compressed, "bytes before decompression")
 	if err != nil {
 		return nil, err
 	}
-	return DecodeBytes(b, lim)
+	return decode(b, lim)
 }
 
-// DecodeBytes is [Decode] of bytes in memory.
+// DecodeBytes is [Decode] of bytes in memory. The profile keeps nothing of b.
 func DecodeBytes(b []byte, lim Limits) (*Profile, error) {
-	g, err := pprof.ParseData(b)
+	lim = lim.withDefaults()
+	if int64(len(b)) > lim.Compressed {
+		return nil, tooLarge("bytes before decompression", int64(len(b)), lim.Compressed)
+	}
+	return decode(b, lim)
+}
+
+func decode(b []byte, lim Limits) (*Profile, error) {
+	raw, err := decompress(b, lim)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrCorrupt, err)
+		return nil, err
 	}
-	var types []ValueType
-	for _, t := range g.SampleType {
-		types = append(types, ValueType{t.Type, t.Unit})
-	}
-	bd := NewBuilder(types...)
-	p := bd.p
-	p.DefaultSampleType, p.Period, p.TimeNanos, p.DurationNanos = g.DefaultSampleType, g.Period, g.TimeNanos, g.DurationNanos
-	if g.PeriodType != nil {
-		p.PeriodType = ValueType{g.PeriodType.Type, g.PeriodType.Unit}
-	}
-	p.Comments, p.DocURL, p.DropFrames, p.KeepFrames = g.Comments, g.DocURL, g.DropFrames, g.KeepFrames
-	locs := map[*pprof.Location]uint32{}
-	for _, l := range g.Location {
-		loc := Location{Address: l.Address, Folded: l.IsFolded}
-		if m := l.Mapping; m != nil {
-			loc.Mapping = bd.Mapping(Mapping{Start: m.Start, Limit: m.Limit, Offset: m.Offset, File: bd.String(m.File), BuildID: bd.String(m.BuildID),
-				HasFunctions: m.HasFunctions, HasFilenames: m.HasFilenames, HasLineNumbers: m.HasLineNumbers, HasInlineFrames: m.HasInlineFrames})
+	d := pprofDecoder{wireReader: wireReader{b: raw}, lim: lim}
+	return d.profile()
+}
+
+// sizeHint is how many bytes r is about to give, 0 if it does not say.
+func sizeHint(r io.Reader) int64 {
+	switch r := r.(type) {
+	case interface{ Len() int }:
+		return int64(r.Len())
+	case interface{ Stat() (fs.FileInfo, error) }:
+		if fi, err := r.Stat(); err == nil {
+			return fi.Size()
 		}
-		var lines []Line
-		for _, ln := range l.Line {
-			if f := ln.Function; f != nil {
-				lines = append(lines, Line{bd.Function(Function{bd.String(f.Name), bd.String(f.SystemName), bd.String(f.Filename), f.StartLine}), ln.Line, ln.Column})
+	}
+	return 0
+}
+
+// readBounded reads r to its end. A hint that is right means one allocation.
+func readBounded(r io.Reader, hint, limit int64, what string) ([]byte, error) {
+	// One byte more than expected, so that the read that finds the end has room.
+	b := make([]byte, 0, min(max(hint, 4095), limit, math.MaxInt-1)+1)
+	for {
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if int64(len(b)) > limit {
+			return nil, fmt.Errorf("%w: more than %d %s", ErrTooLarge, limit, what)
+		}
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+	}
+}
+
+// gzipReaders are kept because one has 40 KB of tables, several times a small profile.
+var gzipReaders sync.Pool
+
+func decompress(b []byte, lim Limits) ([]byte, error) {
+	const what = "bytes after decompression"
+	var raw []byte
+	var err error
+	switch {
+	case len(b) >= 2 && b[0] == 0x1f && b[1] == 0x8b:
+		z, _ := gzipReaders.Get().(*gzip.Reader)
+		if z == nil {
+			z = new(gzip.Reader)
+		}
+		defer gzipReaders.Put(z)
+		if err = z.Reset(bytes.NewReader(b)); err != nil {
+			return nil, fmt.Errorf("%w: gzip: %w", ErrCorrupt, err)
+		}
+		// The last member's length, as it claims. Deflate cannot do better than
+		// 1 to 1032, so a lie costs no more than the truth would.
+		var hint int64
+		if n := len(b); n >= 18 {
+			hint = int64(b[n-4]) | int64(b[n-3])<<8 | int64(b[n-2])<<16 | int64(b[n-1])<<24
+			hint = min(hint, 1032*int64(n))
+		}
+		raw, err = readBounded(z, hint, lim.Decoded, what)
+	case len(b) >= 4 && b[0] == 0x28 && b[1] == 0xb5 && b[2] == 0x2f && b[3] == 0xfd:
+		var z *zstd.Decoder
+		// The window is the only memory that zstd takes before it gives bytes.
+		z, err = zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(uint64(min(max(lim.Decoded, 1<<20), 64<<20))))
+		if err != nil {
+			return nil, fmt.Errorf("%w: zstd: %w", ErrCorrupt, err)
+		}
+		defer z.Close()
+		raw, err = readBounded(z, int64(len(b))*4, lim.Decoded, what)
+	default:
+		if int64(len(b)) > lim.Decoded {
+			return nil, tooLarge(what, int64(len(b)), lim.Decoded)
+		}
+		return b, nil
+	}
+	if err != nil && !errors.Is(err, ErrTooLarge) {
+		return nil, fmt.Errorf("%w: decompress: %w", ErrCorrupt, err)
+	}
+	return raw, err
+}
+
+// wireReader walks the fields of one protobuf message in b. Offsets are of
+// the whole buffer, so that an error can say where.
+type wireReader struct {
+	b []byte
+
+	// The field that next found.
+	num    uint64
+	typ    byte
+	u      uint64 // the value of types 0, 1 and 5
+	lo, hi int    // the bytes of type 2
+	at     int    // where the field starts
+}
+
+// Wire types of protobuf.
+const (
+	wireVarint = 0
+	wire64     = 1
+	wireBytes  = 2
+	wire32     = 5
+)
+
+func corrupt(at int, format string, args ...any) error {
+	return fmt.Errorf("%w: byte %d: %s", ErrCorrupt, at, fmt.Sprintf(format, args...))
+}
+
+// varint reads at pos, not past end. Its next is -1 if there is none.
+func (r *wireReader) varint(pos, end int) (u uint64, next int) {
+	var s uint
+	for ; pos < end; pos++ {
+		c := r.b[pos]
+		if c < 0x80 {
+			if s == 63 && c > 1 {
+				return 0, -1
 			}
+			return u | uint64(c)<<s, pos + 1
 		}
-		locs[l] = bd.Location(loc, lines...)
+		if s == 63 {
+			return 0, -1
+		}
+		u |= uint64(c&0x7f) << s
+		s += 7
 	}
-	for _, s := range g.Sample {
-		var stack uint32
-		for i := len(s.Location) - 1; i >= 0; i-- {
-			stack = bd.Stack(stack, locs[s.Location[i]])
-		}
-		var ls []SampleLabel
-		for k, vs := range s.Label {
-			for _, v := range vs {
-				ls = append(ls, SampleLabel{Key: bd.String(k), Str: bd.String(v)})
-			}
-		}
-		for k, vs := range s.NumLabel {
-			for i, v := range vs {
-				l := SampleLabel{Key: bd.String(k), Num: v}
-				if u := s.NumUnit[k]; i < len(u) {
-					l.Unit = bd.String(u[i])
-				}
-				ls = append(ls, l)
-			}
-		}
-		bd.Add(stack, bd.LabelSet(ls), s.Value...)
+	return 0, -1
+}
+
+// next reads the field at pos of a message that ends at end, and says where the
+// one after it starts.
+func (r *wireReader) next(pos, end int) (int, error) {
+	r.at = pos
+	tag, p := r.varint(pos, end)
+	if p < 0 {
+		return 0, corrupt(pos, "field tag is no varint")
 	}
-	return bd.Profile(), nil
+	r.num, r.typ = tag>>3, byte(tag&7)
+	switch r.typ {
+	case wireVarint:
+		if r.u, p = r.varint(p, end); p < 0 {
+			return 0, corrupt(pos, "field %d is no varint of 64 bits", r.num)
+		}
+	case wireBytes:
+		n, q := r.varint(p, end)
+		if q < 0 {
+			return 0, corrupt(pos, "length of field %d is no varint", r.num)
+		}
+		if n > uint64(end-q) {
+			return 0, corrupt(pos, "field %d has %d bytes, its message only %d more", r.num, n, end-q)
+		}
+		r.lo, r.hi = q, q+int(n)
+		p = r.hi
+	case wire64, wire32:
+		n := 8
+		if r.typ == wire32 {
+			n = 4
+		}
+		if n > end-p {
+			return 0, corrupt(pos, "field %d has %d bytes, its message only %d more", r.num, n, end-p)
+		}
+		p += n
+	default:
+		return 0, corrupt(pos, "field %d has wire type %d, which pprof does not use", r.num, r.typ)
+	}
+	return p, nil
+}
+
+// want says that the field of the message called what must have type typ.
+func (r *wireReader) want(typ byte, what string) error {
+	if r.typ != typ {
+		return corrupt(r.at, "%s: field %d has wire type %d, want %d", what, r.num, r.typ, typ)
+	}
+	return nil
+}
+
+// idTable maps the identifiers of a message to indexes. Almost every writer
+// counts from 1, so almost every look-up is one array's.
+type idTable struct {
+	dense  []uint32 // id -> index+1
+	sparse map[uint64]uint32
+}
+
+func newIDTable(n int) idTable { return idTable{dense: make([]uint32, n+n/8+2)} }
+
+// set says whether id was free.
+func (t *idTable) set(id uint64, index uint32) bool {
+	if id < uint64(len(t.dense)) {
+		free := t.dense[id] == 0
+		t.dense[id] = index + 1
+		return free
+	}
+	if t.sparse == nil {
+		t.sparse = map[uint64]uint32{}
+	}
+	_, taken := t.sparse[id]
+	t.sparse[id] = index + 1
+	return !taken
+}
+
+// get is index+1, or 0 if there is no such id.
+func (t *idTable) get(id uint64) uint32 {
+	if id < uint64(len(t.dense)) {
+		return t.dense[id]
+	}
+	return t.sparse[id]
 }
