@@ -190,9 +190,9 @@ func (g *svgGraph) head(out *bufio.Writer, width, height, narrow int) {
 <svg xmlns="http://www.w3.org/2000/svg" id="quantra" class="q" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-label="%s">
 <style>%s%s</style>
 <script><![CDATA[%s]]></script>
-<rect id="bg" width="100%%" height="100%%"/>
+<rect id="bg" width="%d" height="%d"/>
 <text id="title" x="%d" y="26">%s</text>
-`, width, height, width, height, escapeXML(title), svgStyle, svgColours(), svgScript, svgMargin, escapeXML(title))
+`, width, height, width, height, escapeXML(title), svgStyle, svgColours(), svgScript, width, height, svgMargin, escapeXML(title))
 	sub := g.opt.Subtitle
 	add := func(s string) {
 		if sub != "" {
@@ -337,7 +337,20 @@ func frameLabel(name string, width float64) string {
 	if fit < 3 {
 		return ""
 	}
-	return cut(shortName(name), fit)
+	return fitName(name, fit)
+}
+
+// fitName is what is written of name in n characters: the function with its
+// package if that fits, else without it, for a frame's colour tells the package.
+func fitName(name string, n int) string {
+	short := shortName(name)
+	if utf8.RuneCountInString(short) <= n {
+		return short
+	}
+	if at := strings.IndexByte(short, '.'); at > 0 && at+1 < len(short) && !strings.ContainsAny(short[:at], "([<{ :") {
+		short = short[at+1:]
+	}
+	return cut(short, n)
 }
 
 // cut is s, or its first n-1 characters and an ellipsis if it has more than n.

@@ -32,6 +32,13 @@ function start() {
     var e = n.search(/[(\[<{ ]/), p = e > 0 ? n.slice(0, e) : n, s = p.lastIndexOf("/");
     return s >= 0 && s + 1 < n.length ? n.slice(s + 1) : n;
   }
+  function fitted(n, k) {
+    n = short(n);
+    if (n.length <= k) return n;
+    var d = n.indexOf(".");
+    if (d > 0 && d + 1 < n.length && !/[(\[<{ :]/.test(n.slice(0, d))) n = n.slice(d + 1);
+    return n.length <= k ? n : n.slice(0, k - 1) + "\u2026";
+  }
   function within(f, z) { return f.x >= z.x - 1e-9 && f.x + f.w <= z.x + z.w + 1e-9; }
   function layout() {
     var W = width - 2 * M, z = zoomed;
@@ -45,7 +52,7 @@ function start() {
       f.g.classList.toggle("up", up);
       f.r.setAttribute("x", M + x * W);
       f.r.setAttribute("width", Math.max(w * W - (w * W > 3 ? 0.5 : 0), 0.1));
-      var fit = Math.floor((w * W - 6) / CW), n = short(f.name);
+      var fit = Math.floor((w * W - 6) / CW);
       if (fit < 3) { if (f.t) f.t.textContent = ""; return; }
       if (!f.t) {
         f.t = document.createElementNS("http://www.w3.org/2000/svg", "text");
@@ -53,7 +60,7 @@ function start() {
         f.g.appendChild(f.t);
       }
       f.t.setAttribute("x", M + x * W + 3);
-      f.t.textContent = n.length <= fit ? n : n.slice(0, fit - 1) + "\u2026";
+      f.t.textContent = fitted(f.name, fit);
     });
   }
   function zoom(f) { zoomed = f; layout(); }

@@ -175,7 +175,7 @@ func WriteFlame(w io.Writer, t *Tree, opt FlameOptions) error {
 		col := 0
 		for k, c := range row {
 			out.WriteString(strings.Repeat(" ", c.from-col))
-			text := printable(shortName(t.Names[t.Name[c.node]]))
+			text := printable(fitName(t.Names[t.Name[c.node]], c.to-c.from-2))
 			if c.node == 0 {
 				text = fmt.Sprintf("%s %s", RootName, FormatValue(t.Total[0], opt.Unit))
 			} else if c.to-c.from > utf8.RuneCountInString(text)+9 {
@@ -272,13 +272,15 @@ func plainFrame(out *bufio.Writer, text string, width int) {
 		out.WriteString("[]")
 	default:
 		out.WriteByte('[')
-		s := fit(strings.ToValidUTF8(strings.Map(func(r rune) rune {
-			if r > 0x7e {
+		s := strings.Map(func(r rune) rune {
+			switch {
+			case r == '…':
+				return '~'
+			case r > 0x7e:
 				return '?'
 			}
 			return r
-		}, text), "?"), width-2)
-		s = strings.ReplaceAll(s, "…", "~")
+		}, fit(text, width-2))
 		pad := len(s) - len(strings.TrimRight(s, " "))
 		out.WriteString(s[:len(s)-pad] + strings.Repeat("-", pad))
 		out.WriteByte(']')
@@ -288,6 +290,9 @@ func plainFrame(out *bufio.Writer, text string, width int) {
 // fit is text in exactly width characters: cut, or filled with spaces. A
 // character that a terminal draws two columns wide is not expected in names.
 func fit(text string, width int) string {
+	if width < 3 {
+		text = "" // one or two characters of a name say nothing
+	}
 	text = cut(text, width)
 	return text + strings.Repeat(" ", width-utf8.RuneCountInString(text))
 }
