@@ -113,9 +113,10 @@ func decompress(b []byte, lim Limits) ([]byte, error) {
 		raw, err = readBounded(z, hint, lim.Decoded, what)
 	case len(b) >= 4 && b[0] == 0x28 && b[1] == 0xb5 && b[2] == 0x2f && b[3] == 0xfd:
 		var z *zstd.Decoder
-		// The window is the only memory that zstd takes before it gives bytes.
+		// The window is the only memory that zstd takes before it gives bytes. 8 MiB is
+		// what every decoder should accept (RFC 8878, section 3.1.1.1.2).
 		z, err = zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(uint64(min(max(lim.Decoded, 1<<20), 64<<20))))
+			zstd.WithDecoderMaxWindow(uint64(min(max(lim.Decoded, 8<<20), 64<<20))))
 		if err != nil {
 			return nil, fmt.Errorf("%w: zstd: %w", ErrCorrupt, err)
 		}
@@ -126,6 +127,9 @@ func decompress(b []byte, lim Limits) ([]byte, error) {
 			return nil, tooLarge(what, int64(len(b)), lim.Decoded)
 		}
 		return b, nil
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		return nil, fmt.Errorf("%w: zstd: %w", ErrTooLarge, err)
 	}
 	if err != nil && !errors.Is(err, ErrTooLarge) {
 		return nil, fmt.Errorf("%w: decompress: %w", ErrCorrupt, err)

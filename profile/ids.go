@@ -8,9 +8,8 @@ import (
 
 // StackIDs is the identity of every node of p.Stacks: 64 bits that are the same for
 // the same stack in any profile of any process, so that blocks, nodes and
-// regions agree without talking. It depends on functions, files and lines,
-// not on how inlined frames are grouped into locations, nor on where a symbolised frame
-// was loaded. docs/format/profile.md draws the hashed bytes; they
+// regions agree without talking. It is made frame by frame from functions, files,
+// lines and whether the frame was inlined, never from where code was loaded. docs/format/profile.md draws the hashed bytes; they
 // never change. The root's is 0.
 func (p *Profile) StackIDs() []uint64 {
 	// The frames of each location, the outermost first, each after 8 bytes of
