@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
 )
@@ -70,6 +71,8 @@ func exitCode(err error) int {
 		return coded.code
 	case errors.Is(err, profile.ErrCorrupt), errors.Is(err, profile.ErrTooLarge), errors.Is(err, store.ErrCorrupt):
 		return exitCorrupt
+	case errors.Is(err, vfs.ErrLocked):
+		return exitInUse
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrOverloaded):
 		return exitUnavailable
 	case errors.Is(err, context.Canceled):

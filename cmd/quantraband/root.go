@@ -39,11 +39,14 @@ or ask a running server from the shell.`,
 	)
 	root.SetHelpCommandGroupID("about")
 	root.AddCommand(
+		a.upCommand(),
 		a.profileCommand(),
+		a.queryCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 		exitCodesTopic(),
 	)
+	root.AddCommand(a.demoCommands()...)
 	return root
 }
 

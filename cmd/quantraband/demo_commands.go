@@ -1,0 +1,32 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quantra-l/quantra/cmd/quantraband/demo"
+)
+
+// demoCommands are the hidden commands that up --demo starts this binary with.
+// Their flags are the demo's own affair.
+func (a *app) demoCommands() []*cobra.Command {
+	type body func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error
+	hidden := func(name string, run body) *cobra.Command {
+		return &cobra.Command{
+			Use:                name,
+			Hidden:             true,
+			DisableFlagParsing: true,
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return run(cmd.Context(), args, a.stdin, a.stdout, a.stderr)
+			},
+		}
+	}
+	return []*cobra.Command{hidden(demo.ServiceCommand, demo.ServiceMain), hidden(demo.LoadCommand, demo.LoadMain)}
+}
+
+func startDemo(ctx context.Context, server string, log *slog.Logger) (*demo.Fleet, error) {
+	return demo.StartFleet(ctx, demo.FleetOptions{Server: server, Logger: log})
+}

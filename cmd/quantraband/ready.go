@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store"
+)
+
+// openStore opens the data folder. Reading a long log takes a while, and a person is shown how far it is.
+func (a *app) openStore(ctx context.Context, dir string, o upOptions, log *slog.Logger) (*store.DB, error) {
+	var bar *progress
+	var before int64
+	db, err := store.Open(ctx, dir, store.Options{
+		Logger:    log,
+		Retention: o.retention,
+		MaxBytes:  int64(o.maxBytes),
+		Progress: func(done, total int64) {
+			if bar == nil {
+				bar = a.progress("reading "+dir, total)
+			}
+			bar.add(done - before)
+			before = done
+		},
+	})
+	if bar != nil {
+		bar.end()
+	}
+	return db, err
+}
+
+// writeReady says that the server is ready, where it is, what it found, and how
+// to send it profiles.
+func writeReady(w io.Writer, base, dir string, s store.Stats, o upOptions) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "quantraband is ready.\n\n  dashboard    %s\n  data folder  %s (%s)\n", base, dir, recovered(s))
+	if !o.noSelfProfile {
+		b.WriteString("  itself       profiled as the service quantraband; --no-self-profile turns it off\n")
+	}
+	if o.demo {
+		b.WriteString("  demo         4 processes of the service checkout, v1 and v2, under load; their\n" +
+			"               profiles go to the data folder above, --data chooses another\n")
+	}
+	server := ""
+	if base != defaultServer {
+		server = fmt.Sprintf(", Server: %q", base)
+	}
+	fmt.Fprintf(&b, `
+Send profiles from
+
+  Go             agent.Start(ctx, agent.Options{Service: "shop"%[2]s})
+                 of github.com/quantra-l/quantra/agent
+  Pyroscope SDK  ServerAddress: %[1]q
+  any file       curl --data-binary @cpu.pb.gz '%[1]s/api/v1/profiles?service_name=shop'
+
+Ctrl-C stops it.
+`, base, server)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// recovered says what the start found, and what of it was not whole.
+func recovered(s store.Stats) string {
+	r := s.Recovered
+	if r.Profiles == 0 && r.Torn == 0 && r.Skipped == 0 {
+		return "new"
+	}
+	text := fmt.Sprintf("recovered %d profiles", r.Profiles)
+	if r.Profiles == 1 {
+		text = "recovered 1 profile"
+	}
+	if r.Torn > 0 {
+		text += fmt.Sprintf("; cut off %s of a write that never finished", profile.FormatValue(r.Torn, "bytes"))
+	}
+	if r.Skipped > 0 {
+		text += fmt.Sprintf("; skipped %s that are damaged", profile.FormatValue(r.Skipped, "bytes"))
+	}
+	if r.Undecodable > 0 {
+		text += fmt.Sprintf("; %d records hold no readable profile", r.Undecodable)
+	}
+	return text
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quantra-l/quantra/agent"
+)
+
+// How long each part of a stop may take. Together they are well under the 30 s
+// after which systemd and Kubernetes kill.
+const (
+	fleetGrace = 5 * time.Second
+	agentGrace = 3 * time.Second
+	drainGrace = 5 * time.Second
+)
+
+type upOptions struct {
+	data, listen  string
+	hosts         []string
+	demo          bool
+	noSelfProfile bool
+	retention     time.Duration
+	maxBytes      byteSize
+	log           logOptions
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var o upOptions
+	cmd := &cobra.Command{
+		Use:     "up",
+		GroupID: "main",
+		Short:   "Start the server: it takes profiles, keeps them, and draws them",
+		Long: `Start the server with its dashboard and its storage, in this one process. It takes
+profiles from any program and keeps them in the data folder: what it has
+acknowledged is on disk. It profiles itself, too.
+
+It listens on this machine only, unless --listen says otherwise: there is no
+authentication yet, so whoever reaches the address can read and send profiles.
+
+Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left running.`,
+		Example: `  quantraband up
+  quantraband up --demo                      # with a small fleet to look at
+  quantraband up --data ./profiles --listen 127.0.0.1:4141 --retention 48h`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.data, "data", "", "`folder` to keep profiles in (default: quantra in the user's data home)")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:4040", "`address` to listen on; port 0 is any free one")
+	f.StringSliceVar(&o.hosts, "host", nil, "further host `names` that browsers may reach the dashboard by")
+	f.BoolVar(&o.demo, "demo", false, "start a small fleet of demo services that send profiles")
+	f.BoolVar(&o.noSelfProfile, "no-self-profile", false, "do not profile the server itself")
+	f.DurationVar(&o.retention, "retention", 7*24*time.Hour, "how long profiles are kept")
+	o.maxBytes = 2 << 30
+	f.Var(&o.maxBytes, "max-bytes", "how much the data folder may hold before the oldest profiles go")
+	o.log.flags(cmd)
+	return cmd
+}
+
+// up runs the server until ctx ends, and then stops everything in the order
+// in which things depend on each other: who sends, who takes, who keeps.
+func (a *app) up(ctx context.Context, o upOptions) (err error) {
+	if o.retention <= 0 {
+		return usagef("--retention %s: it must be more than 0", o.retention)
+	}
+	if o.maxBytes <= 0 {
+		return usagef("--max-bytes %s: it must be more than 0", &o.maxBytes)
+	}
+	log, err := o.log.logger(a.stderr)
+	if err != nil {
+		return err
+	}
+	dir, err := dataDir(o.data)
+	if err != nil {
+		return err
+	}
+	// The address first: it is the quicker to fail, and who connects while the
+	// store still recovers waits in the backlog instead of being refused.
+	ln, err := listen(ctx, o.listen)
+	if err != nil {
+		return err
+	}
+	defer ln.Close() // again after the server has closed it: harmless
+	db, err := a.openStore(ctx, dir, o, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	handler, err := handler(db, o, log)
+	if err != nil {
+		return err
+	}
+	srv := newHTTPServer(handler, log)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
+
+	addr := ln.Addr().(*net.TCPAddr)
+	if !addr.IP.IsLoopback() {
+		a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read and send profiles", addr))
+	}
+	base := baseURL(addr)
+	if !o.noSelfProfile {
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Logger: log})
+		if err != nil {
+			return err
+		}
+		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
+	}
+	if o.demo {
+		fleet, err := startDemo(ctx, base, log)
+		if err != nil {
+			return fmt.Errorf("demo: %w", err)
+		}
+		defer stopWithin(ctx, fleetGrace, "the demo fleet", log, fleet.Stop)
+	}
+	if err := writeReady(a.stdout, base, dir, db.Stats(), o); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(a.stderr, "stopping; once more to stop at once")
+		return nil
+	case err := <-served:
+		return fmt.Errorf("serve %s: %w", addr, err)
+	}
+}
+
+// listen opens the address, with an error that says what to do.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, usagef("--listen %q: it must be host:port, as 127.0.0.1:4040", address)
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err == nil {
+		return ln, nil
+	}
+	const wsaEADDRINUSE = syscall.Errno(10048) // Windows has a number of its own
+	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, wsaEADDRINUSE) {
+		return nil, inUsef("listen on %s: the port is taken, perhaps by another quantraband; stop it, or choose another port with --listen %s",
+			address, net.JoinHostPort(host, "0"))
+	}
+	return nil, fmt.Errorf("listen on %s: %w; choose another address with --listen", address, err)
+}
+
+// baseURL is the address as a program on this machine reaches it.
+func baseURL(addr *net.TCPAddr) string {
+	host := addr.IP.String()
+	if addr.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, fmt.Sprint(addr.Port))
+}
+
+// newHTTPServer is a server that no slow or greedy client can hold up. Reading
+// a body has its own bound, in ingest.
+func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true) // gRPC clients speak nothing else
+	return &http.Server{
+		Handler:           h,
+		Protocols:         protocols,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// drain lets requests under way finish, within bounds.
+func drain(ctx context.Context, srv *http.Server, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainGrace)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("requests did not end in time and were cut off", "after", drainGrace)
+		return srv.Close()
+	}
+	return err
+}
+
+// stopWithin stops one part, within bounds. That it fails is said and does not
+// keep the others from being stopped.
+func stopWithin(ctx context.Context, grace time.Duration, what string, log *slog.Logger, stop func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := stop(ctx); err != nil {
+		log.Warn("could not stop "+what+" cleanly", "err", err)
+	}
+}
