@@ -297,7 +297,7 @@ func TestRefused(t *testing.T) {
 		{"future", request{path: push + "&from=2026-05-04T11:59:00Z&until=2026-05-04T14:59:00Z", body: raw}, 422, "future", "clock"},
 		{"old", request{path: push + "&from=2026-01-04T11:59:00Z&until=2026-01-04T14:59:00Z", body: raw}, 422, "too_old", "168h"},
 		{"empty", request{path: push}, 400, "empty", "bytes of a profile"},
-		{"garbage", request{path: push, body: []byte("hello, world\n")}, 400, "corrupt_profile", "not a pprof profile"},
+		{"garbage", request{path: push, body: []byte("hello, world\n")}, 400, "corrupt_profile", "send pprof"},
 		{"cut gzip", request{path: push, body: gz(raw)[:20]}, 400, "corrupt_profile", "gzip"},
 		{"brotli", request{path: push, body: raw, header: map[string]string{"Content-Encoding": "br"}}, 415, "content_encoding", "gzip"},
 		{"too long", request{path: push, body: make([]byte, 1<<16+1)}, 413, "too_large", "65536"},
@@ -309,6 +309,10 @@ func TestRefused(t *testing.T) {
 		{"open brace", request{path: "/ingest?name=a%7Bb=c", body: raw}, 400, "name", "end with }"},
 		{"no value", request{path: "/ingest?name=a%7Bb%7D", body: raw}, 400, "name", "key=value"},
 		{"pyroscope time", request{path: "/ingest?name=a&from=now-x&until=now", body: raw}, 400, "time", "now-15m"},
+		{"neither", request{path: "/ingest?name=a", body: []byte("hello\n")}, 400, "corrupt_profile", "send pprof"},
+		{"not folded", request{path: "/ingest?name=a&format=groups", body: []byte("a;b 1\na;b x\n")}, 400, "corrupt_profile", "line 2"},
+		{"sample rate", request{path: "/ingest?name=a&format=groups&sampleRate=0", body: []byte("a;b 1\n")}, 400, "sample_rate", "from 1"},
+		{"overflow", request{path: "/ingest?name=a&format=groups", body: []byte("a;b 922337203685477580\n")}, 422, "overflow", "64 bits"},
 		{"jfr", request{path: "/ingest?name=a&format=jfr", body: raw}, 415, "format", "jfr"},
 		{"jfr form", request{path: "/ingest?name=a", body: jfrBody, header: ct(jfr)}, 415, "format", "Flight Recorder"},
 		{"no boundary", request{path: "/ingest?name=a", body: raw, header: ct("multipart/form-data")}, 400, "multipart", "boundary"},
@@ -580,6 +584,35 @@ func TestAppName(t *testing.T) {
 	}
 }
 
+// TestFolded: text, as Pyroscope's documentation sends it with curl.
+func TestFolded(t *testing.T) {
+	for _, c := range []struct{ path, body, service, typ, top string }{
+		{"/ingest?name=shop", "main;work 100\nmain;rest 20\n", "shop", "process_cpu:cpu:nanoseconds:cpu:nanoseconds", "work 1000000000"},
+		{"/ingest?name=shop.cpu&format=groups&sampleRate=1000", "main;work 100\n", "shop", "process_cpu:cpu:nanoseconds:cpu:nanoseconds", "work 100000000"},
+		{"/ingest?name=shop.eu&format=folded", "main;work 100\n", "shop.eu", "process_cpu:cpu:nanoseconds:cpu:nanoseconds", "work 1000000000"},
+		{"/ingest?name=shop.alloc_space&format=groups", "main;work 4096\n", "shop", "memory:alloc_space:bytes:space:bytes", "work 4096"},
+		{"/ingest?name=shop&format=lines", "main;work\nmain;work\n\nmain;rest", "shop", "process_cpu:cpu:nanoseconds:cpu:nanoseconds", "work 20000000"},
+	} {
+		var s sink
+		_, srv := serve(t, Options{Append: s.append})
+		if status, _, text, _ := (request{path: c.path, body: []byte(c.body)}).do(t, srv); status != 200 {
+			t.Errorf("%s: %d %s", c.path, status, text)
+			continue
+		}
+		p := s.last(t)
+		again, err := profile.DecodeBytes(p.Pprof, profile.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		col := len(again.SampleTypes) - 1
+		row := profile.Top(again, col)[0]
+		typ := profile.Type{Name: p.Name, Sample: again.SampleTypes[col], Period: again.PeriodType}.String()
+		if got := fmt.Sprint(row.Name, " ", row.Self); p.Labels.Get(profile.LabelService) != c.service || typ != c.typ || got != c.top {
+			t.Errorf("%s: %s, %s, %s, want %s, %s, %s", c.path, p.Labels, typ, got, c.service, c.typ, c.top)
+		}
+	}
+}
+
 func FuzzAppName(f *testing.F) {
 	for _, s := range []string{"app", "app{}", "app{k=v,x=1}", "app.cpu{__session_id__=1,service.version=v2}", "a{b,c=d}", "a{b=c,d}", "{", "a}", "a{=}"} {
 		f.Add(s)
@@ -604,6 +637,7 @@ func FuzzForm(f *testing.F) {
 	f.Add(kind, body)
 	f.Add("multipart/form-data; boundary=x", []byte("--x\r\nContent-Disposition: form-data; name=\"profile\"\r\n\r\n\r\n--x--"))
 	f.Add("application/octet-stream", []byte(raw))
+	f.Add("text/plain", []byte("main;work 100\nmain;rest 20\n"))
 	in, err := New(Options{
 		Append: func(_ context.Context, p Push) error {
 			if p.Name == "" || p.Labels.Get(profile.LabelService) == "" || !p.From.Before(p.To) || len(p.Pprof) == 0 || p.Profile == nil {

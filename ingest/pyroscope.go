@@ -24,7 +24,8 @@ type sampleTypeConfig struct {
 
 // upload is the parts of a request to /ingest.
 type upload struct {
-	profile, prev []byte // pprof, as it came
+	profile, prev []byte // as they came
+	form          bool   // they came in one
 	config        map[string]sampleTypeConfig
 }
 
@@ -36,10 +37,6 @@ func (in *Ingest) receivePyroscope(r *http.Request, h *hold) (Push, error) {
 	}
 	app, tags, err := parseAppName(q["name"])
 	if err != nil {
-		return Push{}, err
-	}
-	var p Push
-	if p.Labels, err = labelsOf(tagLabels(app, tags)); err != nil {
 		return Push{}, err
 	}
 	now := in.opt.Now()
@@ -55,12 +52,23 @@ func (in *Ingest) receivePyroscope(r *http.Request, h *hold) (Push, error) {
 	if err != nil {
 		return Push{}, err
 	}
-	p.Pprof = u.profile
-	if p.Profile, err = in.decode(r.Context(), h, u.profile); err != nil {
+	var p Push
+	asText := q["format"] == "groups" || q["format"] == "folded" || q["format"] == "lines"
+	if !asText {
+		err = in.pyroscopePprof(r, h, &p, u)
+		// Pyroscope's default is text. What is neither is told of as pprof.
+		asText = q["format"] == "" && !u.form && errors.Is(err, profile.ErrCorrupt) && !packed(u.profile)
+	}
+	if asText {
+		textErr := in.pyroscopeText(h, &p, u, &app, q)
+		if err == nil || !errors.Is(textErr, profile.ErrCorrupt) {
+			err = textErr
+		}
+	}
+	if err != nil {
 		return Push{}, err
 	}
-	p.Name = pyroscopeName(p.Profile, u.config)
-	if err := in.subtractPrevious(r, h, &p, u); err != nil {
+	if p.Labels, err = labelsOf(tagLabels(app, tags)); err != nil {
 		return Push{}, err
 	}
 	if !from.Before(until) {
@@ -72,10 +80,32 @@ func (in *Ingest) receivePyroscope(r *http.Request, h *hold) (Push, error) {
 	return p, err
 }
 
+// pyroscopePprof reads the upload as pprof.
+func (in *Ingest) pyroscopePprof(r *http.Request, h *hold, p *Push, u upload) (err error) {
+	p.Pprof = u.profile
+	if p.Profile, err = in.decode(r.Context(), h, u.profile); err != nil {
+		return err
+	}
+	p.Name = pyroscopeName(p.Profile, u.config)
+	return in.subtractPrevious(r, h, p, u)
+}
+
+// pyroscopeText reads the upload as folded stacks, and takes what they measure off app.
+func (in *Ingest) pyroscopeText(h *hold, p *Push, u upload, app *string, q map[string]string) (err error) {
+	name, m := splitMeasure(*app)
+	if p.Profile, err = in.parseFolded(h, u.profile, q["format"] == "lines", m, q["sampleRate"]); err != nil {
+		return err
+	}
+	p.Name, p.Pprof, *app = m.name, p.Profile.AppendPprof(nil), name
+	return h.grow(int64(len(p.Pprof)))
+}
+
 // readUpload takes a body apart: a multipart form as Pyroscope's SDKs send it, or a bare profile.
 func (in *Ingest) readUpload(r *http.Request, h *hold, format string) (upload, error) {
-	if format != "" && format != "pprof" {
-		return upload{}, faultf(http.StatusUnsupportedMediaType, "format", "format=%.40q is not understood: send pprof", format)
+	switch format {
+	case "", "pprof", "groups", "folded", "lines":
+	default:
+		return upload{}, faultf(http.StatusUnsupportedMediaType, "format", "format=%.40q is not understood: send pprof, groups (folded stacks) or lines", format)
 	}
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || !strings.HasPrefix(kind, "multipart/") {
@@ -100,7 +130,7 @@ const maxConfig = 64 << 10
 
 // readForm reads the fields of a form; those it does not know are left out.
 func readForm(h *hold, body []byte, boundary string) (upload, error) {
-	var u upload
+	u := upload{form: true}
 	bad := func(err error) error {
 		return faultf(http.StatusBadRequest, "multipart", "the multipart form cannot be read: %v", err)
 	}
