@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -180,25 +181,19 @@ func Open(ctx context.Context, dir string, opt Options) (*DB, error) {
 	return db, nil
 }
 
-// makeDir makes dir, and its name durable, as those above it that were not there.
-func makeDir(fs vfs.FS, dir string) error {
-	var fresh []string
-	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
-		if _, err := fs.Stat(d); err == nil || d == filepath.Dir(d) {
-			break
-		}
-		fresh = append(fresh, d)
-	}
-	if err := fs.MkdirAll(dir); err != nil {
+// makeDir makes dir, and makes its name and those above it durable. All of them,
+// whether they were there or not: an earlier start may have ended between making a
+// name and syncing it. One above that may not be read was not made by us.
+func makeDir(f vfs.FS, dir string) error {
+	if err := f.MkdirAll(dir); err != nil {
 		return err
 	}
-	for _, d := range fresh {
-		if err := fs.SyncDir(filepath.Dir(d)); err != nil {
+	for d := filepath.Clean(dir); d != filepath.Dir(d); d = filepath.Dir(d) {
+		if err := f.SyncDir(filepath.Dir(d)); err != nil && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 	}
-	// A crash may have come between: the name is there and not durable.
-	return fs.SyncDir(filepath.Dir(dir))
+	return nil
 }
 
 // checkUpload checks u, whose labels are pairs, and fills in what it leaves
@@ -262,7 +257,8 @@ func (db *DB) prepare(u Upload) (*pending, error) {
 	if err := checkUpload(&u, u.Labels); err != nil {
 		return nil, err
 	}
-	if err := checkIndexes(u.Profile); err != nil {
+	// One bad profile must not end the applier, and everybody's service with it.
+	if err := u.Profile.Check(); err != nil {
 		return nil, err
 	}
 	if db.opt.Now().Sub(u.To) > db.opt.Retention {
@@ -276,70 +272,6 @@ func (db *DB) prepare(u Upload) (*pending, error) {
 	pr := u.Profile
 	p.size = int64(len(u.Pprof)) + int64(pr.NumSamples()*(8+8*len(pr.Values))) + int64(8*pr.Stacks.Len()+40*len(pr.Locations)+24*len(pr.Lines))
 	return p, nil
-}
-
-// checkIndexes says whether every index that the head follows is in range: one bad
-// profile must not end the applier, and everybody's service with it.
-func checkIndexes(p *profile.Profile) error {
-	bad := func(what string, i int) error { return fmt.Errorf("profile: %s %d is out of range", what, i) }
-	str := func(ids ...uint32) bool {
-		for _, i := range ids {
-			if int(i) >= len(p.Strings) {
-				return false
-			}
-		}
-		return true
-	}
-	for i, m := range p.Mappings {
-		if !str(m.File, m.BuildID) {
-			return bad("a string of mapping", i)
-		}
-	}
-	for i, f := range p.Functions {
-		if !str(f.Name, f.SystemName, f.File) {
-			return bad("a string of function", i)
-		}
-	}
-	for i, l := range p.Lines {
-		if int(l.Function) >= len(p.Functions) {
-			return bad("the function of line", i)
-		}
-	}
-	for i, l := range p.Locations {
-		if int(l.Mapping) >= len(p.Mappings) || uint64(l.FirstLine)+uint64(l.NumLines) > uint64(len(p.Lines)) {
-			return bad("a line or the mapping of location", i)
-		}
-	}
-	n := p.Stacks.Len()
-	if n == 0 || len(p.Stacks.Loc) != n || len(p.LabelSets) == 0 {
-		return errors.New("profile: no root stack, no empty label set, or columns of unequal length")
-	}
-	for i := 1; i < n; i++ {
-		if int(p.Stacks.Parent[i]) >= i || int(p.Stacks.Loc[i]) >= len(p.Locations) {
-			return bad("the parent or location of stack", i)
-		}
-	}
-	for i, set := range p.LabelSets {
-		for _, l := range set {
-			if !str(l.Key, l.Str, l.Unit) {
-				return bad("a string of label set", i)
-			}
-		}
-	}
-	if len(p.SampleTypes) == 0 || len(p.Values) != len(p.SampleTypes) || len(p.SampleLabels) != len(p.SampleStack) {
-		return errors.New("profile: no sample type, or columns of unequal length")
-	}
-	for t := range p.Values {
-		if len(p.Values[t]) != len(p.SampleStack) {
-			return bad("the length of value column", t)
-		}
-	}
-	for i := range p.SampleStack {
-		if int(p.SampleStack[i]) >= n || int(p.SampleLabels[i]) >= len(p.LabelSets) {
-			return bad("the stack or labels of sample", i)
-		}
-	}
-	return nil
 }
 
 // enqueue is the upload to wait for: p, or the same one that is on its way.

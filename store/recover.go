@@ -243,7 +243,7 @@ func decodeRecord(body []byte, lim profile.Limits) (u Upload, k key, err error) 
 		return u, k, fmt.Errorf("%s %s: %w", u.Name, u.Labels, err)
 	}
 	u.Pprof = nil
-	return u, k, checkIndexes(u.Profile)
+	return u, k, nil
 }
 
 var _ Store = (*DB)(nil)
