@@ -78,8 +78,8 @@ func (t *Tree) WriteFolded(w io.Writer) error {
 
 const emptyStack = "[empty stack]"
 
-// ParseFolded reads folded stacks: see [WriteFolded]. Empty lines and lines
-// that start with '#' are skipped. The values are samples, without a unit, for
+// ParseFolded reads folded stacks: see [WriteFolded]. Empty lines are skipped,
+// and lines that start with '#' unless they end in a value. The values are samples, without a unit, for
 // the format does not say what they are. A value may be a decimal fraction, as
 // some collectors write it; it is rounded. The suffixes of annotated frames
 // (_[k] kernel, _[i] inlined, _[j] compiled at run time) stay in the names.
@@ -97,15 +97,17 @@ func ParseFolded(r io.Reader, lim Limits) (*Profile, error) {
 			return nil, err
 		}
 		line = bytes.TrimSpace(line)
-		if len(line) == 0 || line[0] == '#' {
+		if len(line) == 0 {
 			continue
 		}
 		at := bytes.LastIndexAny(line, " \t")
-		if at < 0 {
-			return nil, lines.corrupt("no value after the stack: %.60q", line)
-		}
 		v, err := parseCount(string(line[at+1:]))
-		if err != nil {
+		switch {
+		case line[0] == '#' && (at < 0 || err != nil):
+			continue
+		case at < 0:
+			return nil, lines.corrupt("no value after the stack: %.60q", line)
+		case err != nil:
 			return nil, lines.corrupt("the value after the stack: %v", err)
 		}
 		if err := p.folded(lines, bytes.TrimSpace(line[:at]), v); err != nil {

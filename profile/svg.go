@@ -371,6 +371,9 @@ func cut(s string, n int) string {
 // escapeXML is s as text or as a quoted attribute, with what XML 1.0 cannot
 // hold at all, and what could reverse the text around it, replaced.
 func escapeXML(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`<>&"'`, r) }) {
+		return s // as nearly every name is
+	}
 	var b strings.Builder
 	b.Grow(len(s))
 	for _, r := range s {

@@ -129,10 +129,10 @@ type TextOptions struct {
 
 // tableUnit is the one unit that all values of a table are written in, so that
 // a column can be compared at a glance. Like pprof it is the unit of the
-// smallest value, or where the largest is over 100 times that and of another
+// smallest value, or where the total is over 100 times that and of another
 // unit, the unit of 100 times the smallest, so that the smallest is still 0.01.
-func tableUnit(unit string, values func(yield func(self, total int64) bool)) string {
-	var least, most uint64
+func tableUnit(unit string, total int64, values func(yield func(self, total int64) bool)) string {
+	least, most := uint64(0), magnitude(total)
 	values(func(self, total int64) bool {
 		m := cmp.Or(magnitude(self), magnitude(total))
 		if m > 0 && (least == 0 || m < least) {
@@ -179,7 +179,7 @@ func WriteTop(w io.Writer, rows []TopRow, opt TextOptions) error {
 }
 
 func writeTopPlain(out *bufio.Writer, rows []TopRow, opt TextOptions) {
-	unit := tableUnit(opt.Unit, func(yield func(int64, int64) bool) {
+	unit := tableUnit(opt.Unit, opt.Total, func(yield func(int64, int64) bool) {
 		for _, r := range rows {
 			yield(r.Self, r.Total)
 		}
@@ -208,7 +208,7 @@ func share(v, total int64) float64 {
 }
 
 func writeTopDiff(out *bufio.Writer, rows []TopRow, opt TextOptions) {
-	unit := tableUnit(opt.Unit, func(yield func(int64, int64) bool) {
+	unit := tableUnit(opt.Unit, opt.Total, func(yield func(int64, int64) bool) {
 		for _, r := range rows {
 			yield(r.Self, r.Total)
 			yield(r.BaseSelf, r.BaseTotal)

@@ -68,7 +68,7 @@ func WriteTree(w io.Writer, t *Tree, opt TextOptions) error {
 	if opt.N > 0 && all > opt.N {
 		rows = rows[:opt.N]
 	}
-	unit := tableUnit(opt.Unit, func(yield func(int64, int64) bool) {
+	unit := tableUnit(opt.Unit, opt.Total, func(yield func(int64, int64) bool) {
 		for _, r := range rows {
 			yield(r.Self, r.Total)
 		}

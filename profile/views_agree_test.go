@@ -215,6 +215,69 @@ func TestTopReadsAsPprof(t *testing.T) {
 	}
 }
 
+// TestTagFiltersAgreeWithPprof compares tagfocus and tagignore with those of
+// `go tool pprof`, whose matcher no package exports.
+func TestTagFiltersAgreeWithPprof(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		if os.Getenv("QUANTRA_CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("SKIPPED, agreement with go tool pprof is not shown: ", err)
+	}
+	b := NewBuilder(ValueType{"samples", "count"})
+	handler, size, tenant := b.String("handler"), b.String("size"), b.String("tenant")
+	for i := range 12 {
+		s := b.String(fmt.Sprintf("main.f%02d", i))
+		st := b.Stack(0, b.Location(Location{Address: uint64(0x100 + i)}, Line{Function: b.Function(Function{Name: s, SystemName: s})}))
+		var labels []SampleLabel
+		if i%3 > 0 {
+			labels = append(labels, SampleLabel{Key: handler, Str: b.String([]string{"", "cart", "pay"}[i%3])})
+		}
+		if i%4 > 0 {
+			labels = append(labels, SampleLabel{Key: size, Num: int64(i) << 10, Unit: b.String("bytes")})
+		}
+		if i%5 == 0 {
+			labels = append(labels, SampleLabel{Key: tenant, Str: b.String("acme"), Num: 0})
+		}
+		b.Add(st, b.LabelSet(labels), int64(100+i))
+	}
+	p := b.Profile()
+	var raw bytes.Buffer
+	if err := p.Encode(&raw); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "in.pb.gz")
+	if err := os.WriteFile(file, raw.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for i, expr := range []string{"handler=cart", "handler=cart,pay", "cart", "handler:pay,acme", "size=4kb:8kb", "5kb", ":3kb", "size=7kb:", "2kb:1mb", "a.m"} {
+		// tagignore is the same match turned round: every third shows that.
+		options := map[string]Filter{"-tagfocus=": {TagFocus: expr}}
+		if i%3 == 0 {
+			options["-tagignore="] = Filter{TagIgnore: expr}
+		}
+		for option, f := range options {
+			cmd := exec.Command("go", "tool", "pprof", "-top", "-nodecount=1000", "-nodefraction=0", option+expr, file)
+			cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+			want, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			q, _, err := p.Filter(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			if err := WriteTop(&got, Top(q, 0), TextOptions{Unit: "count", Total: p.Total(0)}); err != nil {
+				t.Fatal(err)
+			}
+			if g, w := viewTable(got.String()), viewTable(string(want)); g != w {
+				t.Errorf("%s%s: got\n%s\nwant\n%s", option, expr, g, w)
+			}
+		}
+	}
+}
+
 // viewTable is the rows of a table, or the blocks of a tree, from the line of
 // headings on, sorted.
 func viewTable(s string) string {
