@@ -16,7 +16,7 @@ type Builder struct {
 	functions map[Function]uint32
 	locations map[string]uint32
 	labelSets map[string]uint32
-	stacks    pairTable // (parent, location) -> node
+	stacks    stackIndex
 	samples   pairTable // (stack, label set) -> sample
 	key       []byte
 }
@@ -37,6 +37,7 @@ func NewBuilder(types ...ValueType) *Builder {
 		functions: map[Function]uint32{},
 		locations: map[string]uint32{},
 		labelSets: map[string]uint32{"": 0},
+		stacks:    newStackIndex(1),
 	}
 	return b
 }
@@ -102,13 +103,7 @@ func (b *Builder) Location(l Location, lines ...Line) uint32 {
 
 // Stack is the node of the stack in which parent calls loc. The root is 0.
 func (b *Builder) Stack(parent, loc uint32) uint32 {
-	s := &b.p.Stacks
-	i, fresh := b.stacks.get(uint64(parent)<<32|uint64(loc), uint32(len(s.Parent)))
-	if fresh {
-		s.Parent = append(s.Parent, parent)
-		s.Loc = append(s.Loc, loc)
-	}
-	return i
+	return b.stacks.child(&b.p.Stacks, parent, loc)
 }
 
 // LabelSet is the index of the set of labels. It sorts labels in place.

@@ -7,10 +7,61 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
+// stackIndex finds the child of a node in a tree of stacks, and grows the tree: the
+// inner loop of decoding and merging. A node's first children are a list, through
+// arrays that grow at their end, so that a new stack's tail is written
+// one after the other and a known one is read as it was written; a hash table would
+// miss the cache at every frame. Children past maxListed, which few nodes have, are in a hash table, so that
+// no sender can make the lists long.
+type stackIndex struct {
+	links []stackLink
+	hubs  pairTable
+}
+
+// stackLink is a node as its parent's list sees it. 0 ends a list: the root is nobody's child.
+type stackLink struct{ loc, first, next uint32 }
+
+const maxListed = 8
+
+// newStackIndex is for a tree with only the root, and has room for n nodes.
+func newStackIndex(n int) stackIndex {
+	return stackIndex{links: make([]stackLink, 1, n)}
+}
+
+// child is the node in which parent calls loc. It is made if it was not there.
+func (x *stackIndex) child(s *Stacks, parent, loc uint32) uint32 {
+	links := x.links
+	fresh := uint32(len(links))
+	link := &links[parent].first
+	for range maxListed {
+		c := *link
+		if c == 0 {
+			*link = fresh
+			x.add(s, parent, loc)
+			return fresh
+		}
+		if links[c].loc == loc {
+			return c
+		}
+		link = &links[c].next
+	}
+	c, isFresh := x.hubs.get(uint64(parent)<<32|uint64(loc), fresh)
+	if isFresh {
+		x.add(s, parent, loc)
+	}
+	return c
+}
+
+func (x *stackIndex) add(s *Stacks, parent, loc uint32) {
+	x.links = append(x.links, stackLink{loc: loc})
+	s.Parent = append(s.Parent, parent)
+	s.Loc = append(s.Loc, loc)
+}
+
 // pairTable numbers 64-bit keys, each a pair of indexes. Open addressing over
 // a power of two, key and number in one slot, so that a look-up misses the cache
-// once: insertion is the inner loop of decoding. Its hash has a random seed,
-// since keys come from strangers; the numbers do not depend on it.
+// once. Its hash has a random seed, since keys come from strangers; the numbers
+// do not depend on it.
 type pairTable struct {
 	slots []pairSlot
 	n     int

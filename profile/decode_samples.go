@@ -21,7 +21,7 @@ type sampleDecoder struct {
 	labels           []SampleLabel
 	numLabels        int // in all sets together
 
-	nodes pairTable
+	nodes stackIndex
 }
 
 func (d *pprofDecoder) readSamples() error {
@@ -48,7 +48,7 @@ func (d *pprofDecoder) readSamples() error {
 	p.Stacks.Parent = append(make([]uint32, 0, room+room/2+16), 0)
 	p.Stacks.Loc = append(make([]uint32, 0, room+room/2+16), 0)
 	s.vals = make([]int64, 0, types)
-	s.nodes = newPairTable(room)
+	s.nodes = newStackIndex(room + room/2 + 16)
 
 	for pos, end := d.fields[fieldSample].lo, d.fields[fieldSample].hi; pos < end; {
 		next, err := d.next(pos, end)
@@ -167,21 +167,25 @@ func (d *pprofDecoder) stack(at int) (uint32, error) {
 		node = s.path[shared-1]
 	}
 	tree := &p.Stacks
+	if have := len(s.nodes.links); cap(s.nodes.links)-have < n {
+		// As many nodes as there will be if the samples to come are like those so far, and a bit;
+		// at most twice as many, so that no message gets more than it earned.
+		all := float64(have) * float64(d.fields[fieldSample].n) / float64(s.n+1)
+		more := int(min(all*17/16, 2*float64(have))) - have + n
+		s.nodes.links = slices.Grow(s.nodes.links, more)
+		tree.Parent, tree.Loc = slices.Grow(tree.Parent, more), slices.Grow(tree.Loc, more)
+	}
 	for i := n - 1 - shared; i >= 0; i-- {
 		loc := d.locs.get(s.ids[i])
 		if loc == 0 {
 			return 0, corrupt(at, "sample %d has location %d, which is not there", s.n, s.ids[i])
 		}
-		child, fresh := s.nodes.get(uint64(node)<<32|uint64(loc-1), uint32(len(tree.Parent)))
-		if fresh {
-			if len(tree.Parent) > d.lim.Stacks {
-				return 0, tooLarge("distinct stacks", len(tree.Parent), d.lim.Stacks)
-			}
-			tree.Parent = append(tree.Parent, node)
-			tree.Loc = append(tree.Loc, loc-1)
-		}
-		node = child
+		node = s.nodes.child(tree, node, loc-1)
 		s.path = append(s.path, node)
+	}
+	// Depth bounds what one sample can add past the limit.
+	if len(tree.Parent)-1 > d.lim.Stacks {
+		return 0, tooLarge("distinct stacks", len(tree.Parent)-1, d.lim.Stacks)
 	}
 	s.prev, s.ids = s.ids, s.prev
 	return node, nil
