@@ -28,6 +28,7 @@ var law = map[string][]string{
 	"store":        {"profile", "internal/vfs"},
 	"web":          {"profile", "store"},
 	"web/bundle":   nil,
+	"web/uitest":   nil,
 	"wire":         nil,
 }
 

@@ -84,8 +84,6 @@ export class FlameView {
     this.canvas.addEventListener("blur", () => this.paint());
     this.canvas.addEventListener("focus", () => this.paint());
     this.theme();
-    perf.zoomTo = (i) => { if (this.lay) { this.setView(this.lay.x[i], this.lay.x[i] + this.lay.w[i], i); this.draw(); } };
-    perf.redraw = () => { this.draw(); return perf.lastDrawMs; };
   }
 
   destroy(): void {
@@ -113,6 +111,8 @@ export class FlameView {
       this.v0 = this.lay.x[this.zoomed];
       this.v1 = this.v0 + this.lay.w[this.zoomed];
       perf.frames = this.lay.n;
+      perf.zoomTo = (i) => { this.setView(lay!.x[i], lay!.x[i] + lay!.w[i], i); this.draw(); };
+      perf.redraw = () => { this.draw(); return perf.lastDrawMs; };
     }
     this.match = null;
     this.size();

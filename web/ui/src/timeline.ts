@@ -21,7 +21,7 @@ export function lineColour(i: number): string {
   return `--line-${i % 8}`;
 }
 
-const padL = 68, padR = 12, padT = 8, padB = 20;
+const padL = 78, padR = 12, padT = 8, padB = 20;
 
 export class Timeline {
   readonly el: HTMLElement;
@@ -61,10 +61,12 @@ export class Timeline {
     this.step = Number(res?.stepMs ?? 10000);
     const r = rate(t, this.step);
     this.unit = r.unit;
+    // A step that has not ended is not a fall.
+    const whole = (l: { tMs?: number[] }) => { const ts = l.tMs ?? []; return ts.length > 3 && ts[ts.length - 1] + this.step > to ? ts.length - 1 : ts.length; };
     this.lines = (res?.lines ?? []).map((l, i) => ({
       name: (l.labels ?? []).map((x) => x.value || "(none)").join(" · ") || "total",
-      t: l.tMs ?? [],
-      v: (l.value ?? []).map((v, j) => r.of(v, l.profiles?.[j] ?? 1)),
+      t: (l.tMs ?? []).slice(0, whole(l)),
+      v: (l.value ?? []).slice(0, whole(l)).map((v, j) => r.of(v, l.profiles?.[j] ?? 1)),
       colour: lineColour(i),
     }));
     const many = this.lines.length > 1 || (this.lines[0]?.name ?? "total") !== "total";
