@@ -42,6 +42,7 @@ func TestScripts(t *testing.T) {
 			"gunzip":       scriptGunzip,
 			"one-line":     scriptOneLine,
 			"lists":        scriptLists,
+			"server":       scriptServer, "take-port": scriptTakePort, "post": scriptPost,
 		},
 	})
 }

@@ -92,7 +92,8 @@ func sampleTypes(p *profile.Profile) string {
 	return strings.Join(names, ", ")
 }
 
-// readAll is the sum of the files, which must have the same sample types.
+// readAll is the sum of the files. It has the sample types of the first, which
+// all others must have.
 func (a *app) readAll(ctx context.Context, in *input, names []string) (*profile.Profile, error) {
 	if len(names) == 1 {
 		return a.read(ctx, in, names[0])
@@ -112,7 +113,7 @@ func (a *app) readAll(ctx context.Context, in *input, names []string) (*profile.
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		if !slices.Equal(types, p.SampleTypes) {
-			a.warn(fmt.Sprintf("%s has other sample types than %s; only those of both are summed", name, names[0]))
+			a.warn(fmt.Sprintf("%s has other sample types than %s; only those of %[2]s are summed", name, names[0]))
 		}
 	}
 	return merger.Profile(), nil
