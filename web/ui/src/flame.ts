@@ -1,7 +1,7 @@
 // The flame graph: one canvas that draws what is visible and no more. A frame
 // costs about as many rectangles as there are pixels to show them in, however
 // many frames the tree has: levels are sorted by x and searched, and runs of
-// frames narrower than half a pixel are leapt over.
+// frames narrower than a pixel are drawn as one.
 
 import { copy, css, fit, h, menu, tip, type MenuItem } from "./dom";
 import { percent, points, shortName, value } from "./format";
@@ -10,7 +10,7 @@ import { isDark, onTheme } from "./theme";
 
 const rowH = 19;
 const font = 11.5;
-const minPx = 0.5;
+const minPx = 1;
 
 export interface FlameOptions {
   label: string;
@@ -473,7 +473,7 @@ export class FlameView {
         }
         const next = l.first(at + 1, e, a + least), end = x[order[next - 1]] + w[order[next - 1]];
         const from = (a - v0) * k, to = (end - v0) * k, hit = match !== null && match[name[i]] === 1;
-        if (run >= 0 && from - runEnd < 0.75 && hit === runHit) {
+        if (run >= 0 && from - runEnd < 1.25 && hit === runHit) {
           this.rw[run] = Math.max(to - this.rx[run], 0.6);
           runEnd = to;
         } else {
