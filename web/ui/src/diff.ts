@@ -144,7 +144,7 @@ export class DiffPage implements Page {
     for (const k of ["a", "b"] as const) {
       const sel = this.selection(k), r = this.range(k), time = this.sides[k].time;
       this.ask("series" + k, [c.type, sel.matchers, whole.from, whole.to].join("|"), force, (sig) => api.series({ ...sel, filter: undefined, range: apiRange({ fromMs: from, toMs: whole.toMs }) }, step, [], sig), (x) => time.setData(x, t, from, whole.toMs));
-      const full = r.fromMs <= whole.fromMs && r.toMs >= whole.toMs;
+      const full = !p.get("split") && !p.get(k + ".from") && !p.get(k + ".to");
       time.setBand(full ? null : { from: r.fromMs, to: r.toMs, cls: k === "a" ? "--side-a" : "--side-b" });
     }
     const a = this.selection("a"), b = this.selection("b");
