@@ -18,11 +18,11 @@ import (
 // How much work a request is. Chosen so that no function dwarfs the others,
 // and so that a few dozen requests a second keep a core about a third busy.
 const (
-	catalogueSize = 1500
-	cacheSize     = 1500
-	signRounds    = 1200
-	reportRows    = 700
-	ledgerRounds  = 60
+	catalogueSize = 3000
+	cacheSize     = 4000
+	signRounds    = 3000
+	reportRows    = 2000
+	ledgerRounds  = 100
 )
 
 // Shop is the checkout service.
@@ -71,6 +71,9 @@ func NewShop(version string) *Shop {
 			SKU: fmt.Sprintf("sku-%05d", i), Title: strings.Join(tags, " ") + fmt.Sprintf(" no. %d", i),
 			Tags: tags, Cents: int64(199 + i*37%20000),
 		})
+	}
+	for i := range cacheSize {
+		s.prices.Put(fmt.Sprintf("warm-%d", i), 0) // a cache that is not full evicts nothing
 	}
 	return s
 }
@@ -123,7 +126,7 @@ func (s *Shop) priceOrder(o Order) (cents int64) {
 //go:noinline
 func (s *Shop) computePrice(customer, sku string) int64 {
 	h := fnv.New64a()
-	for range 40 { // a pricing rule each
+	for range 100 { // a pricing rule each
 		h.Write([]byte(customer))
 		h.Write([]byte(sku))
 	}
@@ -182,7 +185,7 @@ func compressJournal(o Order) []byte {
 		return nil // the level is a valid one
 	}
 	enc := json.NewEncoder(w)
-	for range 4 {
+	for range 8 {
 		if err := enc.Encode(o); err != nil {
 			return nil
 		}
