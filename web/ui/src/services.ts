@@ -64,7 +64,10 @@ export class ServicesPage implements Page {
           const k = Math.floor((t - Number(range.fromMs)) / got);
           if (k >= 0 && k < n) cpu[k] = rate(typeInfo(type!), got).of(l.value?.[i] ?? 0, 1);
         });
-        return this.row(v, l ? cpu : null, now, s.from, s.to);
+        // What has not arrived yet is not a fall: a live line ends where its last whole step does.
+        let end = n - 1;
+        for (let k = 0; s.live && k < Math.max(2, 90_000 / got) && end > 3 && !cpu[end - 1]; k++) end--;
+        return this.row(v, l ? cpu.slice(0, end) : null, now, s.from, s.to);
       }));
   }
 
