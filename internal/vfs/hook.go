@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 )
 
 // Op is one operation on a file system, as a hook sees it before it is done.
@@ -247,4 +249,15 @@ func (r *Recorder) String() string {
 		}
 	}
 	return b.String()
+}
+
+// FullDisk is a hook for a disk that has no space left while full is set: it
+// still makes files, as most do, but takes no bytes.
+func FullDisk(full *atomic.Bool) func(Op) error {
+	return func(op Op) error {
+		if op.Kind == "write" && full.Load() {
+			return fmt.Errorf("%s: %w", op, syscall.ENOSPC)
+		}
+		return nil
+	}
 }
