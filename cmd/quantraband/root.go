@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -28,7 +29,6 @@ or ask a running server from the shell.`,
   quantraband query top --service checkout --type cpu --since 1h`,
 		SilenceErrors:     true, // finish says them, once
 		SilenceUsage:      true,
-		Args:              cobra.NoArgs,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		PersistentPreRun:  func(*cobra.Command, []string) { a.ran = true },
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -55,11 +55,16 @@ or ask a running server from the shell.`,
 func (a *app) group(cmd *cobra.Command, held ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(held...)
 	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return usagef("%s needs a command after it; see `%[1]s --help`", cmd.CommandPath())
 		}
-		return usagef("%s has no command %q; see `%[1]s --help`", cmd.CommandPath(), args[0])
+		hint := ""
+		if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+			hint = " (did you mean " + strings.Join(like, " or ") + "?)"
+		}
+		return usagef("%s has no command %q%s; see `%[1]s --help`", cmd.CommandPath(), args[0], hint)
 	}
 	return cmd
 }
