@@ -103,7 +103,8 @@ func (b *Builder) Location(l Location, lines ...Line) uint32 {
 
 // Stack is the node of the stack in which parent calls loc. The root is 0.
 func (b *Builder) Stack(parent, loc uint32) uint32 {
-	return b.stacks.child(&b.p.Stacks, parent, loc)
+	node, _ := b.stacks.child(&b.p.Stacks, parent, loc)
+	return node
 }
 
 // LabelSet is the index of the set of labels. It sorts labels in place.

@@ -28,28 +28,35 @@ func newStackIndex(n int) stackIndex {
 	return stackIndex{links: make([]stackLink, 1, n)}
 }
 
-// child is the node in which parent calls loc. It is made if it was not there.
-func (x *stackIndex) child(s *Stacks, parent, loc uint32) uint32 {
+// child is the node in which parent calls loc. It is made, and fresh, if it was not there.
+func (x *stackIndex) child(s *Stacks, parent, loc uint32) (node uint32, fresh bool) {
 	links := x.links
-	fresh := uint32(len(links))
+	next := uint32(len(links))
 	link := &links[parent].first
 	for range maxListed {
 		c := *link
 		if c == 0 {
-			*link = fresh
+			*link = next
 			x.add(s, parent, loc)
-			return fresh
+			return next, true
 		}
 		if links[c].loc == loc {
-			return c
+			return c, false
 		}
 		link = &links[c].next
 	}
-	c, isFresh := x.hubs.get(uint64(parent)<<32|uint64(loc), fresh)
-	if isFresh {
+	if node, fresh = x.hubs.get(uint64(parent)<<32|uint64(loc), next); fresh {
 		x.add(s, parent, loc)
 	}
-	return c
+	return node, fresh
+}
+
+// only is child for a parent that is known to have no children.
+func (x *stackIndex) only(s *Stacks, parent, loc uint32) uint32 {
+	node := uint32(len(x.links))
+	x.links[parent].first = node
+	x.add(s, parent, loc)
+	return node
 }
 
 func (x *stackIndex) add(s *Stacks, parent, loc uint32) {

@@ -185,6 +185,28 @@ func (r *wireReader) varint(pos, end int) (u uint64, next int) {
 // next reads the field at pos of a message that ends at end, and says where the
 // one after it starts.
 func (r *wireReader) next(pos, end int) (int, error) {
+	// Nearly every field: a tag of one byte, then a number or a length of one or two.
+	if b := r.b[:end]; pos+2 < len(b) && b[pos] < 0x80 {
+		tag, u, p := b[pos], uint64(b[pos+1]), pos+2
+		if u >= 0x80 {
+			u, p = u&0x7f|uint64(b[p])<<7, p+1
+		}
+		if u < 0x80<<7 {
+			r.num, r.typ, r.at = uint64(tag>>3), tag&7, pos
+			switch {
+			case r.typ == wireVarint:
+				r.u = u
+				return p, nil
+			case r.typ == wireBytes && u <= uint64(end-p):
+				r.lo, r.hi = p, p+int(u)
+				return r.hi, nil
+			}
+		}
+	}
+	return r.nextOfAnyForm(pos, end)
+}
+
+func (r *wireReader) nextOfAnyForm(pos, end int) (int, error) {
 	r.at = pos
 	tag, p := r.varint(pos, end)
 	if p < 0 {
@@ -237,6 +259,35 @@ type idTable struct {
 }
 
 func newIDTable(n int) idTable { return idTable{dense: make([]uint32, n+n/8+2)} }
+
+// varints reads the numbers of fields 1 to len(dst) from pos, as long as each is
+// one of them, with a tag of one byte and a number of at most nine. It says where the first field that is not so starts; what
+// that is, and what is wrong with it, is for [wireReader.next] to say.
+func varints(b []byte, pos int, dst []uint64) int {
+	for pos+1 < len(b) {
+		tag, u, p := b[pos], uint64(b[pos+1]), pos+2
+		i := int(tag>>3) - 1
+		if tag&0x87 != wireVarint || uint(i) >= uint(len(dst)) {
+			return pos
+		}
+		if u >= 0x80 {
+			u &= 0x7f
+			for s := 7; ; s += 7 {
+				if p >= len(b) || s > 56 {
+					return pos
+				}
+				c := b[p]
+				p++
+				u |= uint64(c&0x7f) << s
+				if c < 0x80 {
+					break
+				}
+			}
+		}
+		dst[i], pos = u, p
+	}
+	return pos
+}
 
 // set says whether id was free.
 func (t *idTable) set(id uint64, index uint32) bool {

@@ -3,18 +3,26 @@ package profile
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
+	"math/bits"
 	"slices"
 )
 
 // sampleDecoder is the scratch space of the samples' pass. Nothing in it is
 // allocated per sample.
 type sampleDecoder struct {
-	ids, prev []uint64 // location ids of this sample and the one before, the leaf first
+	// The location ids of this sample and of the one before, packed, the leaf first. They are
+	// the buffer's own bytes, but where ids came in several fields: then they are
+	// put together in own, one for samples of even number and one for odd.
+	ids, prev []byte
+	own       [2][]byte
+	joined    bool     // ids is in own
 	path      []uint32 // path[i] is the node of the previous sample's i+1 outermost frames
 	vals      []int64
 	n         int // samples so far
 
 	label, prevLabel []byte // the labels of this sample and the one before, as they are on the wire
+	labelEnd         int    // where label ends in the buffer
 	prevSet          uint32
 	setOf            map[string]uint32 // label bytes -> label set
 	sets             *Builder          // makes label sets unique
@@ -26,20 +34,20 @@ type sampleDecoder struct {
 
 func (d *pprofDecoder) readSamples() error {
 	p, s := d.p, &d.samples
-	n, types := d.fields[fieldSample].n, len(p.SampleTypes)
+	t, types := &d.tables[fieldSample], len(p.SampleTypes)
 	p.LabelSets = [][]SampleLabel{nil}
 	p.Stacks = Stacks{Parent: []uint32{0}, Loc: []uint32{0}}
 	if types > 0 {
 		p.Values = make([][]int64, types)
 	}
-	if n == 0 {
+	if t.n == 0 {
 		return nil
 	}
 	if types == 0 {
-		return corrupt(d.fields[fieldSample].lo, "there are samples, but no sample types")
+		return corrupt(int(t.runs[0].lo), "there are samples, but no sample types")
 	}
 	// A sample of that many values has as many bytes: no message makes this large but by being large.
-	room := min(n, len(d.b)/(types+2)+1)
+	room := min(t.n, len(d.b)/(types+2)+1)
 	p.SampleStack = make([]uint32, 0, room)
 	p.SampleLabels = make([]uint32, 0, room)
 	for t := range p.Values {
@@ -49,25 +57,17 @@ func (d *pprofDecoder) readSamples() error {
 	p.Stacks.Loc = append(make([]uint32, 0, room+room/2+16), 0)
 	s.vals = make([]int64, 0, types)
 	s.nodes = newStackIndex(room + room/2 + 16)
-
-	for pos, end := d.fields[fieldSample].lo, d.fields[fieldSample].hi; pos < end; {
-		next, err := d.next(pos, end)
-		if err != nil {
+	for range d.each(fieldSample) {
+		if err := d.sample(d.lo, d.hi); err != nil {
 			return err
 		}
-		if d.num == fieldSample {
-			if err := d.sample(d.lo, d.hi); err != nil {
-				return err
-			}
-		}
-		pos = next
 	}
 	return nil
 }
 
 func (d *pprofDecoder) sample(lo, hi int) error {
 	p, s := d.p, &d.samples
-	s.ids, s.vals, s.label = s.ids[:0], s.vals[:0], s.label[:0]
+	s.ids, s.joined, s.vals, s.label = nil, false, s.vals[:0], nil
 	for pos := lo; pos < hi; {
 		next, err := d.next(pos, hi)
 		if err != nil {
@@ -75,15 +75,23 @@ func (d *pprofDecoder) sample(lo, hi int) error {
 		}
 		switch {
 		case d.num == 1 && d.typ == wireBytes:
-			s.ids, err = d.packed(s.ids, d.lo, d.hi, "location_id")
+			s.addIDs(d.b[d.lo:d.hi:d.hi])
+		case d.num == 1 && d.typ == wireVarint:
+			// A number's own bytes are a packed list of one. The byte before them ends the tag.
+			from := next - 1
+			for d.b[from-1] >= 0x80 {
+				from--
+			}
+			s.addIDs(d.b[from:next:next])
 		case d.num == 1:
-			s.ids, err = append(s.ids, d.u), d.want(wireVarint, "sample: location_id")
+			err = d.want(wireVarint, "sample: location_id")
 		case d.num == 2 && d.typ == wireBytes:
 			err = d.packedValues(d.lo, d.hi)
 		case d.num == 2:
 			s.vals, err = append(s.vals, int64(d.u)), d.want(wireVarint, "sample: value")
 		case d.num == 3:
-			s.label, err = append(s.label, d.b[pos:next]...), d.want(wireBytes, "sample: label")
+			s.addLabel(d.b, pos, next)
+			err = d.want(wireBytes, "sample: label")
 		}
 		if err != nil {
 			return err
@@ -92,9 +100,6 @@ func (d *pprofDecoder) sample(lo, hi int) error {
 	}
 	if len(s.vals) != len(p.Values) {
 		return corrupt(lo, "sample %d has %d values, the profile %d sample types", s.n, len(s.vals), len(p.Values))
-	}
-	if len(s.ids) > d.lim.Depth {
-		return tooLarge("locations in one stack", len(s.ids), d.lim.Depth)
 	}
 	stack, err := d.stack(lo)
 	if err != nil {
@@ -113,28 +118,32 @@ func (d *pprofDecoder) sample(lo, hi int) error {
 	return nil
 }
 
-// packed appends the varints of [lo, hi). Identifiers below 16384, two bytes, are nearly all there are.
-func (d *pprofDecoder) packed(dst []uint64, lo, hi int, what string) ([]uint64, error) {
-	b := d.b[:hi]
-	for pos := lo; pos < hi; {
-		c := uint64(b[pos])
-		if c < 0x80 {
-			dst = append(dst, c)
-			pos++
-			continue
-		}
-		if pos+1 < hi && b[pos+1] < 0x80 {
-			dst = append(dst, c&0x7f|uint64(b[pos+1])<<7)
-			pos += 2
-			continue
-		}
-		u, next := d.varint(pos, hi)
-		if next < 0 {
-			return dst, corrupt(pos, "%s is no varint of 64 bits", what)
-		}
-		dst, pos = append(dst, u), next
+// addIDs adds a packed list of location ids to the sample's.
+func (s *sampleDecoder) addIDs(list []byte) {
+	if s.ids == nil {
+		s.ids = list
+		return
 	}
-	return dst, nil
+	own := &s.own[s.n&1]
+	if !s.joined {
+		*own, s.joined = append((*own)[:0], s.ids...), true
+	}
+	*own = append(*own, list...)
+	s.ids = *own
+}
+
+// addLabel adds the label field b[pos:next] to the sample's.
+func (s *sampleDecoder) addLabel(b []byte, pos, next int) {
+	switch {
+	case s.label == nil:
+		s.label = b[pos:next:next]
+	case s.labelEnd == pos:
+		s.label = b[pos-len(s.label) : next : next]
+	default:
+		s.label = append(s.label, b[pos:next]...)
+		next = -1 // not the buffer's
+	}
+	s.labelEnd = next
 }
 
 func (d *pprofDecoder) packedValues(lo, hi int) error {
@@ -153,42 +162,120 @@ func (d *pprofDecoder) packedValues(lo, hi int) error {
 }
 
 // stack is the node of s.ids. What it shares with the sample before, from the
-// root, is taken over without a look-up: profilers write neighbours together.
+// root, is taken over without a look at it: profilers write neighbours together. The rest is read
+// backwards, from the root to the leaf.
 func (d *pprofDecoder) stack(at int) (uint32, error) {
-	p, s := d.p, &d.samples
-	n := len(s.ids)
-	shared, most := 0, min(n, len(s.prev))
-	for cur, prev := s.ids[n-most:], s.prev[len(s.prev)-most:]; shared < most && cur[most-1-shared] == prev[most-1-shared]; {
-		shared++
+	s, ids, tree := &d.samples, d.samples.ids, &d.p.Stacks
+	if n := len(ids); n > 0 && ids[n-1] >= 0x80 {
+		return 0, corrupt(at, "sample %d: location_id is no varint of 64 bits", s.n)
 	}
-	s.path = s.path[:shared]
-	node := uint32(0)
-	if shared > 0 {
-		node = s.path[shared-1]
+	end := len(ids) - sharedIDs(ids, s.prev)
+	depth := countIDs(ids[end:])
+	total := depth + countIDs(ids[:end])
+	if total > d.lim.Depth {
+		return 0, tooLarge("locations in one stack", total, d.lim.Depth)
 	}
-	tree := &p.Stacks
-	if have := len(s.nodes.links); cap(s.nodes.links)-have < n {
-		// As many nodes as there will be if the samples to come are like those so far, and a bit;
-		// at most twice as many, so that no message gets more than it earned.
-		all := float64(have) * float64(d.fields[fieldSample].n) / float64(s.n+1)
-		more := int(min(all*17/16, 2*float64(have))) - have + n
-		s.nodes.links = slices.Grow(s.nodes.links, more)
-		tree.Parent, tree.Loc = slices.Grow(tree.Parent, more), slices.Grow(tree.Loc, more)
+	s.prev = ids
+	s.path = slices.Grow(s.path[:depth], total-depth)
+	d.growStacks(total - depth)
+	node, fresh := uint32(0), false
+	if depth > 0 {
+		node = s.path[depth-1]
 	}
-	for i := n - 1 - shared; i >= 0; i-- {
-		loc := d.locs.get(s.ids[i])
-		if loc == 0 {
-			return 0, corrupt(at, "sample %d has location %d, which is not there", s.n, s.ids[i])
+	for i := end; i > 0; {
+		i--
+		id := uint64(ids[i])
+		if i > 0 && ids[i-1] >= 0x80 {
+			if id, i = idBefore(ids, i); i < 0 {
+				return 0, corrupt(at, "sample %d: location_id is no varint of 64 bits", s.n)
+			}
 		}
-		node = s.nodes.child(tree, node, loc-1)
+		loc := d.locs.get(id)
+		if loc == 0 {
+			return 0, corrupt(at, "sample %d has location %d, which is not there", s.n, id)
+		}
+		if fresh {
+			node = s.nodes.only(tree, node, loc-1)
+		} else {
+			node, fresh = s.nodes.child(tree, node, loc-1)
+		}
 		s.path = append(s.path, node)
 	}
 	// Depth bounds what one sample can add past the limit.
 	if len(tree.Parent)-1 > d.lim.Stacks {
 		return 0, tooLarge("distinct stacks", len(tree.Parent)-1, d.lim.Stacks)
 	}
-	s.prev, s.ids = s.ids, s.prev
 	return node, nil
+}
+
+// growStacks makes room for n nodes more.
+func (d *pprofDecoder) growStacks(n int) {
+	s, tree := &d.samples, &d.p.Stacks
+	have := len(s.nodes.links)
+	if cap(s.nodes.links)-have >= n {
+		return
+	}
+	// As many nodes as there will be if the samples to come are like those so far, and a bit;
+	// at most twice as many, so that no message gets more than it earned.
+	all := float64(have) * float64(d.tables[fieldSample].n) / float64(s.n+1)
+	more := int(min(all*17/16, 2*float64(have))) - have + n
+	s.nodes.links = slices.Grow(s.nodes.links, more)
+	tree.Parent, tree.Loc = slices.Grow(tree.Parent, more), slices.Grow(tree.Loc, more)
+}
+
+// idBefore reads the id whose last byte is ids[last] and which has more bytes before it,
+// and says where it starts: -1 if it has more than 64 bits.
+func idBefore(ids []byte, last int) (id uint64, start int) {
+	id, start = uint64(ids[last]), last
+	for start > 0 && ids[start-1] >= 0x80 {
+		start--
+		if n := last - start; n > 9 || n == 9 && ids[last] > 1 {
+			return 0, -1
+		}
+		id = id<<7 | uint64(ids[start]&0x7f)
+	}
+	return id, start
+}
+
+// sharedIDs is the length of the longest list of whole ids that both a and b end with.
+func sharedIDs(a, b []byte) int {
+	n, most := 0, min(len(a), len(b))
+	for n < most {
+		if n+8 > most {
+			if a[len(a)-1-n] != b[len(b)-1-n] {
+				break
+			}
+			n++
+			continue
+		}
+		x := binary.LittleEndian.Uint64(a[len(a)-n-8:]) ^ binary.LittleEndian.Uint64(b[len(b)-n-8:])
+		if x != 0 {
+			n += bits.LeadingZeros64(x) / 8
+			break
+		}
+		n += 8
+	}
+	// The equal bytes may start inside an id of a or of b: then that one is not shared.
+	i, j := len(a)-n, len(b)-n
+	if n > 0 && (i > 0 && a[i-1] >= 0x80 || j > 0 && b[j-1] >= 0x80) {
+		for a[i] >= 0x80 {
+			i++
+		}
+		i++
+	}
+	return len(a) - i
+}
+
+// countIDs is how many ids a packed list has: as many as bytes that end one.
+func countIDs(list []byte) int {
+	n := 0
+	for ; len(list) >= 8; list = list[8:] {
+		n += bits.OnesCount64(^binary.LittleEndian.Uint64(list) & 0x8080808080808080)
+	}
+	for _, c := range list {
+		n += int(c>>7 ^ 1)
+	}
+	return n
 }
 
 // labelSet is the set of the labels in s.label. The same bytes are the same set, so
@@ -212,8 +299,7 @@ func (d *pprofDecoder) labelSet(at int) (uint32, error) {
 		}
 		s.setOf[string(s.label)] = set
 	}
-	s.prevSet = set
-	s.prevLabel, s.label = s.label, s.prevLabel
+	s.prevSet, s.prevLabel = set, s.label
 	return set, nil
 }
 
@@ -227,7 +313,7 @@ func (d *pprofDecoder) parseLabels(at int) (uint32, error) {
 		if err != nil {
 			return 0, err // cannot be: sample has walked these fields
 		}
-		if err := r.scalars(r.lo, r.hi, f[:], "label", nil); err != nil {
+		if err := r.scalars(r.lo, r.hi, f[:], "label"); err != nil {
 			return 0, corrupt(at, "sample %d: %v (counted from its first label)", s.n, err)
 		}
 		pos = next

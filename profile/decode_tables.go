@@ -1,35 +1,40 @@
 package profile
 
 import (
+	"iter"
 	"strings"
 	"unicode/utf8"
-	"unsafe"
 )
 
-// pprofDecoder reads a Profile message. Its passes are over the top level only:
-// survey counts and finds where each table lies, so that everything is
-// allocated once; then strings, mappings, functions, locations, samples, each pass over
-// its own part of the buffer.
+// pprofDecoder reads a Profile message. One pass over the top level, survey, counts and
+// finds where each table lies, so that everything is allocated once; then
+// strings, mappings, functions, locations, samples, each in a pass over its own fields.
 type pprofDecoder struct {
 	wireReader
 	lim Limits
 	p   *Profile
 
-	fields      [16]tableSpan
-	stringBytes int
+	tables [fieldString + 1]table
 
 	strs                  []uint32 // index in the message's string table -> in p.Strings
 	mappings, funcs, locs idTable
 
-	periodType         tableSpan // the last one counts, as in protobuf
+	periodType         *span // the last one counts, as in protobuf
 	comments           []uint64
 	drop, keep, st, dc uint64 // drop_frames, keep_frames, default_sample_type, doc_url
 
 	samples sampleDecoder
 }
 
-// tableSpan is where the first field of a number starts, where the last ends, and how many there are.
-type tableSpan struct{ lo, hi, n int }
+// table is the fields of one number: how many, and where, in runs of neighbours.
+// Most writers make one run a table; Go's writes a location when a sample first needs it.
+type table struct {
+	n    int
+	runs []span
+}
+
+// span is bytes of the buffer: from lo, before hi.
+type span struct{ lo, hi uint32 }
 
 // pprof's field numbers in Profile.
 const (
@@ -64,75 +69,74 @@ func (d *pprofDecoder) profile() (*Profile, error) {
 	return d.p, nil
 }
 
-// each calls f for every field of number num, in order.
-func (d *pprofDecoder) each(num uint64, f func(i int) error) error {
-	i := 0
-	for pos, end := d.fields[num].lo, d.fields[num].hi; pos < end; {
-		next, err := d.next(pos, end)
-		if err != nil {
-			return err
-		}
-		if d.num == num {
-			if err := f(i); err != nil {
-				return err
+// each reads the fields of number num in order: d.lo and d.hi are the bytes of the
+// i-th. survey has read them all before, so that there is no error.
+func (d *pprofDecoder) each(num int) iter.Seq[int] {
+	return func(yield func(i int) bool) {
+		i := 0
+		for _, run := range d.tables[num].runs {
+			for pos, end := int(run.lo), int(run.hi); pos < end; i++ {
+				pos, _ = d.next(pos, end)
+				if !yield(i) {
+					return
+				}
 			}
-			i++
 		}
-		pos = next
 	}
-	return nil
 }
 
 func (d *pprofDecoder) survey() error {
+	most := [...]struct {
+		n    int
+		what string
+	}{
+		fieldSampleType: {d.lim.SampleTypes, "sample types"},
+		fieldSample:     {d.lim.Samples, "samples"},
+		fieldMapping:    {d.lim.Mappings, "mappings"},
+		fieldLocation:   {d.lim.Locations, "locations"},
+		fieldFunction:   {d.lim.Functions, "functions"},
+		fieldString:     {d.lim.Strings, "strings"},
+	}
+	before := uint64(0) // the number of the field before
 	for pos, end := 0, len(d.b); pos < end; {
 		next, err := d.next(pos, end)
 		if err != nil {
 			return err
 		}
-		if d.num >= 1 && d.num < uint64(len(d.fields)) {
-			s := &d.fields[d.num]
-			if s.n == 0 {
-				s.lo = pos
+		if d.num >= fieldSampleType && d.num <= fieldString {
+			if d.typ != wireBytes {
+				return d.want(wireBytes, "profile: "+most[d.num].what)
 			}
-			s.n, s.hi = s.n+1, next
-			if err := d.surveyField(); err != nil {
-				return err
+			t := &d.tables[d.num]
+			switch t.n++; {
+			case t.n > most[d.num].n: // an error, but after the count
+			case d.num == before:
+				t.runs[len(t.runs)-1].hi = uint32(next)
+			default:
+				t.runs = append(t.runs, span{uint32(pos), uint32(next)})
 			}
+			if d.num == fieldString && d.hi-d.lo > d.lim.StringBytes {
+				return tooLarge("bytes in one string", d.hi-d.lo, d.lim.StringBytes)
+			}
+		} else if err := d.headerField(); err != nil {
+			return err
 		}
-		pos = next
+		before, pos = d.num, next
 	}
-	for _, c := range []struct {
-		field, limit int
-		what         string
-	}{
-		{fieldSampleType, d.lim.SampleTypes, "sample types"},
-		{fieldSample, d.lim.Samples, "samples"},
-		{fieldMapping, d.lim.Mappings, "mappings"},
-		{fieldLocation, d.lim.Locations, "locations"},
-		{fieldFunction, d.lim.Functions, "functions"},
-		{fieldString, d.lim.Strings, "strings"},
-	} {
-		if n := d.fields[c.field].n; n > c.limit {
-			return tooLarge(c.what, n, c.limit)
+	for i, t := range d.tables {
+		if t.n > most[i].n {
+			return tooLarge(most[i].what, t.n, most[i].n)
 		}
 	}
 	return nil
 }
 
-// surveyField takes the header's fields, which are few, where survey passes them.
-func (d *pprofDecoder) surveyField() error {
+// headerField takes a field of no table, where survey passes it.
+func (d *pprofDecoder) headerField() error {
 	p := d.p
 	switch d.num {
-	case fieldSampleType, fieldSample, fieldMapping, fieldLocation, fieldFunction:
-		return d.want(wireBytes, "profile")
-	case fieldString:
-		d.stringBytes += d.hi - d.lo
-		if d.hi-d.lo > d.lim.StringBytes {
-			return tooLarge("bytes in one string", d.hi-d.lo, d.lim.StringBytes)
-		}
-		return d.want(wireBytes, "string table")
 	case fieldPeriodType:
-		d.periodType = tableSpan{d.lo, d.hi, 1}
+		d.periodType = &span{uint32(d.lo), uint32(d.hi)}
 		return d.want(wireBytes, "profile: period_type")
 	case fieldComment:
 		if d.typ != wireBytes {
@@ -168,44 +172,44 @@ func (d *pprofDecoder) surveyField() error {
 		d.st = d.u
 	case fieldDocURL:
 		d.dc = d.u
+	default:
+		return nil // of a later version of the format
 	}
 	return d.want(wireVarint, "profile")
 }
 
-// readStrings copies the string table into one block, each distinct string once:
-// then strings are equal if their indexes are, and the profile keeps
+// readStrings copies the string table, a run of fields at once, and keeps each distinct
+// string once: then strings are equal if their indexes are, and the profile keeps
 // nothing of the buffer.
 func (d *pprofDecoder) readStrings() error {
-	n := d.fields[fieldString].n
-	if n == 0 {
+	t := &d.tables[fieldString]
+	if t.n == 0 {
 		return corrupt(len(d.b), "there is no string table")
 	}
-	d.strs = make([]uint32, n)
-	distinct := make([]string, 0, n)
-	var arena strings.Builder
-	arena.Grow(d.stringBytes)
-	seen := newStringTable(n)
-	err := d.each(fieldString, func(i int) error {
-		raw := d.b[d.lo:d.hi]
-		if i == 0 && len(raw) != 0 {
-			return corrupt(d.at, "string 0 is %.40q, it must be empty", raw)
+	d.strs = make([]uint32, 0, t.n)
+	distinct := make([]string, 0, t.n)
+	seen := newStringTable(t.n)
+	for _, run := range t.runs {
+		from := int(run.lo)
+		text := string(d.b[from:run.hi])
+		for pos := from; pos < int(run.hi); {
+			pos, _ = d.next(pos, int(run.hi)) // survey has read it before
+			s := text[d.lo-from : d.hi-from]
+			if len(d.strs) == 0 && s != "" {
+				return corrupt(d.at, "string 0 is %.40q, it must be empty", s)
+			}
+			if !utf8.ValidString(s) {
+				s = strings.ToValidUTF8(s, "\uFFFD")
+			}
+			at, fresh := seen.get(s, distinct)
+			if fresh {
+				distinct = append(distinct, s)
+			}
+			d.strs = append(d.strs, at)
 		}
-		// A view of the buffer, only until the string is found or copied.
-		s := unsafe.String(unsafe.SliceData(raw), len(raw))
-		if !utf8.Valid(raw) {
-			s = strings.ToValidUTF8(s, "\uFFFD")
-		}
-		at, fresh := seen.get(s, distinct)
-		if fresh {
-			from := arena.Len()
-			arena.WriteString(s)
-			distinct = append(distinct, arena.String()[from:])
-		}
-		d.strs[i] = at
-		return nil
-	})
+	}
 	d.p.Strings = distinct
-	return err
+	return nil
 }
 
 // str turns an index of the message into one of p.Strings.
@@ -241,19 +245,16 @@ func (d *pprofDecoder) valueType(lo, hi int) (ValueType, error) {
 
 func (d *pprofDecoder) header() error {
 	p := d.p
-	if n := d.fields[fieldSampleType].n; n > 0 {
-		p.SampleTypes = make([]ValueType, 0, n)
-	}
-	err := d.each(fieldSampleType, func(int) error {
+	for range d.each(fieldSampleType) {
 		t, err := d.valueType(d.lo, d.hi)
+		if err != nil {
+			return err
+		}
 		p.SampleTypes = append(p.SampleTypes, t)
-		return err
-	})
-	if err != nil {
-		return err
 	}
-	if d.periodType.n > 0 {
-		if p.PeriodType, err = d.valueType(d.periodType.lo, d.periodType.hi); err != nil {
+	if s := d.periodType; s != nil {
+		var err error
+		if p.PeriodType, err = d.valueType(int(s.lo), int(s.hi)); err != nil {
 			return err
 		}
 	}
@@ -282,29 +283,26 @@ func (d *pprofDecoder) header() error {
 	return nil
 }
 
-// scalars reads the varint fields 1 to len(dst) of the message [lo, hi). Other fields
-// go to other, if it is not nil.
-func (d *pprofDecoder) scalars(lo, hi int, dst []uint64, what string, other func() error) error {
+// scalars reads the varint fields 1 to len(dst) of the message [lo, hi), and passes others over.
+func (d *pprofDecoder) scalars(lo, hi int, dst []uint64, what string) error {
 	clear(dst)
-	for pos := lo; pos < hi; {
+	for pos := lo; ; {
+		if pos = varints(d.b[:hi], pos, dst); pos >= hi {
+			d.at = lo
+			return nil
+		}
 		next, err := d.next(pos, hi)
 		if err != nil {
 			return err
 		}
-		if n := d.num; n >= 1 && n <= uint64(len(dst)) && (other == nil || n != 4) {
+		if n := d.num; n >= 1 && n <= uint64(len(dst)) {
 			if err := d.want(wireVarint, what); err != nil {
 				return err
 			}
 			dst[n-1] = d.u
-		} else if n == 4 && other != nil {
-			if err := other(); err != nil {
-				return err
-			}
 		}
 		pos = next
 	}
-	d.at = lo
-	return nil
 }
 
 // newID enters the identifier of row index of a table.
@@ -319,12 +317,12 @@ func (d *pprofDecoder) newID(t *idTable, id uint64, index uint32, what string) e
 }
 
 func (d *pprofDecoder) readMappings() error {
-	n := d.fields[fieldMapping].n
+	n := d.tables[fieldMapping].n
 	d.mappings = newIDTable(n)
 	d.p.Mappings = make([]Mapping, 1, n+1)
 	var f [10]uint64
-	return d.each(fieldMapping, func(i int) error {
-		if err := d.scalars(d.lo, d.hi, f[:], "mapping", nil); err != nil {
+	for i := range d.each(fieldMapping) {
+		if err := d.scalars(d.lo, d.hi, f[:], "mapping"); err != nil {
 			return err
 		}
 		file, err := d.str(f[4], "file of mapping")
@@ -337,60 +335,91 @@ func (d *pprofDecoder) readMappings() error {
 		}
 		d.p.Mappings = append(d.p.Mappings, Mapping{Start: f[1], Limit: f[2], Offset: f[3], File: file, BuildID: build,
 			HasFunctions: f[6] != 0, HasFilenames: f[7] != 0, HasLineNumbers: f[8] != 0, HasInlineFrames: f[9] != 0})
-		return d.newID(&d.mappings, f[0], uint32(i)+1, "mapping")
-	})
+		if err := d.newID(&d.mappings, f[0], uint32(i)+1, "mapping"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *pprofDecoder) readFunctions() error {
-	n := d.fields[fieldFunction].n
+	n := d.tables[fieldFunction].n
 	d.funcs = newIDTable(n)
 	d.p.Functions = make([]Function, n)
 	var f [5]uint64
-	return d.each(fieldFunction, func(i int) error {
-		if err := d.scalars(d.lo, d.hi, f[:], "function", nil); err != nil {
+	for i := range d.each(fieldFunction) {
+		if err := d.scalars(d.lo, d.hi, f[:], "function"); err != nil {
 			return err
 		}
 		if m := max(f[1], f[2], f[3]); m >= uint64(len(d.strs)) {
 			return corrupt(d.at, "function %d names string %d, the table has %d", f[0], int64(m), len(d.strs))
 		}
 		d.p.Functions[i] = Function{Name: d.strs[f[1]], SystemName: d.strs[f[2]], File: d.strs[f[3]], StartLine: int64(f[4])}
-		return d.newID(&d.funcs, f[0], uint32(i), "function")
-	})
+		if err := d.newID(&d.funcs, f[0], uint32(i), "function"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *pprofDecoder) readLocations() error {
 	p := d.p
-	n := d.fields[fieldLocation].n
+	n := d.tables[fieldLocation].n
 	d.locs = newIDTable(n)
 	p.Locations = make([]Location, n)
 	p.Lines = make([]Line, 0, n+n/4)
-	var f [5]uint64
-	line := func() error {
-		if err := d.want(wireBytes, "location: line"); err != nil {
+	for i := range d.each(fieldLocation) {
+		if err := d.location(d.lo, d.hi, uint32(i)); err != nil {
 			return err
 		}
-		var g [3]uint64
-		if err := d.scalars(d.lo, d.hi, g[:], "line", nil); err != nil {
-			return err
-		}
-		fn := d.funcs.get(g[0])
-		if fn == 0 {
-			return corrupt(d.at, "line of function %d, which is not there", g[0])
-		}
-		if len(p.Lines) >= d.lim.Lines {
-			return tooLarge("lines", len(p.Lines)+1, d.lim.Lines)
-		}
-		p.Lines = append(p.Lines, Line{fn - 1, int64(g[1]), int64(g[2])})
-		return nil
 	}
-	return d.each(fieldLocation, func(i int) error {
-		first := len(p.Lines)
-		if err := d.scalars(d.lo, d.hi, f[:], "location", line); err != nil {
+	return nil
+}
+
+func (d *pprofDecoder) location(lo, hi int, index uint32) error {
+	p := d.p
+	first := len(p.Lines)
+	var f [5]uint64 // id, mapping, address, (lines,) folded
+	for pos := lo; ; {
+		if pos = varints(d.b[:hi], pos, f[:3]); pos >= hi {
+			break
+		}
+		next, err := d.next(pos, hi)
+		switch {
+		case err != nil:
+		case d.num == 4:
+			err = d.line()
+		case d.num >= 1 && d.num <= 5:
+			f[d.num-1], err = d.u, d.want(wireVarint, "location")
+		}
+		if err != nil {
 			return err
 		}
-		// A mapping that is not there is none: pprof reads it so.
-		p.Locations[i] = Location{Address: f[2], Mapping: max(d.mappings.get(f[1]), 1) - 1, Folded: f[4] != 0,
-			FirstLine: uint32(first), NumLines: uint32(len(p.Lines) - first)}
-		return d.newID(&d.locs, f[0], uint32(i), "location")
-	})
+		pos = next
+	}
+	d.at = lo
+	// A mapping that is not there is none: pprof reads it so.
+	p.Locations[index] = Location{Address: f[2], Mapping: max(d.mappings.get(f[1]), 1) - 1, Folded: f[4] != 0,
+		FirstLine: uint32(first), NumLines: uint32(len(p.Lines) - first)}
+	return d.newID(&d.locs, f[0], index, "location")
+}
+
+// line reads the line of a location that next has found.
+func (d *pprofDecoder) line() error {
+	if err := d.want(wireBytes, "location: line"); err != nil {
+		return err
+	}
+	var f [3]uint64
+	if err := d.scalars(d.lo, d.hi, f[:], "line"); err != nil {
+		return err
+	}
+	fn := d.funcs.get(f[0])
+	if fn == 0 {
+		return corrupt(d.at, "line of function %d, which is not there", f[0])
+	}
+	if len(d.p.Lines) >= d.lim.Lines {
+		return tooLarge("lines", len(d.p.Lines)+1, d.lim.Lines)
+	}
+	d.p.Lines = append(d.p.Lines, Line{fn - 1, int64(f[1]), int64(f[2])})
+	return nil
 }

@@ -17,7 +17,7 @@ import (
 // profile can otherwise cost forty of memory.
 type Limits struct {
 	Compressed int64 // bytes as they came; 1 GiB
-	Decoded    int64 // bytes after gzip or zstd; 1 GiB
+	Decoded    int64 // bytes after gzip or zstd; 1 GiB, and never more than 4 GiB, since offsets are of 32 bits
 
 	SampleTypes int // values per sample; 64
 	Samples     int // 16 Mi
@@ -49,6 +49,7 @@ func (lim Limits) withDefaults() Limits {
 	}
 	or64(&lim.Compressed, 1<<30)
 	or64(&lim.Decoded, 1<<30)
+	lim.Decoded = min(lim.Decoded, math.MaxUint32)
 	or(&lim.SampleTypes, 64)
 	or(&lim.Samples, 16<<20)
 	or(&lim.Depth, 4096)
