@@ -219,7 +219,7 @@ func (a *Agent) windows(ctx context.Context, s *sender) {
 	// The first window has a random length, so that a fleet that starts together
 	// does not beat in step from then on.
 	length := time.Duration((0.5 + rand.Float64()/2) * float64(a.cfg.window))
-	for n := 0; ; n++ {
+	for early := true; ; {
 		from := time.Now()
 		c.startCPU()
 		timer := time.NewTimer(length)
@@ -236,9 +236,10 @@ func (a *Agent) windows(ctx context.Context, s *sender) {
 		if ended {
 			return
 		}
-		// The first window goes at once, so that a page fills soon.
-		if n == 0 || a.queue.halfFull() {
+		// The first profiles go at once, so that a page fills soon.
+		if queued, _, _ := a.queue.stats(); early && queued > 0 || a.queue.halfFull() {
 			s.hurry()
+			early = false
 		}
 		length = jitter(a.cfg.window, 0.05)
 	}

@@ -30,6 +30,12 @@ type fakeCPU struct {
 	ran int
 }
 
+func (c *fakeCPU) windows() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ran
+}
+
 func (c *fakeCPU) sources() sources {
 	return sources{
 		startCPU: func(w io.Writer) error {
@@ -138,11 +144,11 @@ func TestTimes(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := s.uploads()
-		if len(got) != cpu.ran {
-			t.Errorf("%d windows, %d uploads", cpu.ran, len(got))
+		if len(got) != cpu.windows() {
+			t.Errorf("%d windows, %d uploads", cpu.windows(), len(got))
 		}
-		if cpu.ran < 52 || cpu.ran > 60 {
-			t.Errorf("%d windows in 9 m 10 s, want one each 10 s", cpu.ran)
+		if cpu.windows() < 52 || cpu.windows() > 60 {
+			t.Errorf("%d windows in 9 m 10 s, want one each 10 s", cpu.windows())
 		}
 		bursts := 0
 		for i, u := range got {

@@ -19,7 +19,7 @@ const itemOverhead = 128
 func (i item) size() int { return len(i.body) + itemOverhead }
 
 // queue holds profiles until they are uploaded, oldest first. It is bounded
-// in bytes, those of the item under way included: past the bound the oldest go.
+// in bytes: past the bound the oldest go.
 type queue struct {
 	limit int
 
@@ -40,9 +40,11 @@ func (q *queue) push(i item) {
 	q.shed()
 }
 
-// shed drops the oldest until the bound holds. q.mu is held.
+// shed drops the oldest until the bound holds. The newest gives way only where
+// it is too large by itself, never to an older one that is under way: that one
+// is beyond the bound until it is done or back. q.mu is held.
 func (q *queue) shed() {
-	for q.bytes > q.limit && len(q.items) > 0 {
+	for q.bytes > q.limit && (len(q.items) > 1 || len(q.items) == 1 && q.bytes-q.taken > q.limit) {
 		q.bytes -= q.items[0].size()
 		q.items[0] = item{} // the array keeps no body alive
 		q.items = q.items[1:]
