@@ -46,7 +46,7 @@ func ParseService(args []string) (o Options, err error) {
 // ParseLoad reads the arguments of [LoadCommand]; targets may also come line
 // by line on standard input:
 //
-//	--rate 120 --concurrency 32 [URL ...]
+//	--rate 100 --concurrency 32 [URL ...]
 func ParseLoad(args []string) (o LoadOptions, err error) {
 	f := flagSet(LoadCommand)
 	f.Float64Var(&o.Rate, "rate", 0, "requests a second")

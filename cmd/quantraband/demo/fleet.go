@@ -35,7 +35,7 @@ type FleetOptions struct {
 	Server string
 	// N is the number of services: the first half is v1, the rest v2. 0 is 4; below 2 is an error.
 	N int
-	// Rate is requests a second over the whole fleet. 0 is 120; <0 sends no load.
+	// Rate is requests a second over the whole fleet. 0 is 100; <0 sends no load.
 	Rate float64
 	// Window is the time that a profile covers. 0 is 4 s.
 	Window time.Duration

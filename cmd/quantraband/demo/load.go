@@ -17,7 +17,7 @@ import (
 // LoadOptions is a steady load of customers.
 type LoadOptions struct {
 	Targets []string // base URLs of services, at least one unless Updates brings them
-	// Rate is requests a second, over all targets together. 0 is 120; <0 is an error.
+	// Rate is requests a second, over all targets together. 0 is 100; <0 is an error.
 	Rate float64
 	// Concurrency bounds the requests under way; past it customers go away
 	// unserved, so that a slow service is not buried. 0 is 32; <0 is an error.
@@ -35,7 +35,7 @@ type LoadStats struct{ OK, Failed, Skipped int64 }
 // checkouts, 3 searches and a report. Requests that fail are counted.
 func Load(ctx context.Context, o LoadOptions) (LoadStats, error) {
 	if o.Rate == 0 {
-		o.Rate = 120
+		o.Rate = 100
 	}
 	if o.Concurrency == 0 {
 		o.Concurrency = 32
