@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	google "github.com/google/pprof/profile"
@@ -18,48 +19,67 @@ import (
 // codecSums is what a profile says, in a form that does not depend on who read
 // it: each distinct sample, as frames and labels in text, with the sum of its values.
 func codecSums(p *Profile) map[string][]int64 {
-	m := map[string][]int64{}
-	for i, s := range p.SampleStack {
-		var k strings.Builder
-		for n := s; n != 0; n = p.Stacks.Parent[n] {
-			l := p.Locations[p.Stacks.Loc[n]]
-			mp := p.Mappings[l.Mapping]
-			fmt.Fprintf(&k, "%x %v %q %q\n", l.Address, l.Folded, p.Strings[mp.File], p.Strings[mp.BuildID])
-			for _, ln := range p.LinesOf(p.Stacks.Loc[n]) {
-				f := p.Functions[ln.Function]
-				fmt.Fprintf(&k, " %q %q %q %d %d %d\n", p.Strings[f.Name], p.Strings[f.SystemName], p.Strings[f.File], f.StartLine, ln.Line, ln.Column)
-			}
+	locs := make([]string, len(p.Locations))
+	for i, l := range p.Locations {
+		mp := p.Mappings[l.Mapping]
+		locs[i] = fmt.Sprintf("%x %v %q %q\n", l.Address, l.Folded, p.Strings[mp.File], p.Strings[mp.BuildID])
+		for _, ln := range p.LinesOf(uint32(i)) {
+			f := p.Functions[ln.Function]
+			locs[i] += codecLine(p.Strings[f.Name], p.Strings[f.SystemName], p.Strings[f.File], f.StartLine, ln.Line, ln.Column)
 		}
+	}
+	sets := make([]string, len(p.LabelSets))
+	for i, set := range p.LabelSets {
 		var ls []string
-		for _, l := range p.LabelSets[p.SampleLabels[i]] {
+		for _, l := range set {
 			ls = append(ls, fmt.Sprintf("%q %q %d %q", p.Strings[l.Key], p.Strings[l.Str], l.Num, p.Strings[l.Unit]))
 		}
 		slices.Sort(ls)
+		sets[i] = strings.Join(ls, "\n")
+	}
+	m := map[string][]int64{}
+	var k strings.Builder
+	for i, s := range p.SampleStack {
+		k.Reset()
+		for n := s; n != 0; n = p.Stacks.Parent[n] {
+			k.WriteString(locs[p.Stacks.Loc[n]])
+		}
+		k.WriteString(sets[p.SampleLabels[i]])
 		vals := make([]int64, len(p.Values))
 		for t := range vals {
 			vals[t] = p.Values[t][i]
 		}
-		codecAdd(m, k.String()+strings.Join(ls, "\n"), vals)
+		codecAdd(m, k.String(), vals)
 	}
 	return m
+}
+
+func codecLine(name, system, file string, start, line, column int64) string {
+	return fmt.Sprintf(" %q %q %q %d %d %d\n", name, system, file, start, line, column)
 }
 
 // codecGoogleSums is codecSums of google/pprof's form.
 func codecGoogleSums(g *google.Profile) map[string][]int64 {
 	valid := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+	locs := map[*google.Location]string{}
+	for _, l := range g.Location {
+		var mp google.Mapping
+		if l.Mapping != nil {
+			mp.File, mp.BuildID = l.Mapping.File, l.Mapping.BuildID
+		}
+		text := fmt.Sprintf("%x %v %q %q\n", l.Address, l.IsFolded, valid(mp.File), valid(mp.BuildID))
+		for _, ln := range l.Line {
+			f := ln.Function
+			text += codecLine(valid(f.Name), valid(f.SystemName), valid(f.Filename), f.StartLine, ln.Line, ln.Column)
+		}
+		locs[l] = text
+	}
 	m := map[string][]int64{}
+	var k strings.Builder
 	for _, s := range g.Sample {
-		var k strings.Builder
+		k.Reset()
 		for _, l := range s.Location {
-			var mp google.Mapping
-			if l.Mapping != nil {
-				mp.File, mp.BuildID = l.Mapping.File, l.Mapping.BuildID
-			}
-			fmt.Fprintf(&k, "%x %v %q %q\n", l.Address, l.IsFolded, valid(mp.File), valid(mp.BuildID))
-			for _, ln := range l.Line {
-				f := ln.Function
-				fmt.Fprintf(&k, " %q %q %q %d %d %d\n", valid(f.Name), valid(f.SystemName), valid(f.Filename), f.StartLine, ln.Line, ln.Column)
-			}
+			k.WriteString(locs[l])
 		}
 		var ls []string
 		for key, vs := range s.Label {
@@ -77,7 +97,8 @@ func codecGoogleSums(g *google.Profile) map[string][]int64 {
 			}
 		}
 		slices.Sort(ls)
-		codecAdd(m, k.String()+strings.Join(ls, "\n"), s.Value)
+		k.WriteString(strings.Join(ls, "\n"))
+		codecAdd(m, k.String(), s.Value)
 	}
 	return m
 }
@@ -141,18 +162,9 @@ func codecRoundTrip(t *testing.T, p *Profile) {
 }
 
 func TestAgreementWithGoogle(t *testing.T) {
-	corpus := codecCorpus(t)
-	// google/pprof's own test profiles, where the module cache has them.
-	if dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/pprof").Output(); err == nil {
-		files, _ := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "profile", "testdata", "*.pb.gz"))
-		for _, f := range files {
-			if b, err := os.ReadFile(f); err == nil {
-				corpus["google_"+filepath.Base(f)] = b
-			}
-		}
-	}
-	for name, b := range corpus {
+	for name, b := range codecCorpus(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g, err := google.ParseData(b)
 			if err != nil {
 				t.Fatal(err)
@@ -190,38 +202,95 @@ func TestAgreementWithGoogle(t *testing.T) {
 	}
 }
 
-func TestGoToolReadsOurs(t *testing.T) {
+// TestTopAgreesWithGoogle: self and total of every function, in every column of every profile, are
+// those of google/pprof's form of it, and still are when google/pprof has read what we encode.
+func TestTopAgreesWithGoogle(t *testing.T) {
 	for name, b := range codecCorpus(t) {
-		if !strings.HasPrefix(name, "json_") {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := DecodeBytes(b, Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for by, b := range map[string][]byte{"the original": b, "what we encode": p.AppendPprof(nil)} {
+				g, err := google.ParseData(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for col, vt := range p.SampleTypes {
+					want := viewGoogleTop(g, col, p)
+					if got := viewOurTop(p, col); got != want {
+						t.Errorf("%s: our table is\n%s\ngoogle/pprof's of %s\n%s", vt.Type, got, by, want)
+					}
+					if want == "" && p.Total(col) != 0 {
+						t.Errorf("%s: an empty table of a total of %d", vt.Type, p.Total(col))
+					}
+				}
+			}
+		})
+	}
+}
+
+// goToolPprof is where the program is that `go tool pprof` runs: asked once, it runs without the go command.
+var goToolPprof = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "tool", "-n", "pprof").Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+// runPprof is what `go tool pprof` with args prints.
+func runPprof(t *testing.T, args ...string) string {
+	t.Helper()
+	tool, err := goToolPprof()
+	if err != nil {
+		if os.Getenv("QUANTRA_CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("SKIPPED, agreement with go tool pprof is not shown: ", err)
+	}
+	cmd := exec.Command(tool, args...)
+	cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil || len(out) == 0 {
+		t.Fatalf("go tool pprof %q: %v, %d bytes; it says:\n%s", args, err, len(out), stderr.String())
+	}
+	return string(out)
+}
+
+// TestGoToolReadsOurs: `go tool pprof -top` prints the same of the original and of what we encode,
+// for one profile of each kind.
+func TestGoToolReadsOurs(t *testing.T) {
+	corpus := codecCorpus(t)
+	kinds := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(corpus)) {
+		_, kind, _ := strings.Cut(name, "_")
+		if kinds[kind] {
 			continue
 		}
-		p, err := DecodeBytes(b, Limits{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(t.TempDir(), "p.pb.gz")
-		f, err := os.Create(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Encode(f); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-		theirs := filepath.Join("testdata", "corpus", name+".pb.gz")
-		want, err := exec.Command("go", "tool", "pprof", "-top", "-symbolize=none", theirs).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := exec.Command("go", "tool", "pprof", "-top", "-symbolize=none", file).Output()
-		if err != nil {
-			t.Fatalf("%s: go tool pprof: %v", name, err)
-		}
-		if !bytes.Equal(got, want) || len(got) == 0 {
-			t.Errorf("%s: go tool pprof -top says of ours\n%s\nof the original\n%s", name, got, want)
-		}
+		kinds[kind] = true
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := DecodeBytes(corpus[name], Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var z bytes.Buffer
+			if err := p.Encode(&z); err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(t.TempDir(), "p.pb.gz")
+			if err := os.WriteFile(file, z.Bytes(), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			want := runPprof(t, "-top", "-symbolize=none", filepath.Join("testdata", "corpus", name+".pb.gz"))
+			if got := runPprof(t, "-top", "-symbolize=none", file); got != want {
+				t.Errorf("go tool pprof -top says of ours\n%s\nof the original\n%s", got, want)
+			}
+		})
+	}
+	if len(kinds) < 10 {
+		t.Fatalf("%d kinds of profile in the corpus, want 10", len(kinds))
 	}
 }
 

@@ -305,15 +305,17 @@ func (d *pprofDecoder) labelSet(at int) (uint32, error) {
 
 func (d *pprofDecoder) parseLabels(at int) (uint32, error) {
 	p, s := d.p, &d.samples
-	r := pprofDecoder{wireReader: wireReader{b: s.label}, strs: d.strs}
+	whole := d.b
+	d.b = s.label // which need not be in the buffer as it stands here
+	defer func() { d.b = whole }()
 	s.labels = s.labels[:0]
 	var f [4]uint64
 	for pos := 0; pos < len(s.label); {
-		next, err := r.next(pos, len(s.label))
+		next, err := d.next(pos, len(s.label))
 		if err != nil {
-			return 0, err // cannot be: sample has walked these fields
+			return 0, err // cannot be: sample has read these fields
 		}
-		if err := r.scalars(r.lo, r.hi, f[:], "label"); err != nil {
+		if err := d.scalars(d.lo, d.hi, f[:], "label"); err != nil {
 			return 0, corrupt(at, "sample %d: %v (counted from its first label)", s.n, err)
 		}
 		pos = next

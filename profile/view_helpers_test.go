@@ -83,14 +83,3 @@ func viewRandom(r *rand.Rand, samples int) *Profile {
 	}
 	return b.Profile()
 }
-
-// viewText writes a tree as one line a node, for comparison.
-func viewText(t *Tree) string {
-	var b strings.Builder
-	for i, lv := range t.Levels() {
-		b.WriteString(strings.Repeat(" ", int(lv)))
-		b.WriteString(t.Names[t.Name[i]])
-		b.WriteString(" " + FormatValue(t.Self[i], "count") + " " + FormatValue(t.Total[i], "count") + "\n")
-	}
-	return b.String()
-}

@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	gpprof "github.com/google/pprof/profile"
@@ -130,39 +131,106 @@ func TestFilterAgreesWithPprof(t *testing.T) {
 		{Hide: "[.]go$"}, {Show: "nothing at all"}, {Focus: "/bin/prog"}, {Hide: "/bin/prog"}, {Show: "b", ShowFrom: "b"},
 		{Hide: "^a$", ShowFrom: "^b$", Focus: "d"},
 	}
-	n := 0
+	var n atomic.Int32
+	t.Run("all", func(t *testing.T) { // which ends when its parallel parts have ended
+		for name, raw := range viewCorpus(t) {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				ours, err := DecodeBytes(raw, Limits{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range filters {
+					theirs, err := gpprof.ParseData(raw)
+					if err != nil {
+						t.Fatal(err)
+					}
+					theirs.FilterSamplesByName(viewExpr(f.Focus), viewExpr(f.Ignore), viewExpr(f.Hide), viewExpr(f.Show))
+					theirs.ShowFrom(viewExpr(f.ShowFrom))
+					got, _, err := ours.Filter(f)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for col := range got.SampleTypes {
+						n.Add(1)
+						if g, w := viewOurTop(got, col), viewGoogleTop(theirs, col, got); g != w {
+							t.Fatalf("%+v, column %d: got\n%s\nwant\n%s", f, col, g, w)
+						}
+					}
+				}
+			})
+		}
+	})
+	if n.Load() < 100 {
+		t.Fatalf("only %d comparisons", n.Load())
+	}
+}
+
+// viewExpr is nil for no expression, as google/pprof has it.
+func viewExpr(s string) *regexp.Regexp {
+	if s == "" {
+		return nil
+	}
+	return regexp.MustCompile(s)
+}
+
+// TestLabelAndInlineFiltersAgreeWithPprof: tagshow, taghide and noinlines give
+// the same samples as google/pprof's, frame by frame and label by label, and tagshow and taghide warn when
+// google/pprof says that nothing matched.
+func TestLabelAndInlineFiltersAgreeWithPprof(t *testing.T) {
+	filters := []Filter{{TagShow: "^handler$"}, {TagShow: "work"}, {TagHide: "^bytes$"}, {TagHide: "work|handler"}, {TagShow: "nothing"},
+		{TagHide: "nothing"}, {TagShow: "e", TagHide: "^bytes|er$"}, {NoInlines: true}, {NoInlines: true, TagHide: "."}}
+	changed := make([]int, len(filters))
 	for name, raw := range viewCorpus(t) {
+		if !strings.HasPrefix(name, "json_") && !strings.HasPrefix(name, "random-") {
+			continue // the other programs' have labels and inlined frames like these
+		}
 		ours, err := DecodeBytes(raw, Limits{})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		for _, f := range filters {
+		whole := codecSums(ours)
+		for i, f := range filters {
 			theirs, err := gpprof.ParseData(raw)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			re := func(s string) *regexp.Regexp {
-				if s == "" {
-					return nil
+			shown, hidden := theirs.FilterTagsByName(viewExpr(f.TagShow), viewExpr(f.TagHide))
+			if f.NoInlines {
+				if err := theirs.Aggregate(false, true, true, true, true, true); err != nil {
+					t.Fatal(err)
 				}
-				return regexp.MustCompile(s)
 			}
-			theirs.FilterSamplesByName(re(f.Focus), re(f.Ignore), re(f.Hide), re(f.Show))
-			theirs.ShowFrom(re(f.ShowFrom))
-			got, _, err := ours.Filter(f)
+			got, warnings, err := ours.Filter(f)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for col := range got.SampleTypes {
-				n++
-				if g, w := viewOurTop(got, col), viewGoogleTop(theirs, col, got); g != w {
-					t.Fatalf("%s, %+v, column %d: got\n%s\nwant\n%s", name, f, col, g, w)
-				}
+			if err := got.Check(); err != nil {
+				t.Errorf("%s, %+v: %v", name, f, err)
+			}
+			sums := codecSums(got)
+			if want := codecGoogleSums(theirs); !maps.EqualFunc(sums, want, slices.Equal) {
+				t.Errorf("%s, %+v: got\n%v\nwant\n%v", name, f, sums, want)
+			}
+			if !maps.EqualFunc(sums, whole, slices.Equal) {
+				changed[i]++
+			}
+			want := 0
+			if f.TagShow != "" && !shown {
+				want++
+			}
+			if f.TagHide != "" && !hidden {
+				want++
+			}
+			if len(warnings) != want {
+				t.Errorf("%s, %+v: warnings %q; google/pprof says shown %v, hidden %v", name, f, warnings, shown, hidden)
 			}
 		}
 	}
-	if n < 100 {
-		t.Fatalf("only %d comparisons", n)
+	for i, f := range filters {
+		if changed[i] == 0 && f.TagHide != "nothing" {
+			t.Errorf("%+v changed no profile: nothing was compared", f)
+		}
 	}
 }
 
@@ -171,12 +239,6 @@ func TestFilterAgreesWithPprof(t *testing.T) {
 // in order of their total in ours and of their name in pprof's, so order is not
 // compared.
 func TestTopReadsAsPprof(t *testing.T) {
-	if _, err := exec.LookPath("go"); err != nil {
-		if os.Getenv("QUANTRA_CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("SKIPPED, agreement with go tool pprof is not shown: ", err)
-	}
 	p := viewInput(t)
 	// pprof names what has no function by its mapping; that is compared above.
 	p, _, err := p.Filter(Filter{Ignore: "libc"})
@@ -192,13 +254,9 @@ func TestTopReadsAsPprof(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, mode := range []string{"-top", "-tree"} {
-		cmd := exec.Command("go", "tool", "pprof", mode, "-nodecount=1000", "-nodefraction=0", "-edgefraction=0", file)
-		cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
-		want, err := cmd.Output()
-		if err != nil {
-			t.Fatal(err)
-		}
+		want := runPprof(t, mode, "-nodecount=1000", "-nodefraction=0", "-edgefraction=0", file)
 		var got bytes.Buffer
+		var err error
 		tree := NewTree(p, 0)
 		opt := TextOptions{Unit: "nanoseconds"}
 		if mode == "-top" {
@@ -209,7 +267,7 @@ func TestTopReadsAsPprof(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g, w := viewTable(got.String()), viewTable(string(want)); g != w || len(w) < 500 {
+		if g, w := viewTable(got.String()), viewTable(want); g != w || len(w) < 500 {
 			t.Errorf("%s: got\n%s\nwant\n%s", mode, g, w)
 		}
 	}
@@ -218,12 +276,6 @@ func TestTopReadsAsPprof(t *testing.T) {
 // TestTagFiltersAgreeWithPprof compares tagfocus and tagignore with those of
 // `go tool pprof`, whose matcher no package exports.
 func TestTagFiltersAgreeWithPprof(t *testing.T) {
-	if _, err := exec.LookPath("go"); err != nil {
-		if os.Getenv("QUANTRA_CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("SKIPPED, agreement with go tool pprof is not shown: ", err)
-	}
 	b := NewBuilder(ValueType{"samples", "count"})
 	handler, size, tenant := b.String("handler"), b.String("size"), b.String("tenant")
 	for i := range 12 {
@@ -257,23 +309,21 @@ func TestTagFiltersAgreeWithPprof(t *testing.T) {
 			options["-tagignore="] = Filter{TagIgnore: expr}
 		}
 		for option, f := range options {
-			cmd := exec.Command("go", "tool", "pprof", "-top", "-nodecount=1000", "-nodefraction=0", option+expr, file)
-			cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
-			want, err := cmd.Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			q, _, err := p.Filter(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got bytes.Buffer
-			if err := WriteTop(&got, Top(q, 0), TextOptions{Unit: "count", Total: p.Total(0)}); err != nil {
-				t.Fatal(err)
-			}
-			if g, w := viewTable(got.String()), viewTable(string(want)); g != w {
-				t.Errorf("%s%s: got\n%s\nwant\n%s", option, expr, g, w)
-			}
+			t.Run(option+expr, func(t *testing.T) {
+				t.Parallel()
+				want := runPprof(t, "-top", "-nodecount=1000", "-nodefraction=0", option+expr, file)
+				q, _, err := p.Filter(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got bytes.Buffer
+				if err := WriteTop(&got, Top(q, 0), TextOptions{Unit: "count", Total: p.Total(0)}); err != nil {
+					t.Fatal(err)
+				}
+				if g, w := viewTable(got.String()), viewTable(want); g != w {
+					t.Errorf("got\n%s\nwant\n%s", g, w)
+				}
+			})
 		}
 	}
 }
