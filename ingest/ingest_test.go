@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -630,6 +631,15 @@ func FuzzAppName(f *testing.F) {
 
 // FuzzForm sends any body as a form: no answer but a clean one, and nothing held after.
 func FuzzForm(f *testing.F) {
+	// By default go test spends up to a minute on making each input that reaches new code smaller,
+	// which leaves no time for finding any. What the command line says holds.
+	said := false
+	flag.Visit(func(fl *flag.Flag) { said = said || fl.Name == "test.fuzzminimizetime" })
+	if !said {
+		if err := flag.Set("test.fuzzminimizetime", "50x"); err != nil {
+			f.Fatal(err)
+		}
+	}
 	kind, body := form(f, "profile", string(gz(sample().AppendPprof(nil))), "sample_type_config", `{"cpu":{"display-name":"cpu","cumulative":false}}`)
 	f.Add(kind, body)
 	raw := string(sample().AppendPprof(nil))
