@@ -19,6 +19,7 @@ type Builder struct {
 	stacks    stackIndex
 	samples   pairTable // (stack, label set) -> sample
 	key       []byte
+	labels    []SampleLabel // where the next label sets are put: one object for many
 }
 
 // NewBuilder starts a profile with one column of values for each type.
@@ -28,7 +29,6 @@ func NewBuilder(types ...ValueType) *Builder {
 			SampleTypes: slices.Clone(types),
 			Strings:     []string{""},
 			Mappings:    []Mapping{{}},
-			Stacks:      Stacks{Parent: []uint32{0}, Loc: []uint32{0}},
 			LabelSets:   [][]SampleLabel{nil},
 			Values:      make([][]int64, len(types)),
 		},
@@ -103,7 +103,7 @@ func (b *Builder) Location(l Location, lines ...Line) uint32 {
 
 // Stack is the node of the stack in which parent calls loc. The root is 0.
 func (b *Builder) Stack(parent, loc uint32) uint32 {
-	node, _ := b.stacks.child(&b.p.Stacks, parent, loc)
+	node, _ := b.stacks.child(parent, loc)
 	return node
 }
 
@@ -121,7 +121,12 @@ func (b *Builder) LabelSet(labels []SampleLabel) uint32 {
 	i, ok := b.labelSets[string(k)]
 	if !ok {
 		i = uint32(len(b.p.LabelSets))
-		b.p.LabelSets = append(b.p.LabelSets, slices.Clone(labels))
+		if cap(b.labels)-len(b.labels) < len(labels) {
+			b.labels = make([]SampleLabel, 0, max(len(labels), min(len(b.p.LabelSets), 256)))
+		}
+		from := len(b.labels)
+		b.labels = append(b.labels, labels...)
+		b.p.LabelSets = append(b.p.LabelSets, b.labels[from:len(b.labels):len(b.labels)])
 		b.labelSets[string(k)] = i
 	}
 	return i
@@ -160,6 +165,7 @@ func (b *Builder) newSample(stack, labels uint32) uint32 {
 // period, comments); the Builder is of no use after.
 func (b *Builder) Profile() *Profile {
 	p := b.p
+	p.Stacks = b.stacks.stacks()
 	b.p = nil
 	return p
 }

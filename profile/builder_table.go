@@ -1,68 +1,73 @@
 package profile
 
 import (
+	"bytes"
 	"math/bits"
 	"math/rand/v2"
 
 	"github.com/zeebo/xxh3"
 )
 
-// stackIndex finds the child of a node in a tree of stacks, and grows the tree: the
+// stackIndex is a tree of stacks that grows, and finds the child of a node in it: the
 // inner loop of decoding and merging. A node's first children are a list, through
-// arrays that grow at their end, so that a new stack's tail is written
+// nodes that are added at the end, so that a new stack's tail is written
 // one after the other and a known one is read as it was written; a hash table would
 // miss the cache at every frame. Children past maxListed, which few nodes have, are in a hash table, so that
 // no sender can make the lists long.
 type stackIndex struct {
-	links []stackLink
+	nodes []stackNode // 0 is the root
 	hubs  pairTable
 }
 
-// stackLink is a node as its parent's list sees it. 0 ends a list: the root is nobody's child.
-type stackLink struct{ loc, first, next uint32 }
+// stackNode is 16 bytes: four to a line of cache, none across two. 0 ends a list: the root is nobody's child.
+type stackNode struct{ parent, loc, first, next uint32 }
 
 const maxListed = 8
 
 // newStackIndex is for a tree with only the root, and has room for n nodes.
 func newStackIndex(n int) stackIndex {
-	return stackIndex{links: make([]stackLink, 1, n)}
+	return stackIndex{nodes: make([]stackNode, 1, n)}
 }
 
 // child is the node in which parent calls loc. It is made, and fresh, if it was not there.
-func (x *stackIndex) child(s *Stacks, parent, loc uint32) (node uint32, fresh bool) {
-	links := x.links
-	next := uint32(len(links))
-	link := &links[parent].first
+func (x *stackIndex) child(parent, loc uint32) (node uint32, fresh bool) {
+	nodes := x.nodes
+	next := uint32(len(nodes))
+	link := &nodes[parent].first
 	for range maxListed {
 		c := *link
 		if c == 0 {
 			*link = next
-			x.add(s, parent, loc)
+			x.nodes = append(nodes, stackNode{parent: parent, loc: loc})
 			return next, true
 		}
-		if links[c].loc == loc {
+		n := &nodes[c]
+		if n.loc == loc {
 			return c, false
 		}
-		link = &links[c].next
+		link = &n.next
 	}
 	if node, fresh = x.hubs.get(uint64(parent)<<32|uint64(loc), next); fresh {
-		x.add(s, parent, loc)
+		x.nodes = append(nodes, stackNode{parent: parent, loc: loc})
 	}
 	return node, fresh
 }
 
 // only is child for a parent that is known to have no children.
-func (x *stackIndex) only(s *Stacks, parent, loc uint32) uint32 {
-	node := uint32(len(x.links))
-	x.links[parent].first = node
-	x.add(s, parent, loc)
+func (x *stackIndex) only(parent, loc uint32) uint32 {
+	node := uint32(len(x.nodes))
+	x.nodes[parent].first = node
+	x.nodes = append(x.nodes, stackNode{parent: parent, loc: loc})
 	return node
 }
 
-func (x *stackIndex) add(s *Stacks, parent, loc uint32) {
-	x.links = append(x.links, stackLink{loc: loc})
-	s.Parent = append(s.Parent, parent)
-	s.Loc = append(s.Loc, loc)
+// stacks is the tree in columns.
+func (x *stackIndex) stacks() Stacks {
+	s := Stacks{Parent: make([]uint32, len(x.nodes)), Loc: make([]uint32, len(x.nodes))}
+	for i, n := range x.nodes {
+		s.Parent[i], s.Loc[i] = n.parent, n.loc
+	}
+	return s
 }
 
 // pairTable numbers 64-bit keys, each a pair of indexes. Open addressing over
@@ -140,9 +145,9 @@ type stringTable struct {
 	seed  uint64
 }
 
-// newStringTable has room for n strings and does not grow.
-func newStringTable(n int) stringTable {
-	return stringTable{slots: make([]uint32, 1<<bits.Len(uint(n+n/2+1))), seed: rand.Uint64()}
+// init makes t ready for n strings, and empty. It does not grow.
+func (t *stringTable) init(n int) {
+	t.slots, t.seed = zeroed(t.slots, 1<<bits.Len(uint(n+n/2+1))), rand.Uint64()
 }
 
 // get is the number of s in strs, or len(strs), and fresh, if it is not there: then the
@@ -157,5 +162,59 @@ func (t *stringTable) get(s string, strs []string) (val uint32, fresh bool) {
 		case strs[v-1] == s:
 			return v - 1, false
 		}
+	}
+}
+
+// spanTable numbers distinct stretches of one buffer.
+type spanTable struct {
+	slots []spanSlot
+	n     int
+	seed  uint64
+}
+
+type spanSlot struct {
+	span
+	hash uint32
+	val  uint32 // number+1; 0 is an empty slot
+}
+
+// find is the slot of b[at.lo:at.hi]. Its val is 0 if it was not there: then the caller sets it, before
+// it finds another.
+func (t *spanTable) find(b []byte, at span) *spanSlot {
+	if t.n*4 >= len(t.slots)*3 {
+		t.grow()
+	}
+	text := b[at.lo:at.hi]
+	hash := uint32(xxh3.HashSeed(text, t.seed))
+	mask := uint32(len(t.slots) - 1)
+	for i := hash & mask; ; i = (i + 1) & mask {
+		s := &t.slots[i]
+		if s.val == 0 {
+			t.n++
+			s.span, s.hash = at, hash
+			return s
+		}
+		if s.hash == hash && bytes.Equal(b[s.lo:s.hi], text) {
+			return s
+		}
+	}
+}
+
+func (t *spanTable) grow() {
+	old := t.slots
+	if old == nil {
+		t.seed = rand.Uint64()
+	}
+	t.slots = make([]spanSlot, max(16, 2*len(old)))
+	mask := uint32(len(t.slots) - 1)
+	for _, s := range old {
+		if s.val == 0 {
+			continue
+		}
+		i := s.hash & mask
+		for t.slots[i].val != 0 {
+			i = (i + 1) & mask
+		}
+		t.slots[i] = s
 	}
 }

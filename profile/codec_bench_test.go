@@ -27,9 +27,12 @@ func codecBenchInputs(b *testing.B) map[string][]byte {
 	return in
 }
 
-// codecSynthetic is a CPU profile like a large Go server's: 30,000 functions, a third of the frames
-// inlined, stacks of 20 to 30 frames that start alike and part ways towards the leaf, labels on half of the
-// samples. A million samples are about 100 MB. The same n gives the same bytes.
+// codecSynthetic is n samples like those of a fleet's merged CPU profile, which is how pprof files become
+// large. 30,000 functions, a third of the frames inlined. There are n/4 draws of a stack, of 10 to 40 frames: a walk
+// from one of 20 entry points in which a function calls one of a few, the first most often, so that
+// stacks share their callers and part ways towards the leaf. Each stack is seen about four times, each time with
+// other labels: two of them, of 3,000 sets, but for a sixth of the samples, which has none. Samples come as they do from merging
+// processes: each process has a sixteenth of the stacks, in no order. A million samples are about 100 MB. The same n gives the same bytes.
 func codecSynthetic(n int) []byte {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	b := NewBuilder(ValueType{"samples", "count"}, ValueType{"cpu", "nanoseconds"})
@@ -48,24 +51,36 @@ func codecSynthetic(n int) []byte {
 		}
 		locs[i] = b.Location(Location{Address: 0x400000 + uint64(i)*37, Mapping: mp}, lines...)
 	}
-	sets := []uint32{0}
-	for i := range 2000 {
-		sets = append(sets, b.LabelSet([]SampleLabel{{Key: b.String("operation"), Str: b.String("op" + strconv.Itoa(i%40))},
-			{Key: b.String("span_id"), Str: b.String(strconv.FormatInt(int64(i)*7919, 16))}}))
+	sets := make([]uint32, 3000)
+	for i := range sets {
+		sets[i] = b.LabelSet([]SampleLabel{{Key: b.String("operation"), Str: b.String("op" + strconv.Itoa(i%40))},
+			{Key: b.String("instance"), Str: b.String("server-" + strconv.Itoa(i/40))}})
 	}
-	for range n {
+	stacks := make([]uint32, max(n/4, 1))
+	for i := range stacks {
+		at := uint64(rnd.IntN(20))
 		node := uint32(0)
-		for depth, want := 0, 20+rnd.IntN(11); depth < want; depth++ {
-			// A caller has few callees near the root and more near the leaf.
-			choice := rnd.IntN(1 + depth/6)
-			node = b.Stack(node, locs[int(mixPair(uint64(depth*64+choice), uint64(node%977))%uint64(len(locs)))])
+		for range 10 + rnd.IntN(31) {
+			node = b.Stack(node, locs[at%uint64(len(locs))])
+			callee := uint64(min(rnd.ExpFloat64(), 5)) // of a function's six: the first 63 times in 100
+			at = mixPair(at%uint64(len(locs)), callee)
+		}
+		stacks[i] = node
+	}
+	const processes = 16
+	for i := range n {
+		process := i * processes / n
+		stack := stacks[rnd.IntN(len(stacks))]
+		if k := rnd.IntN(len(stacks)/processes + 1); rnd.IntN(4) > 0 {
+			stack = stacks[(k*processes+process)%len(stacks)] // the rest is what all processes do
 		}
 		set := uint32(0)
-		if rnd.IntN(2) == 0 {
+		if rnd.IntN(6) > 0 {
 			set = sets[rnd.IntN(len(sets))]
 		}
-		at := b.newSample(node, set)
-		b.p.Values[0][at], b.p.Values[1][at] = 1, 10_000_000
+		at := b.newSample(stack, set)
+		b.p.Values[0][at] = int64(1 + rnd.IntN(4))
+		b.p.Values[1][at] = 10_000_000 * b.p.Values[0][at]
 	}
 	return b.Profile().AppendPprof(nil)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,6 +200,97 @@ func TestAgreementWithGoogle(t *testing.T) {
 				t.Fatalf("p - p has %d samples and %d stacks", diff.NumSamples(), diff.Stacks.Len())
 			}
 		})
+	}
+}
+
+// TestStacksInAnyForm: samples whose ids, values and labels are packed, one by one, or some of each, and
+// whose stacks share and part anywhere, ids of every length among them, mean what they mean to google/pprof.
+func TestStacksInAnyForm(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	ids := []uint64{1, 2, 127, 128, 300, 1<<14 - 1, 1 << 14, 1<<21 + 5, 1 << 40, 1<<64 - 1}
+	e := pprofEncoder{b: codecMsg(6, "", 6, "cpu", 6, "ns", 6, "key", 1, codecMsg(1, 1, 2, 2), 5, codecMsg(1, 1, 2, 1))}
+	for i, id := range ids {
+		at := e.open(4)
+		e.opt(1, id)
+		e.opt(3, uint64(0x1000+i))
+		e.done(at)
+	}
+	var stack []uint64
+	for range 3000 {
+		// The leaf is first, so that what is kept is the callers'.
+		stack = slices.Clone(stack[rnd.IntN(len(stack)+1):])
+		for rnd.IntN(4) > 0 && len(stack) < 30 {
+			stack = slices.Insert(stack, 0, ids[rnd.IntN(len(ids))])
+		}
+		at := e.open(2)
+		label := func() {
+			e.b = append(e.b, codecMsg(3, codecMsg(1, 3, 3, 1+rnd.IntN(2)))...)
+		}
+		for left := stack; len(left) > 0; {
+			n := 1 + rnd.IntN(len(left))
+			if rnd.IntN(3) == 0 {
+				n = len(left)
+			}
+			if n > 1 || rnd.IntN(2) == 0 {
+				list := e.open(1)
+				for _, id := range left[:n] {
+					e.varint(id)
+				}
+				e.done(list)
+			} else {
+				e.opt(1, left[0])
+			}
+			if left = left[n:]; rnd.IntN(8) == 0 {
+				label()
+			}
+		}
+		e.opt(2, uint64(1+rnd.IntN(1000)))
+		for range rnd.IntN(3) {
+			label()
+		}
+		e.done(at)
+	}
+	p, err := DecodeBytes(e.b, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := google.ParseUncompressed(e.b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	codecAgree(t, p, g)
+	codecRoundTrip(t, p)
+}
+
+// TestLargeProfile: the short cuts of large profiles are taken, and every sample is google/pprof's.
+func TestLargeProfile(t *testing.T) {
+	raw := codecSynthetic(3 * memorySamples)
+	d := pprofDecoder{wireReader: wireReader{b: raw}, lim: Limits{}.withDefaults()}
+	p, err := d.profile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if d.samples.known.hits < p.NumSamples()/4 {
+		t.Errorf("%d of %d stacks were known, want a quarter", d.samples.known.hits, p.NumSamples())
+	}
+	g, err := google.ParseUncompressed(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range g.Sample {
+		n := p.SampleStack[i]
+		for _, l := range s.Location {
+			if n == 0 || uint64(p.Stacks.Loc[n])+1 != l.ID {
+				t.Fatalf("sample %d: location %d, google/pprof has %d", i, p.Stacks.Loc[n]+1, l.ID)
+			}
+			n = p.Stacks.Parent[n]
+		}
+		if n != 0 || s.Value[0] != p.Values[0][i] || s.Value[1] != p.Values[1][i] || len(s.Label) != len(p.LabelSets[p.SampleLabels[i]]) {
+			t.Fatalf("sample %d differs from google/pprof's %v", i, s)
+		}
 	}
 }
 

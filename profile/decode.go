@@ -47,8 +47,45 @@ func decode(b []byte, lim Limits) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := pprofDecoder{wireReader: wireReader{b: raw}, lim: lim}
-	return d.profile()
+	d, _ := decoders.Get().(*pprofDecoder)
+	if d == nil {
+		d = new(pprofDecoder)
+	}
+	d.b, d.lim = raw, lim
+	p, err := d.profile()
+	if len(raw) <= maxKept {
+		d.reset()
+		decoders.Put(d)
+	}
+	return p, err
+}
+
+// decoders are kept for their arrays: a small profile's decoding is a third allocation else.
+// Those of large profiles, over maxKept bytes, are left to the garbage collector.
+var decoders sync.Pool
+
+const maxKept = 1 << 20
+
+// reset leaves nothing of the profile before but the room of the arrays named here.
+func (d *pprofDecoder) reset() {
+	s := &d.samples
+	old := *d
+	*d = pprofDecoder{strs: old.strs[:0], seen: old.seen,
+		mappings: idTable{dense: old.mappings.dense}, funcs: idTable{dense: old.funcs.dense}, locs: idTable{dense: old.locs.dense}}
+	for i, t := range old.tables {
+		d.tables[i].runs = t.runs[:0]
+	}
+	s.path, s.vals, s.labels, s.tree.nodes = old.samples.path[:0], old.samples.vals[:0], old.samples.labels[:0], old.samples.tree.nodes[:0]
+}
+
+// zeroed is n zeroes, in old if that has the room.
+func zeroed[T any](old []T, n int) []T {
+	if cap(old) < n {
+		return make([]T, n)
+	}
+	old = old[:n]
+	clear(old)
+	return old
 }
 
 // sizeHint is how many bytes r is about to give, 0 if it does not say.
@@ -258,7 +295,8 @@ type idTable struct {
 	sparse map[uint64]uint32
 }
 
-func newIDTable(n int) idTable { return idTable{dense: make([]uint32, n+n/8+2)} }
+// init makes t ready for n identifiers.
+func (t *idTable) init(n int) { t.dense = zeroed(t.dense, n+n/8+2) }
 
 // varints reads the numbers of fields 1 to len(dst) from pos, as long as each is
 // one of them, with a tag of one byte and a number of at most nine. It says where the first field that is not so starts; what

@@ -11,25 +11,47 @@ import (
 // sampleDecoder is the scratch space of the samples' pass. Nothing in it is
 // allocated per sample.
 type sampleDecoder struct {
-	// The location ids of this sample and of the one before, packed, the leaf first. They are
+	// The location ids of this sample and of the last whose path was walked, packed, the leaf first. They are
 	// the buffer's own bytes, but where ids came in several fields: then they are
-	// put together in own, one for samples of even number and one for odd.
+	// put together in own[turn], and the other may be prev.
 	ids, prev []byte
+	idsEnd    int // where ids end in the buffer
 	own       [2][]byte
+	turn      int
 	joined    bool     // ids is in own
-	path      []uint32 // path[i] is the node of the previous sample's i+1 outermost frames
+	path      []uint32 // path[i] is the node of prev's i+1 outermost frames
+	known     stackMemory
 	vals      []int64
 	n         int // samples so far
 
 	label, prevLabel []byte // the labels of this sample and the one before, as they are on the wire
 	labelEnd         int    // where label ends in the buffer
 	prevSet          uint32
-	setOf            map[string]uint32 // label bytes -> label set
-	sets             *Builder          // makes label sets unique
+	setOf            spanTable // label bytes -> label set
+	sets             *Builder  // makes label sets unique
 	labels           []SampleLabel
 	numLabels        int // in all sets together
 
-	nodes stackIndex
+	tree stackIndex
+}
+
+// stackMemory knows whole stacks by their ids' bytes. In a large profile a step from
+// a node to its child is a miss of the cache, and a stack that comes again with other labels would take one
+// for each of its frames.
+type stackMemory struct {
+	table       spanTable // ids -> node
+	asked, hits int
+}
+
+const (
+	memorySamples = 4096 // of a profile that is large: its tree outgrows the cache
+	memorySteps   = 4    // more are worth a look-up
+)
+
+// worthIt says whether to look for a stack of so many ids that are not shared. Where
+// fewer than one in sixteen have come again, it is not.
+func (m *stackMemory) worthIt(samples, steps int) bool {
+	return samples >= memorySamples && steps > memorySteps && (m.asked < memorySamples || m.hits > m.asked/16)
 }
 
 func (d *pprofDecoder) readSamples() error {
@@ -53,15 +75,13 @@ func (d *pprofDecoder) readSamples() error {
 	for t := range p.Values {
 		p.Values[t] = make([]int64, 0, room)
 	}
-	p.Stacks.Parent = append(make([]uint32, 0, room+room/2+16), 0)
-	p.Stacks.Loc = append(make([]uint32, 0, room+room/2+16), 0)
-	s.vals = make([]int64, 0, types)
-	s.nodes = newStackIndex(room + room/2 + 16)
+	s.tree.nodes = append(slices.Grow(s.tree.nodes, 3*room+16), stackNode{})
 	for range d.each(fieldSample) {
 		if err := d.sample(d.lo, d.hi); err != nil {
 			return err
 		}
 	}
+	p.Stacks = s.tree.stacks()
 	return nil
 }
 
@@ -75,14 +95,14 @@ func (d *pprofDecoder) sample(lo, hi int) error {
 		}
 		switch {
 		case d.num == 1 && d.typ == wireBytes:
-			s.addIDs(d.b[d.lo:d.hi:d.hi])
+			s.addIDs(d.b[d.lo:d.hi:d.hi], d.hi)
 		case d.num == 1 && d.typ == wireVarint:
 			// A number's own bytes are a packed list of one. The byte before them ends the tag.
 			from := next - 1
 			for d.b[from-1] >= 0x80 {
 				from--
 			}
-			s.addIDs(d.b[from:next:next])
+			s.addIDs(d.b[from:next:next], next)
 		case d.num == 1:
 			err = d.want(wireVarint, "sample: location_id")
 		case d.num == 2 && d.typ == wireBytes:
@@ -118,13 +138,13 @@ func (d *pprofDecoder) sample(lo, hi int) error {
 	return nil
 }
 
-// addIDs adds a packed list of location ids to the sample's.
-func (s *sampleDecoder) addIDs(list []byte) {
+// addIDs adds a packed list of location ids, which ends at end in the buffer, to the sample's.
+func (s *sampleDecoder) addIDs(list []byte, end int) {
 	if s.ids == nil {
-		s.ids = list
+		s.ids, s.idsEnd = list, end
 		return
 	}
-	own := &s.own[s.n&1]
+	own := &s.own[s.turn]
 	if !s.joined {
 		*own, s.joined = append((*own)[:0], s.ids...), true
 	}
@@ -165,7 +185,7 @@ func (d *pprofDecoder) packedValues(lo, hi int) error {
 // root, is taken over without a look at it: profilers write neighbours together. The rest is read
 // backwards, from the root to the leaf.
 func (d *pprofDecoder) stack(at int) (uint32, error) {
-	s, ids, tree := &d.samples, d.samples.ids, &d.p.Stacks
+	s, ids := &d.samples, d.samples.ids
 	if n := len(ids); n > 0 && ids[n-1] >= 0x80 {
 		return 0, corrupt(at, "sample %d: location_id is no varint of 64 bits", s.n)
 	}
@@ -175,7 +195,20 @@ func (d *pprofDecoder) stack(at int) (uint32, error) {
 	if total > d.lim.Depth {
 		return 0, tooLarge("locations in one stack", total, d.lim.Depth)
 	}
+	var slot *spanSlot
+	if !s.joined && s.known.worthIt(d.tables[fieldSample].n, total-depth) {
+		s.known.asked++
+		slot = s.known.table.find(d.b, span{uint32(s.idsEnd - len(ids)), uint32(s.idsEnd)})
+		if slot.val != 0 {
+			s.known.hits++
+			return slot.val - 1, nil
+		}
+		// Every way out of here but the last is the end of the decoding: the slot will be set.
+	}
 	s.prev = ids
+	if s.joined {
+		s.turn ^= 1 // its bytes are prev's now
+	}
 	s.path = slices.Grow(s.path[:depth], total-depth)
 	d.growStacks(total - depth)
 	node, fresh := uint32(0), false
@@ -195,32 +228,34 @@ func (d *pprofDecoder) stack(at int) (uint32, error) {
 			return 0, corrupt(at, "sample %d has location %d, which is not there", s.n, id)
 		}
 		if fresh {
-			node = s.nodes.only(tree, node, loc-1)
+			node = s.tree.only(node, loc-1)
 		} else {
-			node, fresh = s.nodes.child(tree, node, loc-1)
+			node, fresh = s.tree.child(node, loc-1)
 		}
 		s.path = append(s.path, node)
 	}
+	if slot != nil {
+		slot.val = node + 1
+	}
 	// Depth bounds what one sample can add past the limit.
-	if len(tree.Parent)-1 > d.lim.Stacks {
-		return 0, tooLarge("distinct stacks", len(tree.Parent)-1, d.lim.Stacks)
+	if n := len(s.tree.nodes) - 1; n > d.lim.Stacks {
+		return 0, tooLarge("distinct stacks", n, d.lim.Stacks)
 	}
 	return node, nil
 }
 
 // growStacks makes room for n nodes more.
 func (d *pprofDecoder) growStacks(n int) {
-	s, tree := &d.samples, &d.p.Stacks
-	have := len(s.nodes.links)
-	if cap(s.nodes.links)-have >= n {
+	s := &d.samples
+	have := len(s.tree.nodes)
+	if cap(s.tree.nodes)-have >= n {
 		return
 	}
 	// As many nodes as there will be if the samples to come are like those so far, and a bit;
 	// at most twice as many, so that no message gets more than it earned.
 	all := float64(have) * float64(d.tables[fieldSample].n) / float64(s.n+1)
 	more := int(min(all*17/16, 2*float64(have))) - have + n
-	s.nodes.links = slices.Grow(s.nodes.links, more)
-	tree.Parent, tree.Loc = slices.Grow(tree.Parent, more), slices.Grow(tree.Loc, more)
+	s.tree.nodes = slices.Grow(s.tree.nodes, more)
 }
 
 // idBefore reads the id whose last byte is ids[last] and which has more bytes before it,
@@ -288,16 +323,22 @@ func (d *pprofDecoder) labelSet(at int) (uint32, error) {
 	if s.prevSet != 0 && bytes.Equal(s.label, s.prevLabel) {
 		return s.prevSet, nil
 	}
-	set, ok := s.setOf[string(s.label)]
-	if !ok {
+	var set uint32
+	if s.labelEnd < 0 { // not in the buffer as it stands here: too rare to remember
 		var err error
 		if set, err = d.parseLabels(at); err != nil {
 			return 0, err
 		}
-		if s.setOf == nil {
-			s.setOf = map[string]uint32{}
+	} else {
+		slot := s.setOf.find(d.b, span{uint32(s.labelEnd - len(s.label)), uint32(s.labelEnd)})
+		if slot.val == 0 {
+			parsed, err := d.parseLabels(at)
+			if err != nil {
+				return 0, err
+			}
+			slot.val = parsed + 1
 		}
-		s.setOf[string(s.label)] = set
+		set = slot.val - 1
 	}
 	s.prevSet, s.prevLabel = set, s.label
 	return set, nil

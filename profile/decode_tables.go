@@ -2,6 +2,7 @@ package profile
 
 import (
 	"iter"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,6 +18,7 @@ type pprofDecoder struct {
 	tables [fieldString + 1]table
 
 	strs                  []uint32 // index in the message's string table -> in p.Strings
+	seen                  stringTable
 	mappings, funcs, locs idTable
 
 	periodType         *span // the last one counts, as in protobuf
@@ -186,9 +188,9 @@ func (d *pprofDecoder) readStrings() error {
 	if t.n == 0 {
 		return corrupt(len(d.b), "there is no string table")
 	}
-	d.strs = make([]uint32, 0, t.n)
+	d.strs = slices.Grow(d.strs, t.n)
 	distinct := make([]string, 0, t.n)
-	seen := newStringTable(t.n)
+	d.seen.init(t.n)
 	for _, run := range t.runs {
 		from := int(run.lo)
 		text := string(d.b[from:run.hi])
@@ -201,7 +203,7 @@ func (d *pprofDecoder) readStrings() error {
 			if !utf8.ValidString(s) {
 				s = strings.ToValidUTF8(s, "\uFFFD")
 			}
-			at, fresh := seen.get(s, distinct)
+			at, fresh := d.seen.get(s, distinct)
 			if fresh {
 				distinct = append(distinct, s)
 			}
@@ -318,7 +320,7 @@ func (d *pprofDecoder) newID(t *idTable, id uint64, index uint32, what string) e
 
 func (d *pprofDecoder) readMappings() error {
 	n := d.tables[fieldMapping].n
-	d.mappings = newIDTable(n)
+	d.mappings.init(n)
 	d.p.Mappings = make([]Mapping, 1, n+1)
 	var f [10]uint64
 	for i := range d.each(fieldMapping) {
@@ -344,7 +346,7 @@ func (d *pprofDecoder) readMappings() error {
 
 func (d *pprofDecoder) readFunctions() error {
 	n := d.tables[fieldFunction].n
-	d.funcs = newIDTable(n)
+	d.funcs.init(n)
 	d.p.Functions = make([]Function, n)
 	var f [5]uint64
 	for i := range d.each(fieldFunction) {
@@ -365,7 +367,7 @@ func (d *pprofDecoder) readFunctions() error {
 func (d *pprofDecoder) readLocations() error {
 	p := d.p
 	n := d.tables[fieldLocation].n
-	d.locs = newIDTable(n)
+	d.locs.init(n)
 	p.Locations = make([]Location, n)
 	p.Lines = make([]Line, 0, n+n/4)
 	for i := range d.each(fieldLocation) {
@@ -380,15 +382,34 @@ func (d *pprofDecoder) location(lo, hi int, index uint32) error {
 	p := d.p
 	first := len(p.Lines)
 	var f [5]uint64 // id, mapping, address, (lines,) folded
+	b := d.b[:hi]
 	for pos := lo; ; {
-		if pos = varints(d.b[:hi], pos, f[:3]); pos >= hi {
+		if pos = varints(b, pos, f[:3]); pos >= hi {
 			break
+		}
+		// A line the usual way: few bytes, and nothing in it but its numbers.
+		if pos+1 < hi && b[pos] == 4<<3|wireBytes && int(b[pos+1]) < min(0x80, hi-pos-1) {
+			var g [3]uint64
+			end := pos + 2 + int(b[pos+1])
+			if varints(b[:end], pos+2, g[:]) == end {
+				if err := d.line(pos, g); err != nil {
+					return err
+				}
+				pos = end
+				continue
+			}
 		}
 		next, err := d.next(pos, hi)
 		switch {
 		case err != nil:
 		case d.num == 4:
-			err = d.line()
+			var g [3]uint64
+			if err = d.want(wireBytes, "location: line"); err == nil {
+				err = d.scalars(d.lo, d.hi, g[:], "line")
+			}
+			if err == nil {
+				err = d.line(pos, g)
+			}
 		case d.num >= 1 && d.num <= 5:
 			f[d.num-1], err = d.u, d.want(wireVarint, "location")
 		}
@@ -404,18 +425,11 @@ func (d *pprofDecoder) location(lo, hi int, index uint32) error {
 	return d.newID(&d.locs, f[0], index, "location")
 }
 
-// line reads the line of a location that next has found.
-func (d *pprofDecoder) line() error {
-	if err := d.want(wireBytes, "location: line"); err != nil {
-		return err
-	}
-	var f [3]uint64
-	if err := d.scalars(d.lo, d.hi, f[:], "line"); err != nil {
-		return err
-	}
+// line adds a line, of the fields f: function, line, column.
+func (d *pprofDecoder) line(at int, f [3]uint64) error {
 	fn := d.funcs.get(f[0])
 	if fn == 0 {
-		return corrupt(d.at, "line of function %d, which is not there", f[0])
+		return corrupt(at, "line of function %d, which is not there", f[0])
 	}
 	if len(d.p.Lines) >= d.lim.Lines {
 		return tooLarge("lines", len(d.p.Lines)+1, d.lim.Lines)

@@ -236,7 +236,7 @@ func (in *mergeInput) samples(cols []int, scales []float64) {
 			in.stacks[n] = b.Stack(in.stacks[p.Stacks.Parent[n]], in.location(p.Stacks.Loc[n]))
 		}
 	}
-	if n := b.p.Stacks.Len() - len(in.m.unlabel); n > 0 {
+	if n := len(b.stacks.nodes) - len(in.m.unlabel); n > 0 {
 		in.m.unlabel = append(in.m.unlabel, make([]uint32, n)...)
 	}
 	for i, s := range p.SampleStack {
