@@ -48,10 +48,11 @@ const (
 	memorySteps   = 4    // more are worth a look-up
 )
 
-// worthIt says whether to look for a stack of so many ids that are not shared. Where
-// fewer than one in sixteen have come again, it is not.
+// worthIt says whether to look for a stack of so many ids that are not shared. Stacks may start to come
+// again late, with the second of the processes that were merged; where fewer than one in sixteen have
+// when half of the profile is read, the rest is not looked for.
 func (m *stackMemory) worthIt(samples, steps int) bool {
-	return samples >= memorySamples && steps > memorySteps && (m.asked < memorySamples || m.hits > m.asked/16)
+	return samples >= memorySamples && steps > memorySteps && (m.asked <= samples/2 || m.hits > m.asked/16)
 }
 
 func (d *pprofDecoder) readSamples() error {
