@@ -73,12 +73,15 @@ func sampled(ps []path, types []profile.ValueType, period profile.ValueType, val
 		if v == nil {
 			continue
 		}
-		at := uint32(0)
+		at, labels := uint32(0), uint32(0)
 		for _, f := range p.frames {
+			if name, ok := strings.CutPrefix(f, "github.com/acme/shop/api.(*Server)."); ok && name != "ServeHTTP" {
+				labels = b.LabelSet([]profile.SampleLabel{{Key: b.String("endpoint"), Str: b.String("/" + name)}})
+			}
 			fn := b.Function(profile.Function{Name: b.String(f), SystemName: b.String(f), File: b.String(file(f))})
 			at = b.Stack(at, b.Location(profile.Location{}, profile.Line{Function: fn, Line: 10}))
 		}
-		b.Add(at, 0, v...)
+		b.Add(at, labels, v...)
 	}
 	out := b.Profile()
 	out.PeriodType = period

@@ -3,17 +3,19 @@
 // integers are strings.
 
 export interface TimeRange { fromMs?: string; toMs?: string }
-export interface Filter { focus?: string; ignore?: string; hide?: string; show?: string }
+export interface Filter { focus?: string; ignore?: string; hide?: string; show?: string; showFrom?: string; tagFocus?: string; tagIgnore?: string }
 export interface Selection { profileType: string; matchers: string; range: TimeRange; filter?: Filter }
 export interface Service { name: string; profileTypes?: string[]; versions?: string[]; instances?: number; profiles?: number; firstMs?: string; lastMs?: string }
 export interface Label { name: string; value?: string }
 export interface SeriesLine { labels?: Label[]; tMs?: number[]; value?: number[]; profiles?: number[] }
 export interface SeriesResponse { stepMs?: string; lines?: SeriesLine[]; warnings?: string[] }
 export interface Meta { profileType?: string; unit?: string; total?: number; profiles?: number; series?: number; range?: TimeRange; warnings?: string[]; samples?: number }
-export interface Tree { names?: string[]; name?: number[]; level?: number[]; self?: number[]; total?: number[]; baseSelf?: number[]; baseTotal?: number[]; leftOut?: number }
+export interface Tree { names?: string[]; name?: number[]; level?: number[]; self?: number[]; total?: number[]; baseSelf?: number[]; baseTotal?: number[]; leftOut?: number; other?: number }
 export interface FlameGraphResponse { meta?: Meta; tree?: Tree }
 export interface TopRow { name?: string; file?: string; self?: number; total?: number; baseSelf?: number; baseTotal?: number }
 export interface TopResponse { meta?: Meta; rows?: TopRow[] }
+export interface LabelKey { key?: string; values?: { value?: string; total?: number }[] }
+export interface SampleLabelsResponse { meta?: Meta; keys?: LabelKey[] }
 export interface SandwichResponse { meta?: Meta; callers?: Tree; callees?: Tree }
 export interface DiffResponse { base?: Meta; head?: Meta; tree?: Tree; rows?: TopRow[] }
 
@@ -59,13 +61,20 @@ async function call<T>(method: string, req: unknown, signal?: AbortSignal): Prom
   throw new Fault(code, message, remedies[code] ?? "Try again; if it stays, the server's log has the details.");
 }
 
+// v9 is before v10.
+const natural = new Intl.Collator("en", { numeric: true });
+
 export const api = {
-  services: (range: TimeRange, s?: AbortSignal) => call<{ services?: Service[] }>("Services", { range }, s),
+  services: (range: TimeRange, s?: AbortSignal) => call<{ services?: Service[] }>("Services", { range }, s).then((r) => {
+    for (const x of r.services ?? []) x.versions?.sort(natural.compare); // oldest first, as far as names tell
+    return r;
+  }),
   labelNames: (matchers: string, range: TimeRange, s?: AbortSignal) => call<{ names?: string[] }>("LabelNames", { matchers, range }, s),
   labelValues: (name: string, matchers: string, range: TimeRange, s?: AbortSignal) => call<{ values?: string[] }>("LabelValues", { name, matchers, range }, s),
   series: (selection: Selection, stepMs: number, groupBy: string[], s?: AbortSignal) => call<SeriesResponse>("Series", { selection, stepMs: String(stepMs), groupBy }, s),
   flame: (selection: Selection, maxNodes: number, s?: AbortSignal) => call<FlameGraphResponse>("FlameGraph", { selection, maxNodes }, s),
   top: (selection: Selection, s?: AbortSignal) => call<TopResponse>("Top", { selection }, s),
+  sampleLabels: (selection: Selection, s?: AbortSignal) => call<SampleLabelsResponse>("SampleLabels", { selection }, s),
   sandwich: (selection: Selection, fn: string, s?: AbortSignal) => call<SandwichResponse>("Sandwich", { selection, function: fn }, s),
   diff: (base: Selection, head: Selection, maxNodes: number, s?: AbortSignal) => call<DiffResponse>("Diff", { base, head, normalize: true, maxNodes }, s),
 };
@@ -73,7 +82,7 @@ export const api = {
 /** exportURL is where a selection is downloaded. */
 export function exportURL(format: string, sel: Selection, base?: Selection): string {
   const p = new URLSearchParams({ format, profile_type: sel.profileType, matchers: sel.matchers, from: sel.range.fromMs ?? "0", to: sel.range.toMs ?? "0" });
-  for (const [k, v] of Object.entries(sel.filter ?? {})) if (v) p.set(k, v);
+  for (const [k, v] of Object.entries(sel.filter ?? {})) if (v) p.set(k.replace(/[A-Z]/g, (c) => "_" + c.toLowerCase()), v);
   if (base) {
     p.set("base_matchers", base.matchers);
     p.set("base_from", base.range.fromMs ?? "0");

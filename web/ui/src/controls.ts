@@ -3,14 +3,24 @@
 import { api, Fault } from "./api";
 import { closeMenu, h, icon, menu, pick, popup, type MenuItem } from "./dom";
 import { clock, sortTypes, stamp, typeInfo } from "./format";
-import { apiRange, formatMatchers, parseMatchers, ranges, type Matcher, type Op, type Span, when } from "./state";
+import { apiRange, filters, formatMatchers, parseMatchers, ranges, type Matcher, type Op, type Span, when } from "./state";
 
-/** banner says what went wrong and what to do, and stays until the next answer. */
+/** Banner says what went wrong and what to do. A part's fault stays until that
+ * part has an answer: another's answer does not take it away. */
 export class Banner {
   readonly el = h("div", { class: "banner", role: "alert", hidden: true });
-  fail(e: unknown, retry: () => void): void {
+  private faults = new Map<string, () => void>();
+  fail(e: unknown, retry: () => void, part = ""): void {
+    this.faults.set(part, () => this.show(e, retry));
+    this.draw();
+  }
+  private draw(): void {
+    const [first] = this.faults.values();
+    this.el.hidden = !first;
+    first?.();
+  }
+  private show(e: unknown, retry: () => void): void {
     const f = e instanceof Fault ? e : new Fault("unknown", String((e as Error).message ?? e), "");
-    this.el.hidden = false;
     this.el.replaceChildren(icon("warn", 16), h("div", { class: "banner-text" }, h("strong", null, f.message), " ", f.remedy), h("button", { class: "btn tiny", type: "button", onclick: retry }, "Try again"));
   }
   warn(texts: string[]): void {
@@ -18,8 +28,13 @@ export class Banner {
     this.el.classList.toggle("warn", true);
     this.el.replaceChildren(icon("warn", 16), h("div", { class: "banner-text" }, texts.join(" ")));
   }
-  clear(): void {
-    this.el.hidden = true;
+  clear(part = ""): void {
+    if (this.faults.delete(part)) this.draw();
+  }
+  /** reset forgets faults of what is no longer asked for. */
+  reset(): void {
+    this.faults.clear();
+    this.draw();
   }
 }
 
@@ -143,15 +158,14 @@ export class Search {
   }
 }
 
-/** Filters is focus, ignore and hide as pprof has them, behind one button. */
+/** filterPick is pprof's filters behind one button. */
 export function filterPick(p: URLSearchParams, apply: (f: { [k: string]: string }) => void): HTMLElement {
-  const keys: [string, string][] = [["focus", "Only stacks through"], ["ignore", "No stacks through"], ["hide", "Without these frames"]];
-  const n = keys.filter(([k]) => p.get(k)).length;
-  const b: HTMLButtonElement = h("button", { class: "btn pick" + (n ? " on" : ""), type: "button", "aria-haspopup": "dialog", "aria-expanded": "false", title: "Focus, ignore, hide", onclick: () => {
-    const ins = keys.map(([k, text]) => ({ k, text, in: h("input", { class: "input mono", value: p.get(k) ?? "", placeholder: "regular expression", spellcheck: "false" }) }));
-    const send = (clear: boolean) => { closeMenu(); apply(Object.fromEntries(ins.map((i) => [i.k, clear ? "" : i.in.value.trim()]))); };
+  const n = filters.filter((f) => p.get(f.param)).length;
+  const b: HTMLButtonElement = h("button", { class: "btn pick" + (n ? " on" : ""), type: "button", "aria-haspopup": "dialog", "aria-expanded": "false", title: "Focus, ignore, hide, show, labels", onclick: () => {
+    const ins = filters.map((f) => ({ ...f, in: h("input", { class: "input mono", name: f.param, value: p.get(f.param) ?? "", placeholder: f.hint ?? "regular expression", spellcheck: "false" }) }));
+    const send = (clear: boolean) => { closeMenu(); apply(Object.fromEntries(ins.map((i) => [i.param, clear ? "" : i.in.value.trim()]))); };
     popup(b, h("form", { class: "menu filter-form", role: "dialog", "aria-label": "Filters", onsubmit: (e: Event) => { e.preventDefault(); send(false); } },
-      ins.map((i) => h("label", null, h("span", null, h("b", null, i.k), " ", i.text), i.in)),
+      ins.map((i) => h("label", null, h("span", null, h("b", null, i.param.replace("_", " ")), " ", i.text), i.in)),
       h("div", { class: "row end" }, h("button", { class: "btn", type: "button", onclick: () => send(true) }, "Clear"), h("button", { class: "btn primary", type: "submit" }, "Apply"))));
   } }, "Filter", n ? h("span", { class: "badge" }, String(n)) : null, icon("chevron", 12));
   return b;
@@ -159,7 +173,7 @@ export function filterPick(p: URLSearchParams, apply: (f: { [k: string]: string 
 
 /** filterChips shows what is filtered, so that nobody reads a part for the whole. */
 export function filterChips(p: URLSearchParams, drop: (k: string) => void): HTMLElement[] {
-  return ["focus", "ignore", "hide"].filter((k) => p.get(k)).map((k) => h("span", { class: "chip filter" }, h("span", { class: "chip-text", title: p.get(k)! }, k, h("b", null, ":"), p.get(k)!),
+  return filters.map((f) => f.param).filter((k) => p.get(k)).map((k) => h("span", { class: "chip filter" }, h("span", { class: "chip-text", title: p.get(k)! }, k.replace("_", " "), h("b", null, ":"), p.get(k)!),
     h("button", { class: "chip-x", type: "button", "aria-label": "Remove " + k, onclick: () => drop(k) }, icon("close", 10))));
 }
 

@@ -2,12 +2,12 @@
 
 import { api, exportURL, type DiffResponse, type Selection, type Service } from "./api";
 import { copy, h, icon, pick, seg, type MenuItem } from "./dom";
-import { Banner, labelFilters, menuButton, rangePick, Search, typePick } from "./controls";
+import { Banner, filterChips, filterPick, labelFilters, menuButton, rangePick, Search, typePick } from "./controls";
 import { fnCell } from "./explore";
 import { FlameView } from "./flame";
 import { count, percent, points, shortName, sortTypes, typeInfo, value, type TypeInfo } from "./format";
 import { Layout, matcher, type Width } from "./layout";
-import { apiRange, defaultFrom, exactly, formatMatchers, link, go, matchersOf, niceStep, params, selection, set, span, versionLabel, type Span } from "./state";
+import { apiRange, exactly, fitDefault, formatMatchers, link, go, matchersOf, niceStep, params, selection, serviceSpan, set, sidesOf, span, versionLabel, type Span } from "./state";
 import { Table } from "./table";
 import { Timeline } from "./timeline";
 import type { Page } from "./main";
@@ -34,6 +34,7 @@ export class DiffPage implements Page {
   private have: { [k: string]: string } = {};
   private ctl: { [k: string]: AbortController } = {};
   private pending = 0;
+  private chosen = ""; // the service whose sides were chosen here
 
   constructor() {
     const side = (k: Side) => ({
@@ -47,11 +48,11 @@ export class DiffPage implements Page {
     const pct = (f: number) => [h("span", null, percent(f))];
     const change = (d: number, max: number) => [h("div", { class: "delta " + (d > 0 ? "worse" : d < 0 ? "better" : "") }, h("i", { style: `width:${Math.min(50, (Math.abs(d) / max) * 50).toFixed(2)}%;${d > 0 ? "left:50%" : "right:50%"}` }), h("span", null, points(d)))];
     this.table = new Table<Row>("Functions by change", [
-      { key: "name", head: "Function", width: "minmax(160px,1fr)", sort: (x, y) => (shortName(x.name) < shortName(y.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
-      { key: "sd", head: "Self change", title: "Change of the function's own share, in percentage points", width: "118px", sort: (x, y) => Math.abs(y.sd) - Math.abs(x.sd), cls: "num", cell: (r) => change(r.sd, r.maxSelf) },
-      { key: "a", head: "A", title: "Share of A, with what it calls", width: "72px", sort: (x, y) => y.a - x.a, cls: "num", cell: (r) => pct(r.a) },
-      { key: "b", head: "B", title: "Share of B, with what it calls", width: "72px", sort: (x, y) => y.b - x.b, cls: "num", cell: (r) => pct(r.b) },
-      { key: "d", head: "Change", title: "Change of the share with what it calls, in percentage points", width: "118px", sort: (x, y) => Math.abs(y.d) - Math.abs(x.d), cls: "num", cell: (r) => change(r.d, r.max) },
+      { key: "name", head: "Function", width: "minmax(var(--w-name,160px),1fr)", sort: (x, y) => (shortName(x.name) < shortName(y.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
+      { key: "sd", head: "Self change", title: "Change of the function's own share, in percentage points", width: "var(--w-change,118px)", sort: (x, y) => Math.abs(y.sd) - Math.abs(x.sd), cls: "num", cell: (r) => change(r.sd, r.maxSelf) },
+      { key: "a", head: "A", title: "Share of A, with what it calls", width: "var(--w-share,72px)", sort: (x, y) => y.a - x.a, cls: "num", cell: (r) => pct(r.a) },
+      { key: "b", head: "B", title: "Share of B, with what it calls", width: "var(--w-share,72px)", sort: (x, y) => y.b - x.b, cls: "num", cell: (r) => pct(r.b) },
+      { key: "d", head: "Change", title: "Change of the share with what it calls, in percentage points", width: "var(--w-change,118px)", sort: (x, y) => Math.abs(y.d) - Math.abs(x.d), cls: "num", cell: (r) => change(r.d, r.max) },
     ], "sd", { onPick: (r) => set({ q: params().get("q") === exactly(r.name) ? "" : exactly(r.name), re: "1" }, true), onMenu: (r) => [shortName(r.name), { text: "Copy name", run: () => copy(r.name) }, ...this.actions(r.name)] });
     this.panes = h("div", { class: "panes" }, h("section", { class: "pane pane-top", "aria-label": "Table of changes" }, this.table.el), h("section", { class: "pane pane-flame", "aria-label": "Flame graph of changes" }, this.flame.el));
     const panel = (k: Side) => h("section", { class: "panel side side-" + k, "aria-label": "Selection " + k.toUpperCase() }, this.sides[k].head, this.sides[k].time.el);
@@ -92,6 +93,7 @@ export class DiffPage implements Page {
     this.panes.dataset.view = v === "flame" || v === "top" ? v : "both";
     this.flame.setFlip(p.get("dir") === "up");
     this.flame.setZoom(parseInt(p.get("zoom") ?? "", 16) || 0);
+    this.banner.reset();
     this.load(false);
     this.controls();
     if (this.res && this.have.width !== (p.get("width") ?? "")) this.drawDiff();
@@ -111,25 +113,38 @@ export class DiffPage implements Page {
     this.pending++;
     f(ctl.signal).then((r) => {
       if (ctl.signal.aborted) return;
-      this.banner.clear();
+      this.banner.clear(part);
       done(r);
     }, (e) => {
       if (ctl.signal.aborted) return;
       if (this.have[part] === key) this.have[part] = "";
-      this.banner.fail(e, () => this.tick());
+      this.banner.fail(e, () => this.tick(), part);
     }).finally(() => {
       if (--this.pending === 0) this.busy.hidden = true;
     });
   }
 
   private load(force: boolean): void {
-    const s = span(params());
+    const s = serviceSpan(params());
     this.ask("services", s.from + s.to, force, (sig) => api.services(apiRange(s), sig), (r) => {
       this.services = r.services ?? [];
+      fitDefault(this.services);
+      if (this.choose()) return;
       this.controls();
       this.loadData(false);
     });
-    if (this.services.length) this.loadData(force);
+    if (this.services.length && !this.choose()) this.loadData(force);
+  }
+
+  // A URL that names no sides would compare the range with itself. It is asked
+  // once a service, so that who removes both sides' labels is not overruled.
+  private choose(): boolean {
+    const p = params(), c = this.current();
+    if (!c.service || !c.type || this.chosen === c.service) return false;
+    this.chosen = c.service;
+    if ([...p.keys()].some((k) => k === "split" || /^[ab]\./.test(k))) return false;
+    set(sidesOf(c.versions, p.get("labels") ?? ""), true);
+    return true;
   }
 
   private selection(k: Side): Selection {
@@ -215,13 +230,13 @@ export class DiffPage implements Page {
     this.title = c.service ? c.service + " compared" : "Compare";
     this.head.replaceChildren(
       pick("Service", c.service || "Service", () => this.services.map((x) => ({ text: x.name, checked: x.name === c.service, run: () => set({ service: x.name, "a.labels": "", "b.labels": "", zoom: "" }) })), undefined, "strong"),
-      typePick(c.types, c.type, (t) => set({ type: t, zoom: "" })), ...this.quick(c.versions), h("div", { class: "grow" }),
-      rangePick(s, (from, to) => set({ from: from === defaultFrom ? "" : from, to: to === "now" ? "" : to })));
+      typePick(c.types, c.type, (t) => set({ type: t, zoom: "" })), ...this.quick(c.versions), ...filterChips(p, (k) => set({ [k]: "", zoom: "" })), h("div", { class: "grow" }),
+      rangePick(s, (from, to) => set({ from, to: to === "now" ? "" : to })));
     for (const k of ["a", "b"] as const) {
       const r = this.range(k), own = !!(p.get(k + ".from") || p.get(k + ".to") || p.get("split"));
       this.sides[k].head.replaceChildren(h("span", { class: "side-mark" }, k.toUpperCase()), h("span", { class: "side-name" }, k === "a" ? "Base" : "Head"),
         labelFilters(p.get(k + ".labels") ?? "", () => ({ matchers: matchersOf(c.service, ""), fromMs: s.fromMs, toMs: s.toMs }), (l) => set({ [k + ".labels"]: l })), h("div", { class: "grow" }),
-        own ? rangePick(r, (from, to) => set({ [k + ".from"]: from, [k + ".to"]: to })) : h("span", { class: "muted" }, "whole range · drag to narrow"),
+        own ? rangePick(r, (from, to) => set({ [k + ".from"]: from, [k + ".to"]: to })) : h("span", { class: "muted side-hint" }, "whole range · drag to narrow"),
         own && !p.get("split") ? h("button", { class: "btn ghost tiny", type: "button", "aria-label": "Whole range", title: "Whole range", onclick: () => set({ [k + ".from"]: "", [k + ".to"]: "" }) }, icon("close", 10)) : "");
     }
     this.viewbar(p);
@@ -258,6 +273,7 @@ export class DiffPage implements Page {
       seg<Width>("Width of frames", (p.get("width") as Width) || "both", [["both", "A + B"], ["base", "A"], ["head", "B"]], (x) => set({ width: x === "both" ? "" : x })),
       h("span", { class: "diff-key", "aria-hidden": "true" }, "less", h("i"), "more"));
     right.replaceChildren(h("button", { class: "btn", type: "button", title: "Turn the graph over", "aria-label": "Turn the graph over", "aria-pressed": String(up), onclick: () => set({ dir: up ? "" : "up" }, true) }, icon("flip")),
+      filterPick(p, (f) => set({ ...f, zoom: "" })),
       menuButton("Download", "down", () => { const a = this.selection("a"), b = this.selection("b"); return [{ text: "pprof of the difference", href: exportURL("pprof", b, a) }, { text: "SVG of the difference", href: exportURL("svg", b, a) }, { text: "pprof of A", href: exportURL("pprof", a) }, { text: "pprof of B", href: exportURL("pprof", b) }]; }),
       h("button", { class: "btn", type: "button", title: "Copy a link", "aria-label": "Copy link", onclick: () => copy(location.href) }, icon("link")));
   }

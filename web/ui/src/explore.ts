@@ -1,13 +1,13 @@
 // One service's profiles: a timeline to choose from, and below it the call
-// tree as a flame graph, as a table, or around one function.
+// tree as a flame graph, as a table, around one function, or by sample label.
 
-import { api, exportURL, type FlameGraphResponse, type SandwichResponse, type Selection, type Service, type TopResponse } from "./api";
+import { api, exportURL, type FlameGraphResponse, type LabelKey, type SampleLabelsResponse, type SandwichResponse, type Selection, type Service, type TopResponse } from "./api";
 import { copy, h, icon, pick, seg, toast, type MenuItem } from "./dom";
 import { Banner, filterChips, filterPick, labelFilters, menuButton, rangePick, Search, typePick } from "./controls";
 import { FlameView, type Show } from "./flame";
 import { count, packageOf, percent, shortName, sortTypes, typeInfo, value, type TypeInfo } from "./format";
 import { Layout, matcher } from "./layout";
-import { apiRange, defaultFrom, exactly, formatMatchers, go, link, matchersOf, niceStep, params, parseMatchers, selection, set, span, versionLabel } from "./state";
+import { apiRange, exactly, fitDefault, go, link, matchersOf, niceStep, params, selection, serviceSpan, set, sidesOf, span } from "./state";
 import { bar, Table } from "./table";
 import { Timeline } from "./timeline";
 import type { Page } from "./main";
@@ -15,7 +15,7 @@ import type { Page } from "./main";
 const nodes = 16384, allNodes = 500_000;
 
 interface Row { name: string; file: string; self: number; total: number; s: number; t: number; unit: string; scale: number; max: number }
-type View = "flame" | "top" | "both" | "sandwich";
+type View = "flame" | "top" | "both" | "sandwich" | "labels";
 
 export class ExplorePage implements Page {
   title = "Explore";
@@ -33,6 +33,7 @@ export class ExplorePage implements Page {
   private table: Table<Row>;
   private panes: HTMLElement;
   private sandTitle = h("div", { class: "sand-title" });
+  private byLabel = h("div", { class: "by-label" });
   private search: Search;
   private services: Service[] = [];
   private labelNames: string[] = [];
@@ -52,12 +53,13 @@ export class ExplorePage implements Page {
     this.callers = new FlameView({ label: "Callers", flip: true, onMenu: actions, onFocus: focus, empty: "Nothing calls it in this selection." });
     this.callees = new FlameView({ label: "Callees", onMenu: actions, onFocus: focus, empty: "It calls nothing in this selection." });
     this.table = new Table<Row>("Functions", [
-      { key: "name", head: "Function", width: "minmax(160px,1fr)", sort: (a, b) => (shortName(a.name) < shortName(b.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
-      { key: "self", head: "Self", title: "In the function itself", width: "150px", sort: (a, b) => b.self - a.self, cls: "num", cell: (r) => [bar(r.s / r.max, value(r.self * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.s))] },
-      { key: "total", head: "Total", title: "In the function and what it calls", width: "150px", sort: (a, b) => b.total - a.total, cls: "num", cell: (r) => [bar(r.t, value(r.total * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.t))] },
+      { key: "name", head: "Function", width: "minmax(var(--w-name,160px),1fr)", sort: (a, b) => (shortName(a.name) < shortName(b.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
+      { key: "self", head: "Self", title: "In the function itself", width: "var(--w-num,150px)", sort: (a, b) => b.self - a.self, cls: "num", cell: (r) => [bar(r.s / r.max, value(r.self * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.s))] },
+      { key: "total", head: "Total", title: "In the function and what it calls", width: "var(--w-num,150px)", sort: (a, b) => b.total - a.total, cls: "num", cell: (r) => [bar(r.t, value(r.total * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.t))] },
     ], "self", { onPick: (r) => set({ q: params().get("q") === exactly(r.name) ? "" : exactly(r.name), re: params().get("q") === exactly(r.name) ? "" : "1" }, true), onMenu: (r) => [shortName(r.name), { text: "Copy name", run: () => copy(r.name) }, ...actions(r.name)] });
     this.panes = h("div", { class: "panes" }, h("section", { class: "pane pane-top", "aria-label": "Top table" }, this.table.el), h("section", { class: "pane pane-flame", "aria-label": "Flame graph" }, this.flame.el),
-      h("section", { class: "pane pane-sand", "aria-label": "Sandwich" }, this.sandTitle, h("div", { class: "sand-half" }, this.callers.el), h("div", { class: "sand-half" }, this.callees.el)));
+      h("section", { class: "pane pane-sand", "aria-label": "Sandwich" }, this.sandTitle, h("div", { class: "sand-half" }, this.callers.el), h("div", { class: "sand-half" }, this.callees.el)),
+      h("section", { class: "pane pane-labels", "aria-label": "By sample label" }, this.byLabel));
     this.el = h("div", { class: "page explore" }, this.head, this.banner.el, this.warn.el, h("div", { class: "panel timeline-panel" }, this.timeline.el), h("div", { class: "panel grow-panel" }, this.busy, this.bar, this.facts, this.panes));
   }
 
@@ -86,7 +88,7 @@ export class ExplorePage implements Page {
 
   private view(): View {
     const v = params().get("view");
-    return v === "flame" || v === "top" || v === "sandwich" ? v : "both";
+    return v === "flame" || v === "top" || v === "sandwich" || v === "labels" ? v : "both";
   }
 
   update(): void {
@@ -94,6 +96,7 @@ export class ExplorePage implements Page {
     this.panes.dataset.view = view;
     this.flame.setFlip(p.get("dir") === "up");
     this.flame.setZoom(parseInt(p.get("zoom") ?? "", 16) || 0);
+    this.banner.reset();
     this.load(false);
     this.controls();
     this.applySearch();
@@ -114,21 +117,22 @@ export class ExplorePage implements Page {
     if (fresh) this.busy.hidden = false;
     f(ctl.signal).then((r) => {
       if (ctl.signal.aborted) return;
-      this.banner.clear();
+      this.banner.clear(part);
       done(r);
     }, (e) => {
       if (ctl.signal.aborted) return;
       if (this.have[part] === key) this.have[part] = "";
-      this.banner.fail(e, () => this.tick());
+      this.banner.fail(e, () => this.tick(), part);
     }).finally(() => {
       if (--this.pending === 0) this.busy.hidden = true;
     });
   }
 
   private load(force: boolean): void {
-    const p = params(), s = span(p), range = apiRange(s);
-    this.ask("services", s.from + s.to, force, (sig) => api.services(range, sig), (r) => {
+    const s = serviceSpan(params());
+    this.ask("services", s.from + s.to, force, (sig) => api.services(apiRange(s), sig), (r) => {
       this.services = r.services ?? [];
+      fitDefault(this.services);
       this.controls();
       this.loadData(false);
     });
@@ -152,6 +156,7 @@ export class ExplorePage implements Page {
     this.ask("flame", key + max, force, (sig) => api.flame(sel, max, sig), (r) => this.gotFlame(r, t));
     const view = this.view();
     if (view === "top" || view === "both") this.ask("top", key, force, (sig) => api.top(sel, sig), (r) => this.gotTop(r, t));
+    if (view === "labels") this.ask("tags", key, force, (sig) => api.sampleLabels(sel, sig), (r) => this.gotLabels(r, t));
     const fn = p.get("fn") ?? "";
     if (view === "sandwich" && fn) this.ask("sandwich", key + fn, force, (sig) => api.sandwich(sel, fn, sig), (r) => this.gotSandwich(r, t));
     else if (view === "sandwich") this.sandTitle.replaceChildren(h("span", { class: "muted" }, "Right-click a frame, or use a row's menu in the table, and choose Sandwich."));
@@ -196,6 +201,12 @@ export class ExplorePage implements Page {
     this.applySearch();
   }
 
+  private gotLabels(r: SampleLabelsResponse, t: TypeInfo): void {
+    const total = r.meta?.total || 1, show = this.showOf(t, r.meta?.profiles ?? 1), keys = r.keys ?? [];
+    this.byLabel.replaceChildren(...(keys.length ? keys.map((k) => labelTable(k, total, show))
+      : [h("div", { class: "empty small" }, "No sample in this selection has labels. In Go, pprof.Do gives them: ", h("code", null, 'pprof.Do(ctx, pprof.Labels("endpoint", "/checkout"), f)'))]));
+  }
+
   private applySearch(): void {
     const p = params(), q = p.get("q") ?? "", re = p.get("re") === "1", test = matcher(q, re);
     this.search.set(q, re);
@@ -221,7 +232,7 @@ export class ExplorePage implements Page {
       labelFilters(labels, scope, (l) => set({ labels: l })),
       h("div", { class: "grow" }),
       pick("Group by", by ? "By " + by : "Group by", () => [{ text: "Total", checked: !by, run: () => set({ by: "" }) }, ...this.labelNames.map((n) => ({ text: n, checked: n === by, run: () => set({ by: n }) }))], undefined, "ghost"),
-      rangePick(s, (from, to) => set({ from: from === defaultFrom ? "" : from, to: to === "now" ? "" : to })));
+      rangePick(s, (from, to) => set({ from, to: to === "now" ? "" : to })));
     this.viewbar(p, service, type, selection(type, service, labels, s, p));
   }
 
@@ -229,7 +240,7 @@ export class ExplorePage implements Page {
     const up = p.get("dir") === "up";
     if (!this.bar.firstChild) this.bar.append(h("div", { class: "row left" }), this.search.el, h("div", { class: "row right" }));
     const [left, , right] = [...this.bar.children];
-    left.replaceChildren(seg<View>("View", this.view(), [["both", "Both"], ["flame", "Flame graph"], ["top", "Top table"], ["sandwich", "Sandwich"]], (v) => set({ view: v === "both" ? "" : v })));
+    left.replaceChildren(seg<View>("View", this.view(), [["both", "Both"], ["flame", "Flame graph"], ["top", "Top table"], ["sandwich", "Sandwich"], ["labels", "Labels"]], (v) => set({ view: v === "both" ? "" : v })));
     right.replaceChildren(
       h("button", { class: "btn", type: "button", title: up ? "Root at the bottom; click for root on top" : "Root on top; click for root at the bottom", "aria-label": "Turn the graph over", "aria-pressed": String(up), onclick: () => set({ dir: up ? "" : "up" }, true) }, icon("flip")),
       filterPick(p, (f) => set({ ...f, zoom: "" })),
@@ -248,12 +259,29 @@ export class ExplorePage implements Page {
   }
 
   private compare(service: string, type: string): void {
-    const p = params(), vs = this.services.find((x) => x.name === service)?.versions ?? [], keep = { service, type, from: p.get("from"), to: p.get("to") };
-    const rest = parseMatchers(p.get("labels") ?? "").filter((m) => m.name !== versionLabel);
-    const at = (v: string) => formatMatchers([...rest, { name: versionLabel, op: "=" as const, value: v }]);
-    if (vs.length > 1) go(link("/diff", { ...keep, "a.labels": at(vs[vs.length - 2]), "b.labels": at(vs[vs.length - 1]) }));
-    else go(link("/diff", { ...keep, "a.labels": formatMatchers(rest), "b.labels": formatMatchers(rest), split: "1" }));
+    const p = params(), vs = this.services.find((x) => x.name === service)?.versions ?? [];
+    go(link("/diff", { service, type, from: p.get("from"), to: p.get("to"), ...sidesOf(vs, p.get("labels") ?? "") }));
   }
+}
+
+const mostValues = 100;
+
+/** labelTable is one key of the samples' labels: a click on a value keeps only its samples. */
+function labelTable(k: LabelKey, total: number, show: Show): HTMLElement {
+  const key = k.key ?? "", values = (k.values ?? []).filter((v) => v.total); // a filter leaves values of nothing
+  // A comma would be an or in pprof's syntax; a value with a unit is a number there.
+  const only = (v: string) => key + "=" + (/^-?[\d.]+[a-zA-Z]+$/.test(v) ? v : exactly(v).replaceAll(",", "."));
+  return h("section", { class: "label-key" }, h("h3", null, h("code", null, key), h("span", { class: "muted" }, count(values.filter((v) => v.value).length, "value"))),
+    values.slice(0, mostValues).map((x) => {
+      const v = x.value ?? "", n = x.total ?? 0;
+      // Samples without the key are those left when all with it go.
+      const keep = v ? { tag_focus: only(v), zoom: "" } : { tag_ignore: key + "=.*", zoom: "" };
+      const drop = v ? { tag_ignore: only(v), zoom: "" } : { tag_focus: key + "=.*", zoom: "" };
+      return h("div", { class: "l-row" },
+        h("button", { class: "l-value" + (v ? "" : " muted"), type: "button", title: v ? `Only samples with ${key}=${v}` : `Only samples without ${key}`, onclick: () => set(keep) }, v || "without it"),
+        bar(n / total, value(n * show.scale, show.unit)), h("span", { class: "pct" }, percent(n / total)),
+        h("button", { class: "btn ghost tiny", type: "button", title: "Leave these samples out", onclick: () => set(drop) }, "Ignore"));
+    }), values.length > mostValues ? h("p", { class: "muted" }, `and ${values.length - mostValues} smaller ones`) : null);
 }
 
 /** fnCell is a function's name with the package quieter than the rest. */

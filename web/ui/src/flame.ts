@@ -451,7 +451,7 @@ export class FlameView {
 
   /** collect finds what is visible: at most about two rectangles a pixel and level. */
   private collect(): number {
-    const l = this.lay!, { order, x, w, name, level } = l, { v0, v1, width, match, colour } = this;
+    const l = this.lay!, { order, left, right, name, level } = l, { v0, v1, width, match, colour } = this;
     const k = width / (v1 - v0), least = minPx / k, zl = level[this.zoomed], whole = this.zoomed === 0;
     this.counts.fill(0);
     let n = 0;
@@ -462,16 +462,16 @@ export class FlameView {
       let at = l.first(l.levelStart[lev], e, v0);
       let run = -1, runEnd = 0, runHit = false; // a run of frames too narrow to be seen alone
       while (at < e) {
-        const i = order[at], a = x[i];
+        const i = order[at], a = left[at];
         if (a >= v1) break;
-        if (w[i] >= least) {
-          const left = Math.max(0, (a - v0) * k), right = Math.min(width, (a + w[i] - v0) * k);
+        if (right[at] - a >= least) {
+          const from = Math.max(0, (a - v0) * k), to = Math.min(width, (right[at] - v0) * k);
           const b = match ? (match[name[i]] ? Bucket.Hit : Bucket.Dim) : !whole && lev < zl ? Bucket.Above : colour[i];
-          this.emit(n++, left, right - left, y, i, b);
+          this.emit(n++, from, to - from, y, i, b);
           at++;
           continue;
         }
-        const next = l.first(at + 1, e, a + least), end = x[order[next - 1]] + w[order[next - 1]];
+        const next = l.near(at + 1, e, a + least), end = right[next - 1];
         const from = (a - v0) * k, to = (end - v0) * k, hit = match !== null && match[name[i]] === 1;
         if (run >= 0 && from - runEnd < 1.25 && hit === runHit) {
           this.rw[run] = Math.max(to - this.rx[run], 0.6);

@@ -22,7 +22,6 @@ const standard = /^(runtime|internal\/|syscall|sync\b|sync\/|\[|libc|__)/;
 /** hueOf is the bucket of a function's package: the same in every session and on every machine. */
 export function hueOf(name: string): number {
   if (name === "total" || name === "root") return Bucket.Root;
-  if (name === "other") return Bucket.Grey;
   const p = packageOf(name);
   if (p === "" ? /^(runtime|gc|mcall|memmove|memclr|_)/.test(name) : standard.test(p)) return Bucket.Grey;
   return Bucket.HueFirst + (fnv(p || name) % hues);
@@ -45,18 +44,22 @@ export class Layout {
   readonly levels: number;
   readonly levelStart: Uint32Array;
   readonly order: Uint32Array; // rows by level, then x
+  readonly left: Float64Array; // by place in order: where that frame starts
+  readonly right: Float64Array; // and ends; what is searched lies side by side in memory
   readonly hue: Uint8Array;
   readonly leftOut: number;
+  readonly other: number;
 
   constructor(t: Tree, width: Width = "both") {
-    const n = (this.n = t.level?.length ?? 0);
     this.names = t.names ?? [];
-    this.name = Uint32Array.from(t.name ?? []);
-    const level = (this.level = Uint32Array.from(t.level ?? []));
-    this.self = pad(t.self, n);
-    this.total = pad(t.total, n);
-    this.baseSelf = t.baseTotal ? pad(t.baseSelf, n) : null;
-    this.baseTotal = t.baseTotal ? pad(t.baseTotal, n) : null;
+    const rows = byName(t), n = (this.n = rows.length);
+    this.name = rows.map((i) => t.name![i]);
+    const level = (this.level = rows.map((i) => t.level![i]));
+    this.self = pick(t.self, rows);
+    this.total = pick(t.total, rows);
+    this.baseSelf = t.baseTotal ? pick(t.baseSelf, rows) : null;
+    this.baseTotal = t.baseTotal ? pick(t.baseTotal, rows) : null;
+    this.other = t.other ?? 0;
     this.leftOut = t.leftOut ?? 0;
     this.w = this.widths(width);
     this.x = new Float64Array(n);
@@ -69,6 +72,8 @@ export class Layout {
     this.levels = levels;
     this.levelStart = new Uint32Array(levels + 1);
     this.order = new Uint32Array(n);
+    this.left = new Float64Array(n);
+    this.right = new Float64Array(n);
     this.place();
   }
 
@@ -87,6 +92,7 @@ export class Layout {
     const cursor = new Float64Array(this.levels + 1); // where the next frame of a level starts
     const open = new Int32Array(this.levels + 1); // the last row of a level
     const nameHash = Uint32Array.from(names, fnv), nameHue = Uint8Array.from(names, hueOf);
+    if (this.other) nameHue[this.other] = Bucket.Grey;
     for (let i = 0; i < n; i++) {
       const l = level[i];
       if (l > 0) parent[i] = open[l - 1];
@@ -102,7 +108,12 @@ export class Layout {
     for (let i = n - 1; i > 0; i--) if (end[i] > end[parent[i]]) end[parent[i]] = end[i];
     for (let l = 0; l < this.levels; l++) levelStart[l + 1] += levelStart[l];
     const at = levelStart.slice();
-    for (let i = 0; i < n; i++) order[at[level[i]]++] = i;
+    for (let i = 0; i < n; i++) {
+      const k = at[level[i]]++;
+      order[k] = i;
+      this.left[k] = x[i];
+      this.right[k] = x[i] + w[i];
+    }
   }
 
   nameOf(row: number): string {
@@ -115,20 +126,30 @@ export class Layout {
 
   /** first is the first place in order, of [lo, hi), whose frame ends after v. */
   first(lo: number, hi: number, v: number): number {
-    const { order, x, w } = this;
+    const { right } = this;
     while (lo < hi) {
-      const m = (lo + hi) >>> 1, i = order[m];
-      if (x[i] + w[i] > v) hi = m;
+      const m = (lo + hi) >>> 1;
+      if (right[m] > v) hi = m;
       else lo = m + 1;
     }
     return lo;
+  }
+
+  /** near is first where the answer is likely close to lo: it looks in steps that double. */
+  near(lo: number, hi: number, v: number): number {
+    for (let step = 1; lo < hi; step *= 2) {
+      const p = Math.min(lo + step, hi) - 1;
+      if (this.right[p] > v) return this.first(lo, p, v);
+      lo = p + 1;
+    }
+    return hi;
   }
 
   /** at is the row of a level that covers v, or -1. */
   at(level: number, v: number): number {
     if (level < 0 || level >= this.levels) return -1;
     const e = this.levelStart[level + 1], k = this.first(this.levelStart[level], e, v);
-    return k < e && this.x[this.order[k]] <= v ? this.order[k] : -1;
+    return k < e && this.left[k] <= v ? this.order[k] : -1;
   }
 
   /** matched is the share of the total under frames that match, each sample counted once. */
@@ -163,9 +184,49 @@ export class Layout {
   }
 }
 
-function pad(a: number[] | undefined, n: number): Float64Array {
-  const out = new Float64Array(n);
-  if (a) out.set(a.length > n ? a.slice(0, n) : a);
+// byName is the rows in preorder, the children of each frame by name: their
+// sizes change with every refresh, and a frame that changes places for that is
+// lost to the eye, and to the mouse on its way to it. The same function is then
+// also at about the same place in two versions' graphs. What was left out is last.
+function byName(t: Tree): Uint32Array {
+  const level = t.level ?? [], name = t.name ?? [], names = t.names ?? [], n = level.length;
+  const rank = new Uint32Array(names.length);
+  names.map((_, i) => i).sort((a, b) => (names[a] < names[b] ? -1 : names[a] > names[b] ? 1 : a - b)).forEach((k, i) => (rank[k] = i));
+  if (t.other) rank[t.other] = names.length;
+  // Rows by rank, by counting; taken from the last and put before their
+  // siblings, they make lists in order without a sort for each parent.
+  const start = new Uint32Array(names.length + 2), rows = new Uint32Array(n);
+  for (let i = 0; i < n; i++) start[rank[name[i]] + 1]++;
+  for (let k = 0; k <= names.length; k++) start[k + 1] += start[k];
+  for (let i = 0; i < n; i++) rows[start[rank[name[i]]]++] = i;
+  const parent = new Int32Array(n).fill(-1), child = new Int32Array(n).fill(-1), next = new Int32Array(n).fill(-1), open: number[] = [];
+  for (let i = 0; i < n; i++) {
+    if (level[i] > 0) parent[i] = open[level[i] - 1];
+    open[level[i]] = i;
+  }
+  for (let k = n - 1; k >= 0; k--) {
+    const i = rows[k], p = parent[i];
+    if (p < 0) continue;
+    next[i] = child[p];
+    child[p] = i;
+  }
+  const out = new Uint32Array(n);
+  let k = 0;
+  for (let i = n ? 0 : -1; i >= 0; ) {
+    out[k++] = i;
+    if (child[i] >= 0) i = child[i];
+    else {
+      while (i >= 0 && next[i] < 0) i = parent[i];
+      if (i >= 0) i = next[i];
+    }
+  }
+  return out.subarray(0, k);
+}
+
+// pick is a column's values in the order of rows; zeroes at its end are not sent.
+function pick(a: number[] | undefined, rows: Uint32Array): Float64Array {
+  const out = new Float64Array(rows.length);
+  if (a) for (let k = 0; k < rows.length; k++) out[k] = a[rows[k]] ?? 0;
   return out;
 }
 

@@ -1,10 +1,10 @@
 // The first page: what sends profiles, and how to send some.
 
-import { api, type Service } from "./api";
+import { api, type SeriesResponse, type Service } from "./api";
 import { copy, h, icon } from "./dom";
 import { Banner, rangePick } from "./controls";
 import { ago, count, rate, sortTypes, stamp, typeInfo, value } from "./format";
-import { apiRange, go, link, niceStep, params, set, span } from "./state";
+import { apiRange, fitDefault, go, link, niceStep, params, serviceSpan, set, sidesOf, span, type Span } from "./state";
 import { sparkline } from "./timeline";
 import type { Page } from "./main";
 
@@ -12,13 +12,16 @@ export class ServicesPage implements Page {
   readonly title = "Services";
   readonly el: HTMLElement;
   private banner = new Banner();
-  private bar = h("div", { class: "page-head" });
+  private range = h("div", null);
+  private filter = h("input", { class: "input filter-services", type: "search", placeholder: "Filter services", spellcheck: "false", "aria-label": "Filter services", hidden: true });
   private list = h("div", { class: "services" });
   private ctl: AbortController | null = null;
-  private first = true;
+  private have: { services: Service[]; series: SeriesResponse; type: string; range: Span; from: number; step: number } | null = null;
 
   constructor() {
-    this.el = h("div", { class: "page" }, this.bar, this.banner.el, this.list);
+    this.filter.value = params().get("q") ?? "";
+    this.filter.addEventListener("input", () => set({ q: this.filter.value }, true));
+    this.el = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", null, "Services"), this.filter, h("div", { class: "grow" }), this.range), this.banner.el, this.list);
     this.list.append(...Array.from({ length: 3 }, () => h("div", { class: "skeleton row-skeleton" })));
   }
 
@@ -28,8 +31,9 @@ export class ServicesPage implements Page {
 
   update(): void {
     const p = params(), s = span(p);
-    this.bar.replaceChildren(h("h1", null, "Services"), h("div", { class: "grow" }), rangePick(s, (from, to) => set({ from, to })));
-    this.tick();
+    this.range.replaceChildren(rangePick(s, (from, to) => set({ from, to: to === "now" ? "" : to })));
+    if (this.have && this.have.range.from === s.from && this.have.range.to === s.to) this.draw();
+    else this.tick();
   }
 
   tick(): void {
@@ -37,38 +41,51 @@ export class ServicesPage implements Page {
     const ctl = (this.ctl = new AbortController());
     this.load(ctl.signal).catch((e) => {
       if (ctl.signal.aborted) return;
-      if (this.first) this.list.replaceChildren();
+      if (!this.have) this.list.replaceChildren();
       this.banner.fail(e, () => this.tick());
     });
   }
 
   private async load(signal: AbortSignal): Promise<void> {
-    const s = span(params()), step = niceStep(s.toMs - s.fromMs);
-    const range = apiRange({ fromMs: Math.floor(s.fromMs / step) * step, toMs: s.toMs });
-    const services = (await api.services(apiRange(s), signal)).services ?? [];
-    const type = services.flatMap((x) => x.profileTypes ?? []).find((t) => t.startsWith("process_cpu:cpu:"));
-    const series = type ? await api.series({ profileType: type, matchers: "", range }, step, ["service_name"], signal) : {};
-    this.first = false;
+    const services = (await api.services(apiRange(serviceSpan(params())), signal)).services ?? [];
+    fitDefault(services);
+    const s = span(params()), step = niceStep(s.toMs - s.fromMs), from = Math.floor(s.fromMs / step) * step;
+    const type = services.flatMap((x) => x.profileTypes ?? []).find((t) => t.startsWith("process_cpu:cpu:")) ?? "";
+    const series = type ? await api.series({ profileType: type, matchers: "", range: apiRange({ fromMs: from, toMs: s.toMs }) }, step, ["service_name"], signal) : {};
     this.banner.clear();
+    this.have = { services, series, type, range: s, from, step: Number(series.stepMs ?? step) };
+    this.range.replaceChildren(rangePick(s, (a, b) => set({ from: a, to: b === "now" ? "" : b })));
+    this.draw();
+  }
+
+  private draw(): void {
+    const { services, series, type, range: s, from, step } = this.have!;
+    this.filter.hidden = services.length <= 10 && !this.filter.value;
     if (!services.length) {
-      this.list.replaceChildren(emptyState(s.live));
+      this.list.replaceChildren(emptyState(s.live ? "Waiting for the first profile" : "No profiles in this range", s.live));
       return;
     }
-    const got = Number(series.stepMs ?? step);
+    const q = this.filter.value.trim().toLowerCase(), shown = services.filter((x) => x.name.toLowerCase().includes(q));
+    if (!shown.length) {
+      this.list.replaceChildren(h("div", { class: "empty" }, `None of the ${services.length} services has “${this.filter.value}” in its name.`));
+      return;
+    }
     const lines = new Map((series.lines ?? []).map((l) => [l.labels?.[0]?.value ?? "", l]));
-    const now = Date.now(), n = Math.ceil((s.toMs - s.fromMs) / got) + 1;
+    const now = Date.now(), n = Math.ceil((s.toMs - s.fromMs) / step) + 1;
     this.list.replaceChildren(h("div", { class: "s-row s-head", "aria-hidden": "true" }, ["Service", "CPU", "", "Versions", "Instances", "Profiles", "Last seen"].map((t) => h("div", null, t))),
-      ...services.map((v) => {
+      ...shown.map((v) => {
         const l = lines.get(v.name), cpu = new Array<number>(n).fill(0);
         l?.tMs?.forEach((t, i) => {
-          const k = Math.floor((t - Number(range.fromMs)) / got);
-          if (k >= 0 && k < n) cpu[k] = rate(typeInfo(type!), got).of(l.value?.[i] ?? 0, 1);
+          const k = Math.floor((t - from) / step);
+          if (k >= 0 && k < n) cpu[k] = rate(typeInfo(type), step).of(l.value?.[i] ?? 0, 1);
         });
         // What has not arrived yet is not a fall: a live line ends where its last whole step does.
         let end = n - 1;
-        for (let k = 0; s.live && k < Math.max(2, 90_000 / got) && end > 3 && !cpu[end - 1]; k++) end--;
+        for (let k = 0; s.live && k < Math.max(2, 90_000 / step) && end > 3 && !cpu[end - 1]; k++) end--;
         return this.row(v, l ? cpu.slice(0, end) : null, now, s.from, s.to);
       }));
+    // A new server profiles nobody but itself: that is no reason to stop helping.
+    if (services.length === 1 && services[0].name === "quantraband" && s.live) this.list.append(emptyState("Only this server itself so far", true));
   }
 
   private row(v: Service, cpu: number[] | null, now: number, from: string, to: string): HTMLElement {
@@ -83,19 +100,19 @@ export class ServicesPage implements Page {
       h("div", { class: "s-num" }, cpu ? value(mean, "cores") : "–"),
       h("div", null, cpu ? sparkline(cpu, 180, 32, "CPU over the range") : null),
       h("div", { class: "s-versions" }, vs.slice(-3).map((x) => h("span", { class: "tag plain", title: x }, x.slice(0, 12))), vs.length > 3 ? h("span", { class: "muted" }, "+" + (vs.length - 3)) : null,
-        vs.length > 1 ? h("a", { class: "s-compare", href: link("/diff", { service: v.name, type: types[0], ...keep, "a.labels": `{service_version=${JSON.stringify(vs[vs.length - 2])}}`, "b.labels": `{service_version=${JSON.stringify(vs[vs.length - 1])}}` }) }, "Compare") : null),
+        vs.length > 1 ? h("a", { class: "s-compare", href: link("/diff", { service: v.name, type: types[0], ...keep, ...sidesOf(vs, "") }) }, "Compare") : null),
       h("div", { class: "s-num" }, String(v.instances ?? 0)),
       h("div", { class: "s-num", title: count(v.profiles ?? 0, "profile") }, (v.profiles ?? 0).toLocaleString("en")),
       h("div", { class: "s-num", title: last ? stamp(last) : "" }, last ? ago(last, now) : "–"));
   }
 }
 
-function emptyState(live: boolean): HTMLElement {
+function emptyState(title: string, live: boolean): HTMLElement {
   const base = location.origin;
   const card = (title: string, why: string, code: string) => h("section", { class: "card" }, h("h3", null, title), h("p", null, why),
     h("div", { class: "code" }, h("pre", null, code), h("button", { class: "btn tiny", type: "button", onclick: () => copy(code) }, "Copy")));
   return h("div", { class: "welcome" },
-    h("h2", null, icon("flame", 22), live ? "Waiting for the first profile" : "No profiles in this range"),
+    h("h2", null, icon("flame", 22), title),
     h("p", { class: "muted" }, live ? "This page fills by itself as soon as a program sends one. Pick a way:" : "Choose another range above, or send some:"),
     h("div", { class: "cards" },
       card("A Go program", "Import the agent and start it in main.", `import "github.com/quantra-l/quantra/agent"

@@ -1,7 +1,7 @@
 // The URL is the state: every view is made from it, so every view can be shared
 // and back and forward work. This file reads and writes it.
 
-import type { Selection, TimeRange } from "./api";
+import type { Filter, Selection, Service, TimeRange } from "./api";
 
 export type Params = URLSearchParams;
 
@@ -70,11 +70,24 @@ export const ranges: [string, string][] = [
 
 export interface Span { from: string; to: string; fromMs: number; toMs: number; live: boolean }
 
-export const defaultFrom = "now-15m";
+const usualFrom = "now-15m", youngFrom = "now-5m";
+let defaultFrom = usualFrom; // where the URL names no range
+
+/** serviceSpan is where to look for services: never shorter for their being young. */
+export function serviceSpan(p: Params): Span {
+  return p.get("from") || p.get("to") ? span(p) : span(new URLSearchParams({ from: usualFrom }));
+}
+
+/** fitDefault shortens the default range while all there is fits into a third
+ * of it, so that a new server's first minutes are not a sliver at the right. */
+export function fitDefault(services: Service[], now = Date.now()): void {
+  const first = Math.min(...services.map((x) => Number(x.firstMs ?? 0)));
+  defaultFrom = services.length && now - first < 295e3 ? youngFrom : usualFrom;
+}
 
 /** span is the time range of the URL. A relative range ends now. */
 export function span(p: Params, prefix = "", now = Date.now()): Span {
-  let from = p.get(prefix + "from") || defaultFrom, to = p.get(prefix + "to") || "now";
+  let from = p.get(prefix + "from") || (p.get(prefix + "to") ? usualFrom : defaultFrom), to = p.get(prefix + "to") || "now";
   let a = when(from, now), b = when(to, now);
   if (!(a < b)) {
     from = defaultFrom;
@@ -130,11 +143,32 @@ export function matchersOf(service: string, labels: string): string {
   return formatMatchers(ms);
 }
 
+/** filters are pprof's, by the names pprof has for them. */
+export const filters: { param: string; field: keyof Filter; text: string; hint?: string }[] = [
+  { param: "focus", field: "focus", text: "only stacks through" },
+  { param: "ignore", field: "ignore", text: "no stacks through" },
+  { param: "hide", field: "hide", text: "without these frames" },
+  { param: "show", field: "show", text: "only these frames" },
+  { param: "show_from", field: "showFrom", text: "without the callers of" },
+  { param: "tag_focus", field: "tagFocus", text: "only samples with label", hint: "endpoint=/checkout" },
+  { param: "tag_ignore", field: "tagIgnore", text: "no samples with label", hint: "endpoint=/health" },
+];
+
+/** sidesOf is what to compare when nobody said: the newest version with the one
+ * before it, and with fewer than two the first half of the range with the second. */
+export function sidesOf(versions: string[], labels: string): { [k: string]: string } {
+  const rest = parseMatchers(labels).filter((m) => m.name !== versionLabel), n = versions.length;
+  const at = (v: string) => formatMatchers([...rest, { name: versionLabel, op: "=" as const, value: v }]);
+  if (n > 1) return { "a.labels": at(versions[n - 2]), "b.labels": at(versions[n - 1]) };
+  return { "a.labels": formatMatchers(rest), "b.labels": formatMatchers(rest), split: "1" };
+}
+
 export function selection(type: string, service: string, labels: string, s: Span, p?: Params): Selection {
   const sel: Selection = { profileType: type, matchers: matchersOf(service, labels), range: apiRange(s) };
   if (p) {
-    const filter = { focus: p.get("focus") ?? "", ignore: p.get("ignore") ?? "", hide: p.get("hide") ?? "" };
-    if (filter.focus || filter.ignore || filter.hide) sel.filter = filter;
+    const filter: Filter = {};
+    for (const f of filters) if (p.get(f.param)) filter[f.field] = p.get(f.param)!;
+    if (Object.keys(filter).length) sel.filter = filter;
   }
   return sel;
 }
