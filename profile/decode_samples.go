@@ -168,11 +168,13 @@ func (s *sampleDecoder) addLabel(b []byte, pos, next int) {
 }
 
 func (d *pprofDecoder) packedValues(lo, hi int) error {
-	s := &d.samples
-	for pos := lo; pos < hi; {
-		u, next := d.varint(pos, hi)
-		if next < 0 {
-			return corrupt(pos, "value is no varint of 64 bits")
+	s, b := &d.samples, d.b[:hi]
+	for pos := lo; pos < len(b); {
+		u, next := uint64(b[pos]), pos+1
+		if u >= 0x80 {
+			if u, next = d.varint(pos, hi); next < 0 {
+				return corrupt(pos, "value is no varint of 64 bits")
+			}
 		}
 		if len(s.vals) > len(d.p.Values) {
 			return corrupt(pos, "sample %d has more values than the profile's %d sample types", s.n, len(d.p.Values))
