@@ -281,7 +281,8 @@ export class DiffPage implements Page {
 
 // guilty is the row to name in a sentence. Everything above a regression grows with it, so
 // the largest total names main; the largest self often names the runtime. It is the deepest
-// function outside of the standard library whose total grew by 80 % of the largest growth.
+// function outside of the standard library whose total grew by half of the largest growth:
+// chance elsewhere adds to what is above, so that more of it would name a caller now and then.
 function guilty(rows: Row[], r: DiffResponse): Row | null {
   const grew = new Map(rows.filter((x) => x.d > 0).map((x) => [x.name, x]));
   const names = r.tree?.names ?? [], depth = new Map<string, number>();
@@ -293,5 +294,5 @@ function guilty(rows: Row[], r: DiffResponse): Row | null {
   let pool = [...grew.values()].filter((x) => ours(x.name));
   if (!pool.length) pool = [...grew.values()].filter((x) => x.name !== "total");
   const most = Math.max(...pool.map((x) => x.d), 0);
-  return pool.filter((x) => x.d >= most * 0.8).sort((x, y) => (depth.get(y.name) ?? 0) - (depth.get(x.name) ?? 0) || y.sd - x.sd)[0] ?? null;
+  return pool.filter((x) => x.d >= most / 2).sort((x, y) => (depth.get(y.name) ?? 0) - (depth.get(x.name) ?? 0) || y.sd - x.sd)[0] ?? null;
 }
