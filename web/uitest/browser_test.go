@@ -67,7 +67,57 @@ func server(t *testing.T, fills ...func(*testing.T, store.Store)) *httptest.Serv
 	return s
 }
 
-func quarter(t *testing.T, st store.Store) { fill(t, st, 16*time.Minute) }
+// shared is what tests that only read have together: filling a store and starting
+// a browser take longer than most of the tests. TestMain ends it.
+var shared struct {
+	quarter, browser sync.Once
+	server           *httptest.Server
+	ctx              context.Context // of the browser
+	ends             []func() error  // the last first
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, end := range slices.Backward(shared.ends) {
+		if err := end(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// quarter is the server over sixteen minutes of the fleet. It is everyone's: a
+// test that sends profiles or closes its server makes one of its own.
+func quarter(t *testing.T) *httptest.Server {
+	t.Helper()
+	shared.quarter.Do(func() {
+		dir, err := os.MkdirTemp("", "uitest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.ends = append(shared.ends, func() error { return os.RemoveAll(dir) })
+		st, err := store.Open(context.Background(), dir, store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.ends = append(shared.ends, st.Close)
+		fill(t, st, 16*time.Minute)
+		h, err := web.New(web.Options{Store: st})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := httptest.NewServer(h)
+		shared.ends = append(shared.ends, func() error { s.Close(); return nil })
+		if !t.Failed() {
+			shared.server = s
+		}
+	})
+	if shared.server == nil {
+		t.Fatal("there is no server with the fleet's profiles: the first test that wanted it says why")
+	}
+	return shared.server
+}
 
 // browser finds one, or skips.
 func browser(t *testing.T) string {
@@ -85,7 +135,8 @@ func browser(t *testing.T) string {
 	return ""
 }
 
-// tab is a page in a browser of its own that fails its test when the page complains.
+// tab is a page that fails its test when the page complains. It shares the
+// browser's process with other tests' tabs and nothing else: no cache, no storage.
 type tab struct {
 	t    *testing.T
 	ctx  context.Context
@@ -94,14 +145,36 @@ type tab struct {
 	said []string
 }
 
+// startBrowser is the context of the one browser.
+func startBrowser(t *testing.T) context.Context {
+	t.Helper()
+	path := browser(t)
+	shared.browser.Do(func() {
+		dir, err := os.MkdirTemp("", "uitest-browser")
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.ends = append(shared.ends, func() error { return os.RemoveAll(dir) })
+		opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.NoSandbox,
+			chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.WindowSize(1440, 900), chromedp.UserDataDir(dir))
+		alloc, cancelAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
+		ctx, cancel := chromedp.NewContext(alloc)
+		shared.ends = append(shared.ends, func() error { cancel(); cancelAlloc(); return nil }) // cancelAlloc waits for the process
+		if err := chromedp.Do(ctx); err != nil {
+			t.Fatal(err)
+		}
+		shared.ctx = ctx
+	})
+	if shared.ctx == nil {
+		t.Fatal("the browser did not start: the first test that wanted it says why")
+	}
+	return shared.ctx
+}
+
 func open(t *testing.T, base string) *tab {
 	t.Helper()
-	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(browser(t)), chromedp.NoSandbox,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.WindowSize(1440, 900), chromedp.UserDataDir(t.TempDir()))
-	alloc, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
-	t.Cleanup(cancel)
 	b := &tab{t: t, base: base}
-	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithListener(func(ev any) {
+	ctx, cancel := chromedp.NewContext(startBrowser(t), chromedp.WithNewBrowserContext(), chromedp.WithListener(func(ev any) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		switch e := ev.(type) {
@@ -178,7 +251,7 @@ func (b *tab) clickFrame(x float64, row int) {
 }
 
 func TestOpenPickZoomSearch(t *testing.T) {
-	b := open(t, server(t, quarter).URL)
+	b := open(t, quarter(t).URL)
 	b.visit("/")
 	b.until(`document.querySelectorAll("[data-service]").length === 3`)
 	b.do(chromedp.Click(`[data-service="checkout"] .s-name > a`))
@@ -212,7 +285,7 @@ func TestOpenPickZoomSearch(t *testing.T) {
 }
 
 func TestKeyboard(t *testing.T) {
-	b := open(t, server(t, quarter).URL)
+	b := open(t, quarter(t).URL)
 	b.visit("/explore?service=checkout&view=both")
 	b.until(drawn)
 	b.do(chromedp.Focus(`.pane-flame canvas`), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.Enter))
@@ -228,7 +301,7 @@ func TestKeyboard(t *testing.T) {
 }
 
 func TestDiffNamesThePlanted(t *testing.T) {
-	b := open(t, server(t, quarter).URL)
+	b := open(t, quarter(t).URL)
 	b.visit("/diff?service=checkout")
 	b.until(`[...document.querySelectorAll(".controls .btn.on")].some((x) => x.textContent === "v1 → v2")`) // nobody had to choose
 	b.until(`/rose from/.test(document.querySelector(".verdict").textContent)`)
@@ -243,8 +316,7 @@ func TestDiffNamesThePlanted(t *testing.T) {
 }
 
 func TestSandwichFilterAndDownload(t *testing.T) {
-	s := server(t, quarter)
-	b := open(t, s.URL)
+	b := open(t, quarter(t).URL)
 	b.visit("/explore?service=checkout&view=sandwich&fn=" + strings.NewReplacer("(", "%28", ")", "%29", "*", "%2A").Replace(planted))
 	b.until(`/evict/.test(document.querySelector(".sand-title").textContent) && /%/.test(document.querySelector(".sand-title").textContent)`)
 	b.visit("/explore?service=checkout&focus=sha256&labels=%7Bservice_version%3D%22v1%22%7D")
@@ -277,7 +349,7 @@ func TestSandwichFilterAndDownload(t *testing.T) {
 }
 
 func TestBrushAndLabels(t *testing.T) {
-	b := open(t, server(t, quarter).URL)
+	b := open(t, quarter(t).URL)
 	b.visit("/explore?service=checkout&by=service_version")
 	b.until(drawn + ` && document.querySelectorAll(".legend-item").length === 2`)
 	r := eval[[]float64](b, `(() => { const r = document.querySelector(".timeline-canvas").getBoundingClientRect(); return [r.left, r.top, r.width] })()`)
@@ -302,7 +374,7 @@ func TestEmptyAndBroken(t *testing.T) {
 	b.until(`/agent.Start/.test(document.body.innerText) && /curl/.test(document.body.innerText) && /ServerAddress/.test(document.body.innerText)`)
 	b.quiet()
 
-	s = server(t, quarter)
+	s = server(t, twoMinutes)
 	b = open(t, s.URL)
 	b.visit("/explore?service=checkout&focus=%28%28")
 	b.until(`!document.querySelector(".banner").hidden && /Try again/.test(document.querySelector(".banner").innerText)`)
@@ -313,7 +385,7 @@ func TestEmptyAndBroken(t *testing.T) {
 }
 
 func TestThemes(t *testing.T) {
-	b := open(t, server(t, quarter).URL)
+	b := open(t, quarter(t).URL)
 	b.do(scheme("dark"))
 	b.visit("/explore?service=checkout")
 	b.until(drawn + ` && document.documentElement.dataset.theme === "dark"`)
@@ -394,7 +466,7 @@ func TestScreenshot(t *testing.T) {
 	}
 	url := *pageURL
 	if url == "" {
-		url = server(t, quarter).URL + "/explore?service=checkout&by=service_version"
+		url = quarter(t).URL + "/explore?service=checkout&by=service_version"
 	}
 	b := open(t, "")
 	want := "light"

@@ -1,7 +1,6 @@
 package uitest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -150,11 +149,7 @@ func window(ps []path, version string, load float64, r *rand.Rand) map[string]*p
 func send(t *testing.T, st store.Store, name string, labels profile.Labels, from time.Time, p *profile.Profile) {
 	t.Helper()
 	p.TimeNanos, p.DurationNanos = from.UnixNano(), int64(10*time.Second)
-	var b bytes.Buffer
-	if err := p.Encode(&b); err != nil {
-		t.Error(err)
-	}
-	u := store.Upload{Name: name, Labels: labels, From: from, To: from.Add(10 * time.Second), Pprof: b.Bytes(), Profile: p}
+	u := store.Upload{Name: name, Labels: labels, From: from, To: from.Add(10 * time.Second), Pprof: p.AppendPprof(nil), Profile: p}
 	if err := st.Append(context.Background(), u); err != nil {
 		t.Error(err)
 	}
