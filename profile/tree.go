@@ -4,10 +4,7 @@ import (
 	"cmp"
 	"math"
 	"math/bits"
-	"path"
 	"slices"
-	"strconv"
-	"strings"
 )
 
 // Tree is a call tree by function name: the sum of all stacks that read alike,
@@ -67,133 +64,6 @@ func (t *Tree) Ends() []int32 {
 	return end
 }
 
-// NewTree is the call tree of column col of p. Stacks whose samples are all
-// zero in that column are not in it.
-func NewTree(p *Profile, col int) *Tree {
-	used := usedStacks(p, p.Values[col])
-	frames := newFrameNames(p, used)
-	n := p.Stacks.Len()
-	b := newTreeBuilder(n)
-	node := make([]int32, n)
-	for i := 1; i < n; i++ {
-		if !used[i] {
-			continue
-		}
-		at := node[p.Stacks.Parent[i]]
-		for _, name := range frames.of(p.Stacks.Loc[i]) {
-			at = b.child(at, name)
-		}
-		node[i] = at
-	}
-	self := make([]int64, len(b.parent))
-	for s, st := range p.SampleStack {
-		self[node[st]] += p.Values[col][s]
-	}
-	return b.tree(frames.names, frames.files, self, -1)
-}
-
-// usedStacks marks the stacks that a sample with a value other than zero has,
-// and all their callers.
-func usedStacks(p *Profile, values []int64) []bool {
-	used := make([]bool, p.Stacks.Len())
-	for s, st := range p.SampleStack {
-		if values[s] != 0 {
-			used[st] = true
-		}
-	}
-	for i := len(used) - 1; i > 0; i-- {
-		if used[i] {
-			used[p.Stacks.Parent[i]] = true
-		}
-	}
-	used[0] = true
-	return used
-}
-
-// frameNames gives every location its frames as indexes into names, the
-// outermost first, each distinct name once.
-type frameNames struct {
-	names, files []string
-	first        []uint32 // of location l: frames[first[l]:first[l+1]]
-	frames       []uint32
-}
-
-func (f *frameNames) of(loc uint32) []uint32 { return f.frames[f.first[loc]:f.first[loc+1]] }
-
-// newFrameNames names the locations of the used stacks. Index 0 of the names is the root's.
-func newFrameNames(p *Profile, used []bool) *frameNames {
-	wanted := make([]bool, len(p.Locations))
-	for i := 1; i < len(used); i++ {
-		if used[i] {
-			wanted[p.Stacks.Loc[i]] = true
-		}
-	}
-	f := &frameNames{
-		names: []string{RootName}, files: []string{""},
-		first:  make([]uint32, len(p.Locations)+1),
-		frames: make([]uint32, 0, len(p.Lines)),
-	}
-	index := make(map[string]uint32, len(p.Functions))
-	add := func(name, file string) uint32 {
-		i, ok := index[name]
-		if !ok {
-			i = uint32(len(f.names))
-			f.names, f.files = append(f.names, name), append(f.files, file)
-			index[name] = i
-		} else if f.files[i] == "" {
-			f.files[i] = file
-		}
-		return i
-	}
-	byFunction := make([]uint32, len(p.Functions)) // 0: not yet named
-	for l := range p.Locations {
-		f.first[l] = uint32(len(f.frames))
-		if !wanted[l] {
-			continue
-		}
-		lines := p.LinesOf(uint32(l))
-		for i := len(lines) - 1; i >= 0; i-- {
-			fn := lines[i].Function
-			if byFunction[fn] == 0 {
-				fun := &p.Functions[fn]
-				name := cmp.Or(p.Strings[fun.Name], p.Strings[fun.SystemName])
-				if name == "" {
-					f.frames = append(f.frames, add(addressName(p, uint32(l)), p.Strings[fun.File]))
-					continue
-				}
-				byFunction[fn] = add(name, p.Strings[fun.File])
-			}
-			f.frames = append(f.frames, byFunction[fn])
-		}
-		if len(lines) == 0 {
-			f.frames = append(f.frames, add(addressName(p, uint32(l)), ""))
-		}
-	}
-	f.first[len(p.Locations)] = uint32(len(f.frames))
-	return f
-}
-
-// addressName is the name of a frame that was never symbolised: the base name
-// of its mapping and the address as an offset in the mapped file, which is the
-// same in every process whatever address the file was loaded at.
-func addressName(p *Profile, loc uint32) string {
-	l := &p.Locations[loc]
-	m := &p.Mappings[l.Mapping]
-	file := p.Strings[m.File]
-	if l.Address == 0 && file == "" {
-		return "<unknown>"
-	}
-	addr := l.Address
-	if addr >= m.Start && m.Start != 0 {
-		addr = addr - m.Start + m.Offset
-	}
-	hex := "0x" + strconv.FormatUint(addr, 16)
-	if file == "" {
-		return hex
-	}
-	return path.Base(strings.ReplaceAll(file, `\`, "/")) + "+" + hex
-}
-
 // treeBuilder makes nodes, each (parent, name) once. Parents come before children.
 type treeBuilder struct {
 	parent []int32
@@ -232,26 +102,32 @@ func sumUp(parent []int32, self []int64) []int64 {
 	return total
 }
 
-// order is the nodes in preorder, siblings by the magnitude of their weight,
-// the largest first, then by name, and what was left out last of all.
-func (t *Tree) order(weight []int64) []int32 {
+// children lists the children of every node: those of i are list[first[i]:first[i+1]],
+// in the order they have as nodes.
+func (t *Tree) children() (first, list []int32) {
 	n := t.Len()
-	first := make([]int32, n+1) // of node i: children[first[i]:first[i+1]]
+	first = make([]int32, n+1)
 	for i := 1; i < n; i++ {
-		first[t.Parent[i]+1]++
+		first[t.Parent[i]]++
 	}
-	for i := range n {
-		first[i+1] += first[i]
+	var sum int32
+	for i := range first {
+		sum += first[i]
+		first[i] = sum
 	}
-	children := make([]int32, max(n-1, 0))
-	next := slices.Clone(first)
-	for i := 1; i < n; i++ {
+	list = make([]int32, sum)
+	for i := n - 1; i > 0; i-- { // from the last: first goes back from each list's end to its start
 		p := t.Parent[i]
-		children[next[p]] = int32(i)
-		next[p]++
+		first[p]--
+		list[first[p]] = int32(i)
 	}
+	return first, list
+}
+
+// siblings compares nodes of one parent by the order they are drawn in: see [Tree.order].
+func (t *Tree) siblings(weight []int64) func(a, b int32) int {
 	isOther := func(i int32) bool { return t.Other >= 0 && t.Name[i] == uint32(t.Other) }
-	compare := func(a, b int32) int {
+	return func(a, b int32) int {
 		if isOther(a) != isOther(b) {
 			if isOther(a) {
 				return 1
@@ -261,6 +137,14 @@ func (t *Tree) order(weight []int64) []int32 {
 		return cmp.Or(cmp.Compare(magnitude(weight[b]), magnitude(weight[a])),
 			cmp.Compare(t.Names[t.Name[a]], t.Names[t.Name[b]]))
 	}
+}
+
+// order is the nodes in preorder, siblings by the magnitude of their weight,
+// the largest first, then by name, and what was left out last of all.
+func (t *Tree) order(weight []int64) []int32 {
+	n := t.Len()
+	first, children := t.children()
+	compare := t.siblings(weight)
 	out := make([]int32, 0, n)
 	todo := make([]int32, 1, 64)
 	for len(todo) > 0 {
@@ -290,6 +174,14 @@ func (t *Tree) permute(order []int32) {
 		name[i], self[i], total[i] = t.Name[from], t.Self[from], t.Total[from]
 	}
 	t.Parent, t.Name, t.Self, t.Total = parent, name, self, total
+}
+
+func magnitudes(values []int64) []uint64 {
+	out := make([]uint64, len(values))
+	for i, v := range values {
+		out[i] = magnitude(v)
+	}
+	return out
 }
 
 // magnitude is |v|, also for the smallest int64.
@@ -333,20 +225,21 @@ func (t *Tree) Limit(maxNodes int) *Tree {
 	if maxNodes <= 0 || t.Len() <= maxNodes {
 		return t
 	}
-	weight := make([]uint64, t.Len())
-	for i, v := range t.Total {
-		weight[i] = magnitude(v)
-	}
-	lim, _ := t.limit(maxNodes, weight)
+	lim, _ := t.limit(maxNodes, magnitudes(t.Total), nil)
 	lim.permute(lim.order(lim.Total))
 	return lim
 }
 
-// limit keeps the nodes of the largest weight. from is, for every node of the
-// result, the node it was, or for one that sums others its parent's, negated.
-func (t *Tree) limit(maxNodes int, weight []uint64) (lim *Tree, from []int32) {
-	keep := t.keepLargest(max(maxNodes, 2), weight)
-	lim = &Tree{Names: t.Names, Files: t.Files, LeftOut: t.LeftOut, Other: t.Other}
+// limit keeps the nodes of the largest weight, and spends weight on finding them.
+// siblings is as for keepLargest. from is, for every node of the result, the node
+// it was, or for one that sums others its parent's, negated.
+func (t *Tree) limit(maxNodes int, weight []uint64, siblings func(a, b int32) int) (lim *Tree, from []int32) {
+	maxNodes = max(maxNodes, 2)
+	keep := t.keepLargest(maxNodes, weight, siblings)
+	size := min(maxNodes, t.Len())
+	lim = &Tree{Names: t.Names, Files: t.Files, LeftOut: t.LeftOut, Other: t.Other,
+		Parent: make([]int32, 0, size), Name: make([]uint32, 0, size), Self: make([]int64, 0, size), Total: make([]int64, 0, size)}
+	from = make([]int32, 0, size)
 	at := make([]int32, t.Len())
 	other := make([]int32, t.Len()) // of a kept node: its child that sums the rest, 0 if none
 	add := func(parent int32, name uint32, self, total int64, was int32) int32 {
@@ -379,57 +272,6 @@ func (t *Tree) limit(maxNodes int, weight []uint64) (lim *Tree, from []int32) {
 		lim.Total[other[p]] += t.Total[i]
 	}
 	return lim, from
-}
-
-// keepLargest chooses nodes by weight, so that they and one more child for each
-// of them that lost some are no more than maxNodes. A node is never chosen
-// before its parent.
-func (t *Tree) keepLargest(maxNodes int, weight []uint64) []bool {
-	n := t.Len()
-	// In a difference a child can outweigh its parent; the parent is then as
-	// important as the child is.
-	least := slices.Clone(weight)
-	children := make([]int32, n)
-	for i := n - 1; i > 0; i-- {
-		p := t.Parent[i]
-		least[p] = max(least[p], least[i])
-		children[p]++
-	}
-	order := make([]int32, n)
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortFunc(order, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(least[b], least[a]), cmp.Compare(a, b))
-	})
-	keep := make([]bool, n)
-	dropped := slices.Clone(children) // of a kept node: its children not kept
-	size := 0
-	for _, i := range order {
-		grow := 1
-		if children[i] > 0 {
-			grow++ // its children are not kept yet: it needs one that sums them
-		}
-		if i > 0 && dropped[t.Parent[i]] == 1 {
-			grow-- // the last child: its parent needs none that sums the rest
-		}
-		if size+grow > maxNodes {
-			break
-		}
-		size += grow
-		keep[i] = true
-		if i > 0 {
-			dropped[t.Parent[i]]--
-		}
-	}
-	// A node that would sum one single leaf is better that leaf.
-	for i := 1; i < n; i++ {
-		if p := t.Parent[i]; !keep[i] && keep[p] && dropped[p] == 1 && children[i] == 0 {
-			keep[i] = true
-			dropped[p] = 0
-		}
-	}
-	return keep
 }
 
 // DiffTree is two trees in one shape: Self and Total are the head's, BaseSelf
@@ -538,7 +380,7 @@ func (d *DiffTree) Limit(maxNodes int) *DiffTree {
 	for i := range weight {
 		weight[i] = max(magnitude(d.Total[i]), magnitude(d.BaseTotal[i]))
 	}
-	lim, from := d.limit(maxNodes, weight)
+	lim, from := d.limit(maxNodes, weight, nil)
 	out := &DiffTree{Tree: *lim, BaseFactor: d.BaseFactor,
 		BaseSelf: make([]int64, len(from)), BaseTotal: make([]int64, len(from))}
 	for i, f := range from {

@@ -2,6 +2,7 @@ package profile
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -468,4 +470,71 @@ func viewRoundTrip(t *testing.T, p *Profile) {
 	if one.String() != two.String() {
 		t.Fatalf("written\n%q\nread and written again\n%q", one.String(), two.String())
 	}
+}
+
+// TestLimitedTree holds what the heap chooses to a sort of all nodes, and a tree that
+// was limited before it was sorted to one that was sorted first.
+func TestLimitedTree(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 300 {
+		p := viewRandom(r, 1+r.IntN(120))
+		if r.IntN(3) == 0 { // a difference of two profiles: a child may outweigh its parent
+			p.Values[1] = slices.Clone(p.Values[1])
+			for i := range p.Values[1] {
+				p.Values[1][i] *= int64(1 - 2*r.IntN(2))
+			}
+		}
+		tree := NewTree(p, 1)
+		n := 1 + r.IntN(tree.Len()+1)
+		want := tree.Limit(n)
+		if got := NewLimitedTree(p, 1, n); !reflect.DeepEqual(got, want) {
+			t.Fatalf("limit %d of %d nodes: got\n%+v\nwant\n%+v", n, tree.Len(), got, want)
+		}
+		if tree.Len() > max(n, 2) {
+			if got, want := tree.keepLargest(max(n, 2), magnitudes(tree.Total), nil), viewKeepLargest(tree, max(n, 2)); !slices.Equal(got, want) {
+				t.Fatalf("limit %d of %d nodes keeps\n%v\nwant\n%v", n, tree.Len(), got, want)
+			}
+		}
+	}
+}
+
+// viewKeepLargest is [Tree.keepLargest] by sorting: nodes are taken as long as
+// they and what sums the rest of them, counted anew each time, are not too many.
+func viewKeepLargest(t *Tree, maxNodes int) []bool {
+	n := t.Len()
+	least, order := magnitudes(t.Total), make([]int, n)
+	for i := n - 1; i >= 0; i-- {
+		order[i] = i
+		if i > 0 {
+			least[t.Parent[i]] = max(least[t.Parent[i]], least[i])
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(least[b], least[a]) })
+	keep := make([]bool, n)
+	lost := func() (size int, by map[int32][]int) {
+		by = map[int32][]int{}
+		for i := range n {
+			if keep[i] {
+				size++
+			} else if keep[t.Parent[i]] {
+				by[t.Parent[i]] = append(by[t.Parent[i]], i)
+			}
+		}
+		return size + len(by), by
+	}
+	for _, i := range order {
+		keep[i] = true
+		if size, _ := lost(); size > maxNodes {
+			keep[i] = false
+			break
+		}
+	}
+	ends := t.Ends()
+	_, by := lost()
+	for _, nodes := range by {
+		if i := nodes[0]; len(nodes) == 1 && int(ends[i]) == i+1 {
+			keep[i] = true
+		}
+	}
+	return keep
 }

@@ -169,7 +169,7 @@ func (q *querier) FlameGraph(ctx context.Context, req *connect.Request[v1.FlameG
 	if err != nil {
 		return nil, err
 	}
-	tree := profile.NewTree(sel.Profile, 0).Limit(nodes(req.Msg.GetMaxNodes()))
+	tree := profile.NewLimitedTree(sel.Profile, 0, nodes(req.Msg.GetMaxNodes()))
 	return connect.NewResponse(&v1.FlameGraphResponse{Meta: sel.meta(), Tree: treeOf(tree)}), nil
 }
 
