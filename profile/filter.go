@@ -23,7 +23,9 @@ type Filter struct {
 	// pprof: "key=regexp,regexp" matches if a value of key matches one of
 	// them, "regexp,regexp" if each matches a label written as key:value, and
 	// a number or a range with a unit ("32kb", ":64kb", "4mb:", "12kb:64mb",
-	// also after "key=") compares numeric labels.
+	// also after "key=") compares numeric labels. One thing is ours: where pprof's
+	// "key=regexp" never matches a number, here it is matched against the
+	// number as [Profile.ByLabel] writes it, so that whatever is listed can be chosen.
 	TagFocus  string `json:"tagFocus,omitempty"`
 	TagIgnore string `json:"tagIgnore,omitempty"`
 	TagShow   string `json:"tagShow,omitempty"` // keep only labels whose key matches
@@ -414,10 +416,14 @@ func compileTagMatch(p *Profile, field, expr string) (func([]SampleLabel) bool, 
 		res = append(res, re)
 	}
 	if hasKey {
+		units := numLabelUnits(p)
 		return func(set []SampleLabel) bool {
 			return slices.ContainsFunc(set, func(l SampleLabel) bool {
-				return l.Str != 0 && p.Strings[l.Key] == key &&
-					slices.ContainsFunc(res, func(re *regexp.Regexp) bool { return re.MatchString(p.Strings[l.Str]) })
+				if p.Strings[l.Key] != key {
+					return false
+				}
+				text := labelText(p, l, units)
+				return slices.ContainsFunc(res, func(re *regexp.Regexp) bool { return re.MatchString(text) })
 			})
 		}, nil
 	}

@@ -22,11 +22,14 @@ type LabelValue struct {
 
 // ByLabel is column col by the samples' labels, as `go tool pprof -tags`: keys
 // with the largest sum first. A sample with several values of one key counts
-// for each of them.
+// for each of them. Labels that only samples of zero have, or that a filter left
+// without a sample, are not listed.
 func (p *Profile) ByLabel(col int) []LabelKey {
-	perSet := make([]int64, len(p.LabelSets))
+	perSet, used := make([]int64, len(p.LabelSets)), make([]bool, len(p.LabelSets))
 	for i, v := range p.Values[col] {
-		perSet[p.SampleLabels[i]] += v
+		set := p.SampleLabels[i]
+		perSet[set] += v
+		used[set] = used[set] || v != 0
 	}
 	units := numLabelUnits(p)
 	type keySum struct {
@@ -37,6 +40,9 @@ func (p *Profile) ByLabel(col int) []LabelKey {
 	}
 	keys := map[string]*keySum{}
 	for s, set := range p.LabelSets {
+		if !used[s] {
+			continue
+		}
 		for _, l := range set {
 			name := p.Strings[l.Key]
 			k := keys[name]
@@ -44,10 +50,7 @@ func (p *Profile) ByLabel(col int) []LabelKey {
 				k = &keySum{values: map[string]int64{}, lastSet: -1}
 				keys[name] = k
 			}
-			value := p.Strings[l.Str]
-			if l.Str == 0 {
-				value = FormatValue(l.Num, units[l.Key])
-			}
+			value := labelText(p, l, units)
 			k.values[value] += perSet[s]
 			k.tagged += perSet[s]
 			if k.lastSet != s {
@@ -77,4 +80,12 @@ func (p *Profile) ByLabel(col int) []LabelKey {
 		return cmp.Or(cmp.Compare(magnitude(tagged[b.Key]), magnitude(tagged[a.Key])), cmp.Compare(a.Key, b.Key))
 	})
 	return out
+}
+
+// labelText is a label's value for a person; units is [numLabelUnits].
+func labelText(p *Profile, l SampleLabel, units map[uint32]string) string {
+	if l.Str == 0 {
+		return FormatValue(l.Num, units[l.Key])
+	}
+	return p.Strings[l.Str]
 }

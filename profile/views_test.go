@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -283,13 +284,33 @@ func TestByLabel(t *testing.T) {
 	b.Add(st, b.LabelSet([]SampleLabel{{Key: key, Str: b.String("cart")}}), 5)
 	b.Add(st, b.LabelSet([]SampleLabel{{Key: key, Str: b.String("pay")}, {Key: k2, Num: 2048}}), 7)
 	b.Add(st, 0, 3)
-	got := b.Profile().ByLabel(0)
+	b.Add(st, b.LabelSet([]SampleLabel{{Key: key, Str: b.String("idle")}}), 0)
+	p := b.Profile()
+	got := p.ByLabel(0)
 	want := []LabelKey{
 		{"handler", []LabelValue{{"pay", 7}, {"cart", 5}, {"", 3}}},
 		{"bytes", []LabelValue{{"2kB", 7}, {"", 8}}},
 	}
 	if g, w := mustJSON(t, got), mustJSON(t, want); g != w {
 		t.Errorf("got %s, want %s", g, w)
+	}
+	// Whatever is listed can be chosen, and then nothing else is listed.
+	for _, k := range got {
+		for _, v := range k.Values {
+			f := Filter{TagFocus: k.Key + "=^" + regexp.QuoteMeta(v.Value) + "$"}
+			if v.Value == "" {
+				f = Filter{TagIgnore: k.Key + "=.*"}
+			}
+			q, warnings, err := p.Filter(f)
+			if err != nil || len(warnings) > 0 || q.Total(0) != v.Total {
+				t.Fatalf("%+v: total %d, want %d; %v %v", f, q.Total(0), v.Total, warnings, err)
+			}
+			for _, left := range q.ByLabel(0) {
+				if left.Key == k.Key && (len(left.Values) != 1 || left.Values[0] != v) {
+					t.Errorf("%+v leaves %+v", f, left)
+				}
+			}
+		}
 	}
 }
 

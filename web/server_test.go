@@ -209,6 +209,12 @@ func askEverything(t *testing.T, c quantrav1connect.QuerierServiceClient) {
 		t.Errorf("sample labels: %v", k)
 	}
 	sel := selectVersion("v1")
+	sel.Filter = &v1.Filter{TagIgnore: "endpoint=/checkout"}
+	tags, err = c.SampleLabels(ctx, connect.NewRequest(&v1.SampleLabelsRequest{Selection: sel}))
+	must(err)
+	if k := tags.Msg.Keys; len(k) != 0 || tags.Msg.Meta.Total != 1110 {
+		t.Errorf("sample labels of samples without: %v", tags.Msg)
+	}
 	sel.Filter = &v1.Filter{Focus: "evict", Hide: `main\.main`, ShowFrom: "serve"}
 	flame, err = c.FlameGraph(ctx, connect.NewRequest(&v1.FlameGraphRequest{Selection: sel}))
 	must(err)

@@ -129,3 +129,40 @@ func TestManyFunctionsAndServices(t *testing.T) {
 	b.until(`document.querySelectorAll("[data-service]").length === 1 && document.activeElement.classList.contains("filter-services")`)
 	b.quiet()
 }
+
+// TestNumberLabels: what a row of the by-label view says is what a click on it gives,
+// also where the label is a number, with a unit, without, and rounded.
+func TestNumberLabels(t *testing.T) {
+	b := profile.NewBuilder(profile.ValueType{Type: "cpu", Unit: "nanoseconds"})
+	for i, set := range [][]profile.SampleLabel{
+		{{Key: b.String("shard"), Num: 42, Unit: b.String("count")}, {Key: b.String("size"), Num: 1543, Unit: b.String("bytes")}},
+		{{Key: b.String("shard"), Num: 7, Unit: b.String("count")}, {Key: b.String("size"), Num: 4096, Unit: b.String("bytes")}},
+		{{Key: b.String("shard"), Str: b.String("13")}}, nil,
+	} {
+		name := b.String(fmt.Sprintf("main.f%d", i))
+		b.Add(b.Stack(0, b.Location(profile.Location{}, profile.Line{Function: b.Function(profile.Function{Name: name, SystemName: name})})), b.LabelSet(set), 1e9)
+	}
+	p := b.Profile()
+	p.PeriodType = p.SampleTypes[0]
+	u := open(t, server(t, func(t *testing.T, st store.Store) { sendOne(t, st, "numbers", p) }).URL)
+	for _, c := range []struct{ key, row, button, left string }{
+		{"shard", "42", "value", "main.f0"}, {"shard", "13", "value", "main.f2"}, {"size", "1.51kB", "value", "main.f0"}, {"size", "without it", "value", "main.f2 main.f3"},
+		{"shard", "42", "Ignore", "main.f1 main.f2 main.f3"}, {"size", "4kB", "Ignore", "main.f0 main.f2 main.f3"}, {"size", "without it", "Ignore", "main.f0 main.f1"},
+	} {
+		u.visit("/explore?service=numbers&view=labels&refresh=off")
+		u.until(`document.querySelectorAll(".label-key").length === 2`)
+		find := fmt.Sprintf(`[...document.querySelectorAll(".label-key")].find((k) => k.querySelector("code").textContent === %q)`, c.key)
+		row := fmt.Sprintf(`[...%s.querySelectorAll(".l-row")].find((r) => r.querySelector(".l-value").textContent === %q)`, find, c.row)
+		button := ".l-value"
+		if c.button == "Ignore" {
+			button = ".btn"
+		}
+		u.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`void %s.querySelector(%q).click()`, row, button)), chromedp.Click(`button[data-value="top"]`))
+		u.until(`document.querySelector(".chip.filter") && document.querySelector(".busy").hidden`)
+		got := eval[string](u, `[...document.querySelectorAll(".t-inner .fn-name")].map((n) => n.title).filter((n) => n !== "total").sort().join(" ")`)
+		if got != c.left {
+			t.Errorf("%s of %s=%s leaves %q, want %q", c.button, c.key, c.row, got, c.left)
+		}
+	}
+	u.quiet()
+}

@@ -268,9 +268,9 @@ const mostValues = 100;
 
 /** labelTable is one key of the samples' labels: a click on a value keeps only its samples. */
 function labelTable(k: LabelKey, total: number, show: Show): HTMLElement {
-  const key = k.key ?? "", values = (k.values ?? []).filter((v) => v.total); // a filter leaves values of nothing
-  // A comma would be an or in pprof's syntax; a value with a unit is a number there.
-  const only = (v: string) => key + "=" + (/^-?[\d.]+[a-zA-Z]+$/.test(v) ? v : exactly(v).replaceAll(",", "."));
+  const key = k.key ?? "", values = k.values ?? [];
+  // A comma would be an or in pprof's syntax.
+  const only = (v: string) => key + "=" + exactly(v).replaceAll(",", ".");
   return h("section", { class: "label-key" }, h("h3", null, h("code", null, key), h("span", { class: "muted" }, count(values.filter((v) => v.value).length, "value"))),
     values.slice(0, mostValues).map((x) => {
       const v = x.value ?? "", n = x.total ?? 0;
