@@ -1,8 +1,10 @@
 package profile
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,9 +103,18 @@ func compileExpr(field, expr string) (*regexp.Regexp, error) {
 	}
 	re, err := regexp.Compile(expr)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %q is not a regular expression: %w", field, expr, err)
+		return nil, notRegexp(field, expr, err)
 	}
 	return re, nil
+}
+
+// notRegexp says once what is wrong: regexp's own text repeats the expression.
+func notRegexp(field, expr string, err error) error {
+	var e *syntax.Error
+	if errors.As(err, &e) {
+		return fmt.Errorf("%s: %q is not a regular expression: %s", field, expr, e.Code)
+	}
+	return fmt.Errorf("%s: %q is not a regular expression: %w", field, expr, err)
 }
 
 // nameMatch is a regular expression's verdict on every function and mapping,
@@ -411,7 +422,7 @@ func compileTagMatch(p *Profile, field, expr string) (func([]SampleLabel) bool, 
 	for v := range strings.SplitSeq(value, ",") {
 		re, err := regexp.Compile(v)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %q is not a regular expression: %w", field, v, err)
+			return nil, notRegexp(field, v, err)
 		}
 		res = append(res, re)
 	}

@@ -107,8 +107,8 @@ export class DiffPage implements Page {
   private ask<T>(part: string, key: string, force: boolean, f: (s: AbortSignal) => Promise<T>, done: (r: T) => void): void {
     if (this.have[part] === key && !force) return;
     this.ctl[part]?.abort();
-    const ctl = (this.ctl[part] = new AbortController());
-    if (this.have[part] !== key) this.busy.hidden = false;
+    const ctl = (this.ctl[part] = new AbortController()), fresh = this.have[part] !== key;
+    if (fresh) this.busy.hidden = false;
     this.have[part] = key;
     this.pending++;
     f(ctl.signal).then((r) => {
@@ -118,6 +118,7 @@ export class DiffPage implements Page {
     }, (e) => {
       if (ctl.signal.aborted) return;
       if (this.have[part] === key) this.have[part] = "";
+      if (part === "diff" && fresh) this.forget();
       this.banner.fail(e, () => this.tick(), part);
     }).finally(() => {
       if (--this.pending === 0) this.busy.hidden = true;
@@ -154,7 +155,10 @@ export class DiffPage implements Page {
 
   private loadData(force: boolean): void {
     const p = params(), c = this.current();
-    if (!c.type) return;
+    if (!c.type) {
+      this.verdict.replaceChildren(icon("warn", 16), h("span", null, c.service ? `There is no profile of ${c.service} in this range: choose another above.` : "There are no profiles in this range."));
+      return;
+    }
     const t = typeInfo(c.type), whole = span(p), step = niceStep(whole.toMs - whole.fromMs), from = Math.floor(whole.fromMs / step) * step;
     for (const k of ["a", "b"] as const) {
       const sel = this.selection(k), r = this.range(k), time = this.sides[k].time;
@@ -170,9 +174,17 @@ export class DiffPage implements Page {
     });
   }
 
+  // What was asked has no answer: an older one would be read as its.
+  private forget(): void {
+    this.res = null;
+    this.verdict.replaceChildren(icon("warn", 16), h("span", null, "There is no answer to this."));
+    this.panes.classList.add("lost");
+  }
+
   private drawDiff(): void {
     const r = this.res!, p = params(), t = typeInfo(this.current().type), tree = r.tree ?? {};
     this.have.width = p.get("width") ?? "";
+    this.panes.classList.remove("lost");
     // A diff whose base is empty still is one.
     if (tree.level && !tree.baseTotal) tree.baseTotal = new Array<number>(tree.level.length).fill(0);
     const lay = new Layout(tree, (p.get("width") as Width) || "both");
@@ -207,13 +219,13 @@ export class DiffPage implements Page {
     }
     // The guilty one: among functions of the program whose total grew about as much as the
     // largest, the deepest, which is the one whose own and standard-library work grew.
-    const worst = guilty(rows, r), best = rows.filter((x) => x.d < 0 && !/^(total|runtime)/.test(x.name)).sort((x, y) => x.sd - y.sd)[0];
+    const worst = guilty(rows, r), best = fell(rows, worst);
     const fn = (x: Row) => h("button", { class: "fn-link", type: "button", title: x.name, onclick: () => set({ q: exactly(x.name), re: "1" }, true) }, shortName(x.name));
     const totals = h("span", { class: "muted totals" }, `${na}: ${value(base.total ?? 0, t.unit)} in ${count(base.profiles ?? 0, "profile")} · ${nb}: ${value(head.total ?? 0, t.unit)} in ${count(head.profiles ?? 0, "profile")} · shares compared`);
     const same = !worst || worst.d < 0.005;
     this.verdict.replaceChildren(...(same ? [icon("diff", 16), h("span", null, "No function's share grew by half a percentage point or more.")]
-      : [h("i", { class: "verdict-mark" }), h("span", null, fn(worst), " rose from ", h("b", null, percent(worst.a)), " to ", h("b", { class: "worse" }, percent(worst.b)), ` of ${t.noun}`,
-        best && best.sd < -0.005 ? h("span", { class: "muted" }, "; the largest fall is ", fn(best), ` (${points(best.sd)} self)`) : "", ".")]), totals);
+      : [h("i", { class: "verdict-mark" }), h("span", null, fn(worst), worst.a ? [" rose from ", h("b", null, percent(worst.a)), " to "] : ` is not in ${na}, and in ${nb} `, h("b", { class: "worse" }, percent(worst.b)), ` of ${t.noun}`,
+        best ? h("span", { class: "muted" }, "; ", fn(best), ` fell from ${percent(best.a)} to ${percent(best.b)}`) : "", ".")]), totals);
   }
 
   private applySearch(): void {
@@ -277,6 +289,13 @@ export class DiffPage implements Page {
       menuButton("Download", "down", () => { const a = this.selection("a"), b = this.selection("b"); return [{ text: "pprof of the difference", href: exportURL("pprof", b, a) }, { text: "SVG of the difference", href: exportURL("svg", b, a) }, { text: "pprof of A", href: exportURL("pprof", a) }, { text: "pprof of B", href: exportURL("pprof", b) }]; }),
       h("button", { class: "btn", type: "button", title: "Copy a link", "aria-label": "Copy link", onclick: () => copy(location.href) }, icon("link")));
   }
+}
+
+// fell is a function whose fall is worth a word, if there is one. Shares add up to one: what
+// one function gains, all others lose in proportion, and that is no news of theirs.
+function fell(rows: Row[], worst: Row | null): Row | undefined {
+  const rest = 1 - Math.max(0, worst?.d ?? 0), beyond = (x: Row) => x.sb - x.sa * rest;
+  return rows.filter((x) => beyond(x) < -0.02 && !/^(total$|runtime)/.test(x.name)).sort((x, y) => beyond(x) - beyond(y))[0];
 }
 
 // guilty is the row to name in a sentence. Everything above a regression grows with it, so

@@ -32,6 +32,7 @@ export class ExplorePage implements Page {
   private callees: FlameView;
   private table: Table<Row>;
   private panes: HTMLElement;
+  private nothing = h("div", { class: "empty", hidden: true });
   private sandTitle = h("div", { class: "sand-title" });
   private byLabel = h("div", { class: "by-label" });
   private search: Search;
@@ -54,13 +55,13 @@ export class ExplorePage implements Page {
     this.callees = new FlameView({ label: "Callees", onMenu: actions, onFocus: focus, empty: "It calls nothing in this selection." });
     this.table = new Table<Row>("Functions", [
       { key: "name", head: "Function", width: "minmax(var(--w-name,160px),1fr)", sort: (a, b) => (shortName(a.name) < shortName(b.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
-      { key: "self", head: "Self", title: "In the function itself", width: "var(--w-num,150px)", sort: (a, b) => b.self - a.self, cls: "num", cell: (r) => [bar(r.s / r.max, value(r.self * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.s))] },
-      { key: "total", head: "Total", title: "In the function and what it calls", width: "var(--w-num,150px)", sort: (a, b) => b.total - a.total, cls: "num", cell: (r) => [bar(r.t, value(r.total * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.t))] },
+      { key: "self", head: "Self", title: "In the function itself; bars are relative to the largest", width: "var(--w-num,150px)", sort: (a, b) => b.self - a.self, cls: "num", cell: (r) => [bar(r.s / r.max, value(r.self * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.s))] },
+      { key: "total", head: "Total", title: "In the function and what it calls; bars are shares of the whole", width: "var(--w-num,150px)", sort: (a, b) => b.total - a.total, cls: "num", cell: (r) => [bar(r.t, value(r.total * r.scale, r.unit)), h("span", { class: "pct" }, percent(r.t))] },
     ], "self", { onPick: (r) => set({ q: params().get("q") === exactly(r.name) ? "" : exactly(r.name), re: params().get("q") === exactly(r.name) ? "" : "1" }, true), onMenu: (r) => [shortName(r.name), { text: "Copy name", run: () => copy(r.name) }, ...actions(r.name)] });
     this.panes = h("div", { class: "panes" }, h("section", { class: "pane pane-top", "aria-label": "Top table" }, this.table.el), h("section", { class: "pane pane-flame", "aria-label": "Flame graph" }, this.flame.el),
       h("section", { class: "pane pane-sand", "aria-label": "Sandwich" }, this.sandTitle, h("div", { class: "sand-half" }, this.callers.el), h("div", { class: "sand-half" }, this.callees.el)),
       h("section", { class: "pane pane-labels", "aria-label": "By sample label" }, this.byLabel));
-    this.el = h("div", { class: "page explore" }, this.head, this.banner.el, this.warn.el, h("div", { class: "panel timeline-panel" }, this.timeline.el), h("div", { class: "panel grow-panel" }, this.busy, this.bar, this.facts, this.panes));
+    this.el = h("div", { class: "page explore" }, this.head, this.banner.el, this.warn.el, this.nothing, h("div", { class: "panel timeline-panel" }, this.timeline.el), h("div", { class: "panel grow-panel" }, this.busy, this.bar, this.facts, this.panes));
   }
 
   destroy(): void {
@@ -122,6 +123,7 @@ export class ExplorePage implements Page {
     }, (e) => {
       if (ctl.signal.aborted) return;
       if (this.have[part] === key) this.have[part] = "";
+      if (part === "flame" && fresh) this.forget();
       this.banner.fail(e, () => this.tick(), part);
     }).finally(() => {
       if (--this.pending === 0) this.busy.hidden = true;
@@ -141,10 +143,8 @@ export class ExplorePage implements Page {
 
   private loadData(force: boolean): void {
     const p = params(), s = span(p), { service, type } = this.current(), labels = p.get("labels") ?? "";
-    if (!type) {
-      this.warn.warn(service ? [`${service} sent nothing in this range. Choose a longer one.`] : []);
-      return;
-    }
+    this.empty(type ? null : service);
+    if (!type) return;
     const t = typeInfo(type), sel = selection(type, service, labels, s, p), base = [type, sel.matchers, s.from, s.to].join("|"), key = base + JSON.stringify(sel.filter ?? {});
     const step = niceStep(s.toMs - s.fromMs), from = Math.floor(s.fromMs / step) * step, by = p.get("by") ?? "";
     this.ask("series", base + by, force, (sig) => api.series({ ...sel, filter: undefined, range: apiRange({ fromMs: from, toMs: s.toMs }) }, step, by ? [by] : [], sig), (r) => this.timeline.setData(r, t, from, s.toMs));
@@ -162,18 +162,39 @@ export class ExplorePage implements Page {
     else if (view === "sandwich") this.sandTitle.replaceChildren(h("span", { class: "muted" }, "Right-click a frame, or use a row's menu in the table, and choose Sandwich."));
   }
 
+  // With nothing to draw there are no empty axes and tables either, but a way on.
+  private empty(service: string | null): void {
+    this.el.classList.toggle("nothing", service !== null);
+    this.nothing.hidden = service === null;
+    if (service === null) return;
+    this.warn.warn([]);
+    const known = this.services.some((s) => s.name === service);
+    const ways = [!known && params().get("from") !== "now-1d" ? h("button", { class: "btn", type: "button", onclick: () => set({ from: "now-1d", to: "" }) }, "Last 24 hours") : null,
+      h("button", { class: "btn", type: "button", onclick: () => go(link("/", {})) }, this.services.length ? "All services" : "How to send profiles")];
+    this.nothing.replaceChildren(h("h2", null, service ? `No profile of ${service} in this range` : "No profiles in this range"),
+      h("p", null, this.services.length ? `There ${this.services.length === 1 ? "is" : "are"} ${count(this.services.length, "service")} with profiles in it.` : "No service sent one."), h("div", { class: "row center" }, ways));
+  }
+
+  // What was asked has no answer: an older one would be read as its.
+  private forget(): void {
+    this.panes.classList.add("lost");
+    this.facts.replaceChildren("No answer ", ...filterChips(params(), (k) => set({ [k]: "", zoom: "" })));
+  }
+
   private showOf(t: TypeInfo, profiles: number): Show {
     return { unit: t.unit, scale: t.gauge ? 1 / Math.max(1, profiles) : 1, noun: t.noun };
   }
 
   private gotFlame(r: FlameGraphResponse, t: TypeInfo): void {
     this.data.flame = r;
+    this.panes.classList.remove("lost");
     this.lay = new Layout(r.tree ?? {});
     const m = r.meta ?? {}, show = this.showOf(t, m.profiles ?? 1);
     this.flame.setData(this.lay, show);
     this.warn.warn(m.warnings ?? []);
     const out = this.lay.leftOut;
-    this.facts.replaceChildren(
+    if (!m.profiles) this.facts.replaceChildren("No profile matches: remove a label, or choose another range. ", ...filterChips(params(), (k) => set({ [k]: "", zoom: "" })));
+    else this.facts.replaceChildren(
       h("b", null, value((m.total ?? 0) * show.scale, t.unit)), t.gauge ? " mean of a profile · " : ` ${t.noun === "CPU" ? "of CPU" : t.noun} · `,
       `${count(m.profiles ?? 0, "profile")} of ${count(m.series ?? 0, "series", "series")}`, this.lay.n ? ` · ${count(this.lay.n, "frame")}` : "",
       out ? h("span", null, ` · ${count(out, "small frame")} summed up as “other” `, h("button", { class: "linkish", type: "button", onclick: () => set({ all: "1" }, true) }, "show all")) : "",

@@ -46,10 +46,11 @@ function shell(): void {
   }));
   const ms = refreshMs(), closed = !span(p).live;
   const now = ms ? `${ms / 1000} s` : "Off";
-  live.replaceChildren(
+  live.replaceChildren(...(page ? [
     ms ? h("span", { class: "live", title: `The page refreshes every ${now}` }, h("i"), "Live") : "",
     closed ? "" : pick("Refresh", now, () => [["off", "Off"], ["5s", "5 s"], ["10s", "10 s"], ["30s", "30 s"]].map(([v, text]) => ({ text, checked: v === (ms ? ms / 1000 + "s" : "off"), run: () => set({ refresh: v }, true) })), "refresh", "ghost"),
-    closed ? "" : h("button", { class: "btn ghost", type: "button", title: "Refresh now", "aria-label": "Refresh now", onclick: () => page?.tick() }, icon("refresh")));
+    closed ? "" : h("button", { class: "btn ghost", type: "button", title: "Refresh now", "aria-label": "Refresh now", onclick: () => page?.tick() }, icon("refresh")),
+  ] : []));
   clearInterval(timer);
   if (ms) timer = window.setInterval(() => { if (!document.hidden) page?.tick(); }, ms);
 }
