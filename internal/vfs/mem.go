@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Mem is a file system in memory that can crash. It keeps apart what was
@@ -30,14 +31,25 @@ type memNode struct {
 	// may differ from disk.
 	data, synced []byte
 	dirty        int
+	modified     time.Time
 
 	// A directory: what is seen, what is on disk, and what has been done since.
 	names, durable map[string]*memNode
-	pending        []nameOp
+	pending        []*nameOp
 }
 
-// nameOp is one atomic change of a directory: a nil node takes the name away.
-type nameOp map[string]*memNode
+// names are entries of a directory.
+type names = map[string]*memNode
+
+// nameOp is one atomic change of a directory.
+type nameOp struct {
+	names map[string]*memNode // a nil node takes the name away
+	// Of the half of a rename that takes the old name away: the half that makes the
+	// new one, and where.
+	first *nameOp
+	in    *memNode
+	done  bool // it is on disk
+}
 
 // NewMem is an empty file system with a root directory.
 func NewMem() *Mem { return &Mem{root: newMemDir(), locks: map[string]bool{}} }
@@ -56,30 +68,62 @@ func (m *Mem) Crash(rng *rand.Rand) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := NewMem()
-	c.root = m.root.crash(rng, map[*memNode]*memNode{})
+	keep := map[*memNode]int{}
+	if rng != nil {
+		m.root.choose(rng, keep)
+		for !settle(keep) {
+		}
+	}
+	c.root = m.root.crash(rng, keep, map[*memNode]*memNode{})
 	return c
 }
 
-func (n *memNode) crash(rng *rand.Rand, done map[*memNode]*memNode) *memNode {
+// choose decides how many of its unsynced changes each directory keeps.
+func (n *memNode) choose(rng *rand.Rand, keep map[*memNode]int) {
+	if _, ok := keep[n]; ok || !n.dir {
+		return
+	}
+	keep[n] = rng.IntN(len(n.pending) + 1)
+	names := maps.Clone(n.durable)
+	for _, op := range n.pending[:keep[n]] {
+		op.apply(names)
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		names[name].choose(rng, keep)
+	}
+}
+
+// settle takes back an old name's end that was kept without its new name. It is true if there was none.
+func settle(keep map[*memNode]int) bool {
+	for n, k := range keep {
+		for i, op := range n.pending[:k] {
+			if op.first != nil && !op.first.done && slices.Index(op.in.pending, op.first) >= keep[op.in] {
+				keep[n] = i
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (n *memNode) crash(rng *rand.Rand, keep map[*memNode]int, done map[*memNode]*memNode) *memNode {
 	if c := done[n]; c != nil {
 		return c
 	}
 	if !n.dir {
 		b := n.crashBytes(rng)
-		c := &memNode{data: b, synced: slices.Clone(b), dirty: len(b)}
+		c := &memNode{data: b, synced: slices.Clone(b), dirty: len(b), modified: n.modified}
 		done[n] = c
 		return c
 	}
 	c := newMemDir()
 	done[n] = c
 	names := maps.Clone(n.durable)
-	if rng != nil {
-		for _, op := range n.pending[:rng.IntN(len(n.pending)+1)] {
-			op.apply(names)
-		}
+	for _, op := range n.pending[:keep[n]] {
+		op.apply(names)
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		c.names[name] = names[name].crash(rng, done)
+		c.names[name] = names[name].crash(rng, keep, done)
 	}
 	c.durable = maps.Clone(c.names)
 	return c
@@ -113,8 +157,8 @@ func zeroTo(b []byte, n int) []byte {
 	return b
 }
 
-func (op nameOp) apply(names map[string]*memNode) {
-	for name, node := range op {
+func (op *nameOp) apply(names map[string]*memNode) {
+	for name, node := range op.names {
 		if node == nil {
 			delete(names, name)
 		} else {
@@ -123,9 +167,24 @@ func (op nameOp) apply(names map[string]*memNode) {
 	}
 }
 
-func (n *memNode) change(op nameOp) {
+func (n *memNode) change(names map[string]*memNode) *nameOp {
+	op := &nameOp{names: names}
 	op.apply(n.names)
 	n.pending = append(n.pending, op)
+	return op
+}
+
+// commit brings the first k unsynced changes to disk, and those that must be there before them.
+func (n *memNode) commit(k int) {
+	ops := n.pending[:k]
+	n.pending = n.pending[k:]
+	for _, op := range ops {
+		if op.first != nil && !op.first.done {
+			op.in.commit(slices.Index(op.in.pending, op.first) + 1)
+		}
+		op.apply(n.durable)
+		op.done = true
+	}
 }
 
 // find is the node at name, and the directory it would be in.
@@ -163,7 +222,7 @@ func (m *Mem) Create(name string) (File, error) {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
 	}
 	n = &memNode{}
-	dir.change(nameOp{base: n})
+	dir.change(names{base: n})
 	return &memFile{m: m, n: n, name: name, write: true}, nil
 }
 
@@ -189,8 +248,9 @@ func (m *Mem) Open(name string) (File, error) {
 	return &memFile{m: m, n: n, name: name}, nil
 }
 
-// Rename is of [FS]. Between two directories it is two changes, which a crash
-// may part: worse than most disks, and so a fair test.
+// Rename is of [FS]. Between two directories it is two changes, which a crash may part: the
+// thing may be found under both names, worse than most disks and so a fair
+// test. It is never under neither: journals keep the order of the two.
 func (m *Mem) Rename(oldName, newName string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -210,10 +270,11 @@ func (m *Mem) Rename(oldName, newName string) error {
 	case from == to && oldBase == newBase:
 		return nil
 	case from == to:
-		from.change(nameOp{oldBase: nil, newBase: n})
+		from.change(names{oldBase: nil, newBase: n})
 	default:
-		to.change(nameOp{newBase: n})
-		from.change(nameOp{oldBase: nil})
+		first := to.change(names{newBase: n})
+		second := from.change(names{oldBase: nil})
+		second.first, second.in = first, to
 	}
 	return nil
 }
@@ -231,7 +292,7 @@ func (m *Mem) Remove(name string) error {
 	case len(n.names) > 0:
 		return &fs.PathError{Op: "remove", Path: name, Err: syscall.ENOTEMPTY}
 	}
-	dir.change(nameOp{base: nil})
+	dir.change(names{base: nil})
 	return nil
 }
 
@@ -248,7 +309,7 @@ func (m *Mem) MkdirAll(dir string) error {
 		switch {
 		case next == nil:
 			next = newMemDir()
-			n.change(nameOp{part: next})
+			n.change(names{part: next})
 		case !next.dir:
 			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
 		}
@@ -279,7 +340,7 @@ func (m *Mem) Stat(name string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{Size: int64(len(n.data)), Dir: n.dir}, nil
+	return Info{Size: int64(len(n.data)), Dir: n.dir, Modified: n.modified}, nil
 }
 
 // SyncDir is of [FS].
@@ -290,7 +351,7 @@ func (m *Mem) SyncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	n.durable, n.pending = maps.Clone(n.names), nil
+	n.commit(len(n.pending))
 	return nil
 }
 
@@ -308,7 +369,7 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	case m.locks[name]:
 		return nil, fmt.Errorf("lock %s: %w", name, ErrLocked)
 	case n == nil:
-		dir.change(nameOp{base: &memNode{}})
+		dir.change(names{base: &memNode{modified: time.Now()}})
 	}
 	m.locks[name] = true
 	return &memLock{m: m, name: name}, nil
@@ -399,6 +460,7 @@ func (f *memFile) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	f.n.data = append(f.n.data, p...)
+	f.n.modified = time.Now()
 	return len(p), nil
 }
 
@@ -431,6 +493,7 @@ func (f *memFile) Truncate(size int64) error {
 		return f.fault("truncate", fs.ErrInvalid)
 	}
 	n := f.n
+	n.modified = time.Now()
 	if size > int64(len(n.data)) {
 		n.data = zeroTo(n.data, int(size))
 		return nil

@@ -63,7 +63,7 @@ func (osFS) Stat(name string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{Size: st.Size(), Dir: st.IsDir()}, nil
+	return Info{Size: st.Size(), Dir: st.IsDir(), Modified: st.ModTime()}, nil
 }
 
 func (osFS) SyncDir(dir string) error { return syncDir(dir) }

@@ -9,7 +9,10 @@
 // either: the kernel may have dropped the pages it could not write.
 package vfs
 
-import "io"
+import (
+	"io"
+	"time"
+)
 
 // FS is the part of a file system that an engine needs. Names are paths of
 // the host. Errors are those of package os: errors.Is with fs.ErrNotExist and
@@ -53,6 +56,7 @@ type File interface {
 
 // Info is what [FS.Stat] says.
 type Info struct {
-	Size int64
-	Dir  bool
+	Size     int64
+	Dir      bool
+	Modified time.Time // of the bytes, by the host's clock
 }

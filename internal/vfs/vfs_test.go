@@ -241,3 +241,45 @@ func TestFailNthAndRecorder(t *testing.T) {
 		t.Errorf("recorded\n%s", rec.String())
 	}
 }
+
+// TestCrashMove: after a rename from one directory to another the file is under one name
+// or both, never under none, whichever directory is synced.
+func TestCrashMove(t *testing.T) {
+	for _, synced := range []string{"", "/a", "/b"} {
+		m := vfs.NewMem()
+		must(t, m.MkdirAll("/a"))
+		must(t, m.MkdirAll("/b"))
+		must(t, m.SyncDir("/"))
+		put(t, m, "/a/f", "x", true)
+		put(t, m, "/a/g", "y", true)
+		must(t, m.SyncDir("/a"))
+		put(t, m, "/b/before", "z", true)
+		must(t, m.Rename("/a/f", "/b/f"))
+		must(t, m.Rename("/b/f", "/a/h"))
+		must(t, m.Rename("/a/g", "/b/g"))
+		if synced != "" {
+			must(t, m.SyncDir(synced))
+		}
+		both := 0
+		for seed := range uint64(300) {
+			c := m.Crash(rand.New(rand.NewPCG(seed, 2)))
+			_, f := c.Stat("/a/f")
+			_, bf := c.Stat("/b/f")
+			_, h := c.Stat("/a/h")
+			_, g := c.Stat("/a/g")
+			_, bg := c.Stat("/b/g")
+			if f != nil && bf != nil && h != nil || g != nil && bg != nil {
+				t.Fatalf("synced %q, seed %d: lost: %v %v %v, %v %v", synced, seed, f, bf, h, g, bg)
+			}
+			if g == nil && bg == nil {
+				both++
+			}
+			if synced == "/a" && g == nil || synced == "/b" && bg != nil {
+				t.Fatalf("synced %q, seed %d: a synced change is gone", synced, seed)
+			}
+		}
+		if synced == "" && both == 0 {
+			t.Error("a crash never parts a move")
+		}
+	}
+}
