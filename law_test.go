@@ -22,11 +22,13 @@ const module = "github.com/quantra-l/quantra"
 // may import only itself.
 var law = map[string][]string{
 	"agent":          nil,
+	"control":        nil,
 	"examples/hello": {"agent"},
 	"ingest":         {"profile"},
 	"internal/vfs":   nil,
 	"profile":        nil,
 	"store":          {"profile", "internal/vfs"},
+	"store/bucket":   {"internal/vfs"},
 	"web":            {"profile", "store"},
 	"web/bundle":     nil,
 	"web/uitest":     nil,

@@ -221,7 +221,7 @@ func (m *Mem) Create(name string) (File, error) {
 	case n != nil || dir == nil:
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
 	}
-	n = &memNode{}
+	n = &memNode{modified: time.Now()}
 	dir.change(names{base: n})
 	return &memFile{m: m, n: n, name: name, write: true}, nil
 }
@@ -369,7 +369,7 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	case m.locks[name]:
 		return nil, fmt.Errorf("lock %s: %w", name, ErrLocked)
 	case n == nil:
-		dir.change(names{base: &memNode{modified: time.Now()}})
+		dir.change(names{base: &memNode{}})
 	}
 	m.locks[name] = true
 	return &memLock{m: m, name: name}, nil
