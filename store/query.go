@@ -14,54 +14,6 @@ import (
 	"github.com/quantra-l/quantra/profile"
 )
 
-// plan is a checked query.
-type plan struct {
-	tenant   string
-	typ      profile.Type
-	anyType  bool
-	tests    []test // on labels
-	types    []test // on profile.LabelType
-	from, to int64
-}
-
-func (q Query) plan() (plan, error) {
-	p := plan{tenant: cmp.Or(q.Tenant, DefaultTenant), typ: q.Type, anyType: q.Type == profile.Type{}, from: math.MinInt64, to: math.MaxInt64}
-	if len(q.Matchers) > MaxMatchers {
-		return p, fmt.Errorf("%w: %d matchers, at most %d can be", ErrInvalid, len(q.Matchers), MaxMatchers)
-	}
-	for _, m := range q.Matchers {
-		t, err := m.compile()
-		if err != nil {
-			return p, fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		if m.Name == profile.LabelType {
-			p.types = append(p.types, t)
-		} else {
-			p.tests = append(p.tests, t)
-		}
-	}
-	if !q.From.IsZero() {
-		p.from = nanos(q.From)
-	}
-	if !q.To.IsZero() {
-		p.to = nanos(q.To)
-	}
-	return p, nil
-}
-
-var earliest, latest = time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt64)
-
-// nanos is t in Unix nanoseconds, the nearest there is.
-func nanos(t time.Time) int64 {
-	if t.Before(earliest) {
-		return math.MinInt64
-	}
-	if t.After(latest) {
-		return math.MaxInt64
-	}
-	return t.UnixNano()
-}
-
 // part is what a query takes of one series.
 type part struct {
 	name    string
@@ -73,24 +25,24 @@ type part struct {
 type cut struct {
 	tables
 	parts []part
-	plan  plan
+	plan  *Plan
 	cols  map[*shape][]int
 }
 
 // cut finds the profiles of a query.
-func (h *head) cut(p plan) *cut {
+func (h *head) cut(p *Plan) *cut {
 	c := &cut{plan: p, cols: map[*shape][]int{}}
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	t := h.tenants[p.tenant]
+	t := h.tenants[p.Tenant]
 	if t == nil {
 		return c
 	}
 	c.tables = t.view
 	for _, s := range t.find(p.tests) {
 		after := func(x *entry, from int64) int { return cmp.Compare(x.from, from) }
-		lo, _ := slices.BinarySearchFunc(s.entries, p.from, after)
-		hi, _ := slices.BinarySearchFunc(s.entries, p.to, after)
+		lo, _ := slices.BinarySearchFunc(s.entries, p.From, after)
+		hi, _ := slices.BinarySearchFunc(s.entries, p.To, after)
 		if lo < hi {
 			c.parts = append(c.parts, part{s.name, s.labels, s.entries[lo:hi:hi]})
 		}
@@ -150,7 +102,7 @@ func (c *cut) columns(s *shape) []int {
 		return cols
 	}
 	for i, t := range s.types {
-		if !c.plan.anyType && t != c.plan.typ {
+		if !c.plan.AnyType && t != c.plan.Type {
 			continue
 		}
 		if slices.ContainsFunc(c.plan.types, func(m test) bool { return !m.match(s.texts[i]) }) {
@@ -170,8 +122,8 @@ type picked struct {
 
 // Select is of [Store].
 func (db *DB) Select(ctx context.Context, q Query) (*Result, error) {
-	p, err := q.plan()
-	if err == nil && p.anyType {
+	p, err := q.Plan()
+	if err == nil && p.AnyType {
 		err = fmt.Errorf("%w: select needs a profile type", ErrInvalid)
 	}
 	if err == nil {
@@ -211,9 +163,9 @@ func (db *DB) Select(ctx context.Context, q Query) (*Result, error) {
 		return nil, err
 	}
 	r.Profile = c.build(total)
-	r.Profile.SampleTypes = []profile.ValueType{p.typ.Sample}
-	r.Profile.DefaultSampleType = p.typ.Sample.Type
-	r.Profile.PeriodType, r.Profile.Period = p.typ.Period, period
+	r.Profile.SampleTypes = []profile.ValueType{p.Type.Sample}
+	r.Profile.DefaultSampleType = p.Type.Sample.Type
+	r.Profile.PeriodType, r.Profile.Period = p.Type.Period, period
 	if r.Profiles = len(all); len(all) > 0 {
 		r.From, r.To = time.Unix(0, from).UTC(), time.Unix(0, to).UTC()
 		r.Profile.TimeNanos, r.Profile.DurationNanos = from, duration
@@ -383,10 +335,10 @@ func (r *renumberer) mapping(i uint32) uint32 {
 
 // Series is of [Store].
 func (db *DB) Series(ctx context.Context, q SeriesQuery) (*SeriesResult, error) {
-	p, err := q.plan()
+	p, err := q.Plan()
 	switch {
 	case err != nil:
-	case p.anyType:
+	case p.AnyType:
 		err = fmt.Errorf("%w: series needs a profile type", ErrInvalid)
 	case q.Step < time.Second:
 		err = fmt.Errorf("%w: step is %v, it must be at least 1s", ErrInvalid, q.Step)
@@ -416,7 +368,7 @@ func (db *DB) Series(ctx context.Context, q SeriesQuery) (*SeriesResult, error) 
 		for _, name := range names {
 			v := part.labels.Get(name)
 			if name == profile.LabelType {
-				v = p.typ.String()
+				v = p.Type.String()
 			}
 			if v != "" {
 				labels = append(labels, profile.Label{Name: name, Value: v})
@@ -468,7 +420,7 @@ func align(t, step int64) int64 {
 
 // visit calls see once for each series and shape of q.
 func (db *DB) visit(ctx context.Context, q Query, see func(part, *shape, []int)) error {
-	p, err := q.plan()
+	p, err := q.Plan()
 	if err == nil {
 		err = db.open(ctx)
 	}
@@ -550,7 +502,7 @@ func (db *DB) LabelValues(ctx context.Context, name string, q Query) ([]string, 
 
 // Services is of [Store].
 func (db *DB) Services(ctx context.Context, q Query) ([]Service, error) {
-	p, err := q.plan()
+	p, err := q.Plan()
 	if err == nil {
 		err = db.open(ctx)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store/block"
 )
 
 // The words a caller branches on. The text of an error says what and where.
@@ -25,6 +26,8 @@ var (
 	ErrOverloaded = errors.New("overloaded")
 	// ErrInvalid: the call itself is wrong and will never do.
 	ErrInvalid = errors.New("invalid")
+	// ErrTooLarge: the answer would take more memory than one question may; a narrower one will do.
+	ErrTooLarge = errors.New("too large")
 )
 
 // DefaultTenant is the tenant of calls that name none.
@@ -78,6 +81,10 @@ type Query struct {
 	Tenant   string // "" is DefaultTenant
 	Type     profile.Type
 	Matchers []Matcher // all must match
+	// SampleMatchers must all match a sample's own labels (span_id, any pprof tag) for it to count. Of profiles
+	// without such a sample the windows and counts still do.
+	SampleMatchers []Matcher
+	IDs            []block.ID // if not empty, these profiles only
 	// From and To are the range, [From, To): a profile counts if its window's start is in it.
 	// A zero From is "since ever", a zero To "until ever".
 	From, To time.Time
