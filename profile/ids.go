@@ -12,35 +12,53 @@ import (
 // lines and whether the frame was inlined, never from where code was loaded. docs/format/profile.md draws the hashed bytes; they
 // never change. The root's is 0.
 func (p *Profile) StackIDs() []uint64 {
+	var h StackHasher
+	return h.Extend(make([]uint64, 0, p.Stacks.Len()), p)
+}
+
+// StackHasher makes stack identities of tables that grow at the end: each frame and stack is
+// hashed once. The zero value is ready.
+type StackHasher struct {
 	// The frames of each location, the outermost first, each after 8 bytes of
 	// room for its caller's identity.
-	var buf []byte
-	ends := make([]int, 0, len(p.Lines)+len(p.Locations)) // of each frame in buf
-	first := make([]int, len(p.Locations)+1)              // the frames of l are ends[first[l]:first[l+1]]
-	for l := range p.Locations {
+	buf   []byte
+	ends  []int // of each frame in buf
+	first []int // the frames of l are ends[first[l]:first[l+1]]
+}
+
+// Extend appends to ids those of p's stacks that are not in it yet. Locations that an
+// earlier call has seen must be as they were.
+func (h *StackHasher) Extend(ids []uint64, p *Profile) []uint64 {
+	if len(h.first) == 0 {
+		h.first = append(h.first, 0)
+	}
+	for l := len(h.first) - 1; l < len(p.Locations); l++ {
 		lines := p.LinesOf(uint32(l))
 		if len(lines) == 0 {
-			buf = p.appendAddressFrame(append(buf, make([]byte, 8)...), &p.Locations[l])
-			ends = append(ends, len(buf))
+			h.buf = p.appendAddressFrame(append(h.buf, make([]byte, 8)...), &p.Locations[l])
+			h.ends = append(h.ends, len(h.buf))
 		}
 		for i := len(lines) - 1; i >= 0; i-- {
-			buf = p.appendLineFrame(append(buf, make([]byte, 8)...), lines[i], i < len(lines)-1)
-			ends = append(ends, len(buf))
+			h.buf = p.appendLineFrame(append(h.buf, make([]byte, 8)...), lines[i], i < len(lines)-1)
+			h.ends = append(h.ends, len(h.buf))
 		}
-		first[l+1] = len(ends)
+		h.first = append(h.first, len(h.ends))
 	}
-	ids := make([]uint64, p.Stacks.Len())
-	for n := 1; n < len(ids); n++ {
+	for n := len(ids); n < p.Stacks.Len(); n++ {
+		if n == 0 {
+			ids = append(ids, 0)
+			continue
+		}
 		id, loc := ids[p.Stacks.Parent[n]], p.Stacks.Loc[n]
-		for f := first[loc]; f < first[loc+1]; f++ {
+		for f := h.first[loc]; f < h.first[loc+1]; f++ {
 			from := 0
 			if f > 0 {
-				from = ends[f-1]
+				from = h.ends[f-1]
 			}
-			binary.LittleEndian.PutUint64(buf[from:], id)
-			id = xxh3.Hash(buf[from:ends[f]])
+			binary.LittleEndian.PutUint64(h.buf[from:], id)
+			id = xxh3.Hash(h.buf[from:h.ends[f]])
 		}
-		ids[n] = id
+		ids = append(ids, id)
 	}
 	return ids
 }

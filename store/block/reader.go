@@ -1,0 +1,781 @@
+package block
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/quantra-l/quantra/profile"
+)
+
+// ErrCorrupt says that a block is not what was written. The text names the
+// block, the file and the place.
+var ErrCorrupt = errors.New("corrupt")
+
+// ErrVersion says that a block was written by a later version of this program.
+var ErrVersion = errors.New("written by a later version")
+
+// Bounds on what meta.json may claim; none is near what a writer makes.
+const (
+	maxMeta   = 64 << 20 // bytes of meta.json
+	maxFile   = 1 << 40
+	maxStacks = 1 << 28
+	maxSeries = 1 << 20
+	maxTypes  = 1 << 10
+)
+
+// ReadMeta reads and checks meta.json.
+func ReadMeta(b []byte) (Meta, error) {
+	var m Meta
+	if len(b) > maxMeta {
+		return m, fmt.Errorf("%w: %s has %d bytes, at most %d can be", ErrCorrupt, MetaFile, len(b), maxMeta)
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("%w: %s: %w", ErrCorrupt, MetaFile, err)
+	}
+	if m.Version > Version {
+		return m, fmt.Errorf("block %s: %w: version %d, this program knows %d", m.ULID, ErrVersion, m.Version, Version)
+	}
+	if err := checkHead(&m); err != nil {
+		return m, fmt.Errorf("%w: %s: %w", ErrCorrupt, MetaFile, err)
+	}
+	if err := checkCounts(&m); err != nil {
+		return m, fmt.Errorf("%w: block %s: %s: %w", ErrCorrupt, m.ULID, MetaFile, err)
+	}
+	return m, nil
+}
+
+// Span is how long a block's partition is.
+func (m *Meta) Span() time.Duration {
+	if m.Level == LevelDay {
+		return 24 * time.Hour
+	}
+	return time.Hour
+}
+
+// Bytes is what the block's files weigh, without meta.json.
+func (m *Meta) Bytes() (n int64) {
+	for _, f := range m.Files {
+		n += f.Bytes
+	}
+	return n
+}
+
+// checkHead checks what a writer is given.
+func checkHead(m *Meta) error {
+	switch {
+	case m.Version < 1:
+		return fmt.Errorf("version %d", m.Version)
+	case m.ULID == ulid.ULID{}:
+		return errors.New("no ulid")
+	case m.Tenant == "" || m.Region == "":
+		return fmt.Errorf("block %s: tenant %q, region %q: neither may be empty", m.ULID, m.Tenant, m.Region)
+	case m.Level < LevelHead || m.Level > LevelDay:
+		return fmt.Errorf("block %s: level %d", m.ULID, m.Level)
+	case !m.Partition.Equal(m.Partition.Truncate(m.Span())):
+		return fmt.Errorf("block %s: partition %v does not start at a multiple of %v", m.ULID, m.Partition, m.Span())
+	case len(m.Types) == 0 || len(m.Types) > maxTypes || len(m.Series) == 0 || len(m.Series) > maxSeries:
+		return fmt.Errorf("block %s: %d types, %d series", m.ULID, len(m.Types), len(m.Series))
+	}
+	for i, t := range m.Types {
+		if _, err := profile.ParseType(t); err != nil {
+			return fmt.Errorf("block %s: %w", m.ULID, err)
+		}
+		if i > 0 && t <= m.Types[i-1] {
+			return fmt.Errorf("block %s: types are not sorted at %q", m.ULID, t)
+		}
+	}
+	for i, s := range m.Series {
+		ls, err := profile.NewLabels(s.Labels...)
+		if err == nil && !slices.Equal(ls, s.Labels) {
+			err = errors.New("labels are not sorted, or have empty values")
+		}
+		if err == nil {
+			err = profile.CheckLabelName(s.Name)
+		}
+		if err == nil && i > 0 && s.Compare(&m.Series[i-1]) <= 0 {
+			err = errors.New("series are not sorted")
+		}
+		if err != nil {
+			return fmt.Errorf("block %s: series %d %s: %w", m.ULID, i, s.Labels, err)
+		}
+	}
+	return nil
+}
+
+// Compare orders series: by service, so that a service's samples lie together, name, labels.
+func (s *Series) Compare(o *Series) int {
+	return cmp.Or(cmp.Compare(s.Labels.Get(profile.LabelService), o.Labels.Get(profile.LabelService)), cmp.Compare(s.Name, o.Name),
+		slices.CompareFunc(s.Labels, o.Labels, func(a, b profile.Label) int {
+			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Value, b.Value))
+		}))
+}
+
+// checkCounts checks what a writer fills in.
+func checkCounts(m *Meta) error {
+	switch {
+	case m.From.IsZero() || !m.To.After(m.From) || m.From.Before(m.Partition) || !m.From.Before(m.Partition.Add(m.Span())):
+		return fmt.Errorf("windows from %v to %v in the partition of %v", m.From, m.To, m.Partition)
+	case m.Profiles < 1 || m.Samples < 0 || m.Stacks < 1 || m.Stacks > maxStacks:
+		return fmt.Errorf("%d profiles, %d samples, %d stacks", m.Profiles, m.Samples, m.Stacks)
+	}
+	for _, name := range []string{ProfilesFile, SamplesFile, StacksFile, FramesFile, FunctionsFile} {
+		if _, ok := m.Files[name]; !ok {
+			return fmt.Errorf("%s is not named", name)
+		}
+	}
+	if _, ok := m.Files[TotalsFile]; ok != (m.Level > LevelHead) {
+		return fmt.Errorf("%s at level %d", TotalsFile, m.Level)
+	}
+	for name, f := range m.Files {
+		switch {
+		case filepath.Base(name) != name || name == MetaFile || len(name) > 64:
+			return fmt.Errorf("file %.70q", name)
+		case f.Bytes < 12 || f.Bytes > maxFile || f.Tail < 0 || f.Tail > f.Bytes || f.Rows < 0 || f.Rows > f.Bytes*groupRows:
+			return fmt.Errorf("%s: %d bytes, tail at %d, %d rows", name, f.Bytes, f.Tail, f.Rows)
+		case int64(len(f.Chunks)) != (f.Bytes+ChunkBytes-1)/ChunkBytes*8:
+			return fmt.Errorf("%s: %d bytes of checksums for %d bytes", name, len(f.Chunks), f.Bytes)
+		}
+		if _, err := hex.DecodeString(f.XXH3); err != nil || len(f.XXH3) != 32 {
+			return fmt.Errorf("%s: checksum %.40q", name, f.XXH3)
+		}
+	}
+	if m.Files[SamplesFile].Rows != m.Samples || m.Files[StacksFile].Rows != int64(m.Stacks)-1 {
+		return fmt.Errorf("%d rows of samples and %d of stacks, the files have %d and %d", m.Samples, m.Stacks-1, m.Files[SamplesFile].Rows, m.Files[StacksFile].Rows)
+	}
+	return nil
+}
+
+// Reader reads a block, the parts that are asked for. Many goroutines may use it. It
+// keeps footers; what else it has read is the caller's to keep.
+type Reader struct {
+	meta    Meta
+	src     Source
+	typeOf  map[string]uint32
+	mu      sync.Mutex
+	footers map[string]*footer
+}
+
+type footer struct {
+	once sync.Once
+	tail []byte
+	err  error
+}
+
+// Open reads nothing yet.
+func Open(_ context.Context, m Meta, src Source) (*Reader, error) {
+	r := &Reader{meta: m, src: src, typeOf: map[string]uint32{}, footers: map[string]*footer{}}
+	for i, t := range m.Types {
+		r.typeOf[t] = uint32(i)
+	}
+	return r, nil
+}
+
+// Meta is the block's.
+func (r *Reader) Meta() *Meta { return &r.meta }
+
+func (r *Reader) corrupt(file, format string, args ...any) error {
+	return fmt.Errorf("%w: block %s: %s: %s", ErrCorrupt, r.meta.ULID, file, fmt.Sprintf(format, args...))
+}
+
+// file opens one file for a question that lives as long as ctx.
+func (r *Reader) file(ctx context.Context, name string) (*checkedFile, *parquet.File, error) {
+	f := r.meta.Files[name]
+	cf := &checkedFile{ctx: ctx, name: name, meta: f, src: r.src}
+	r.mu.Lock()
+	ft := r.footers[name]
+	if ft == nil {
+		ft = &footer{}
+		r.footers[name] = ft
+	}
+	r.mu.Unlock()
+	ft.once.Do(func() {
+		ft.tail, ft.err = cf.chunks(f.Tail/ChunkBytes*ChunkBytes, f.Bytes)
+	})
+	if ft.err != nil {
+		// It may go better next time, and for another's context.
+		r.mu.Lock()
+		if r.footers[name] == ft {
+			delete(r.footers, name)
+		}
+		r.mu.Unlock()
+		return nil, nil, r.wrap(cf, ft.err)
+	}
+	cf.tail = ft.tail
+	pf, err := openParquet(cf, f)
+	if err != nil {
+		return nil, nil, r.wrap(cf, err)
+	}
+	if pf.NumRows() != f.Rows {
+		return nil, nil, r.corrupt(name, "%d rows, meta.json says %d", pf.NumRows(), f.Rows)
+	}
+	return cf, pf, nil
+}
+
+func openParquet(cf *checkedFile, f File) (pf *parquet.File, err error) {
+	defer caught(&err)
+	return parquet.OpenFile(cf, f.Bytes, parquet.SkipBloomFilters(true), parquet.ReadBufferSize(32<<10))
+}
+
+// caught makes an error of a panic: bytes that passed their checksum and still break the decoder.
+func caught(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: decoder: %v", ErrCorrupt, p)
+	}
+}
+
+// wrap says where an error is. One of the source stays what it was; all others mean that the
+// bytes, whole as they are, are not the table they should be.
+func (r *Reader) wrap(cf *checkedFile, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cf.err != nil {
+		return fmt.Errorf("block %s: %s: %w", r.meta.ULID, cf.name, cf.err)
+	}
+	if errors.Is(err, ErrCorrupt) {
+		return fmt.Errorf("block %s: %s: %w", r.meta.ULID, cf.name, err)
+	}
+	if e := cf.ctx.Err(); e != nil {
+		return e
+	}
+	return r.corrupt(cf.name, "%v", err)
+}
+
+// scan reads ranges of rows of one file's columns.
+type scan struct {
+	cf *checkedFile
+	pf *parquet.File
+}
+
+// column finds a column.
+func (s *scan) column(name string) (int, error) {
+	for i, p := range s.pf.Schema().Columns() {
+		if len(p) == 1 && p[0] == name {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: no column %q", ErrCorrupt, name)
+}
+
+// number is what columns of numbers become.
+type number interface {
+	~int32 | ~uint32 | ~int64 | ~uint64
+}
+
+// pages calls see with the pages of a column that have rows of [first, first+n), cut to them, in order.
+func (s *scan) pages(name string, first, n int64, see func(p parquet.Page, dict parquet.Dictionary) error) (err error) {
+	defer caught(&err)
+	col, err := s.column(name)
+	if err != nil {
+		return err
+	}
+	at := int64(0)
+	for _, g := range s.pf.RowGroups() {
+		lo, hi := max(first, at), min(first+n, at+g.NumRows())
+		if lo < hi {
+			if err := s.groupPages(g.ColumnChunks()[col], lo-at, hi-lo, see); err != nil {
+				return fmt.Errorf("column %s, row %d: %w", name, lo, err)
+			}
+		}
+		at += g.NumRows()
+	}
+	return nil
+}
+
+func (s *scan) groupPages(c parquet.ColumnChunk, first, n int64, see func(p parquet.Page, dict parquet.Dictionary) error) error {
+	pages := c.Pages()
+	defer pages.Close() // it reads only
+	if err := pages.SeekToRow(first); err != nil {
+		return err
+	}
+	for n > 0 {
+		if err := s.cf.ctx.Err(); err != nil {
+			return err
+		}
+		p, err := pages.ReadPage()
+		if err != nil {
+			return fmt.Errorf("%d rows are missing: %w", n, err)
+		}
+		cut := p
+		if p.NumRows() > n {
+			cut = p.Slice(0, n)
+		}
+		if cut.NumValues() != cut.NumRows() {
+			parquet.Release(p)
+			return fmt.Errorf("%w: %d values in %d rows", ErrCorrupt, cut.NumValues(), cut.NumRows())
+		}
+		n -= cut.NumRows()
+		err = see(cut, p.Dictionary())
+		parquet.Release(p)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// numbers appends a column's values to dst.
+func numbers[T number](s *scan, name string, first, n int64, dst []T) ([]T, error) {
+	dst = slices.Grow(dst, int(n))
+	err := s.pages(name, first, n, func(p parquet.Page, dict parquet.Dictionary) error {
+		if dict == nil {
+			dst = appendNumbers(dst, p)
+			return nil
+		}
+		table := appendNumbers([]T(nil), dict.Page())
+		data := p.Data()
+		for _, i := range data.Int32() {
+			if int(i) >= len(table) || i < 0 {
+				return fmt.Errorf("%w: entry %d of a dictionary of %d", ErrCorrupt, i, len(table))
+			}
+			dst = append(dst, table[i])
+		}
+		return nil
+	})
+	return dst, err
+}
+
+func appendNumbers[T number](dst []T, p parquet.Page) []T {
+	data := p.Data()
+	switch p.Type().Kind() {
+	case parquet.Int32:
+		for _, v := range data.Int32() {
+			dst = append(dst, T(uint32(v)))
+		}
+	case parquet.Int64:
+		for _, v := range data.Int64() {
+			dst = append(dst, T(v))
+		}
+	default:
+		panic("a column of " + p.Type().String() + " where numbers should be")
+	}
+	return dst
+}
+
+// textColumn appends the numbers of a column's texts to dst, as number gives them.
+func (s *scan) textColumn(name string, first, n int64, dst []uint32, number func(string) (uint32, error)) ([]uint32, error) {
+	dst = slices.Grow(dst, int(n))
+	err := s.pages(name, first, n, func(p parquet.Page, dict parquet.Dictionary) error {
+		if dict == nil {
+			return eachText(p, func(t string) error {
+				i, err := number(t)
+				dst = append(dst, i)
+				return err
+			})
+		}
+		const none = ^uint32(0)
+		var words []string
+		if err := eachText(dict.Page(), func(t string) error { words = append(words, t); return nil }); err != nil {
+			return err
+		}
+		table := slices.Repeat([]uint32{none}, len(words))
+		data := p.Data()
+		for _, i := range data.Int32() {
+			if int(i) >= len(table) || i < 0 {
+				return fmt.Errorf("%w: entry %d of a dictionary of %d", ErrCorrupt, i, len(table))
+			}
+			if table[i] == none {
+				n, err := number(words[i])
+				if err != nil {
+					return err
+				}
+				table[i] = n
+			}
+			dst = append(dst, table[i])
+		}
+		return nil
+	})
+	return dst, err
+}
+
+func eachText(p parquet.Page, see func(string) error) error {
+	if p.Type().Kind() != parquet.ByteArray {
+		return fmt.Errorf("%w: a column of %s where texts should be", ErrCorrupt, p.Type())
+	}
+	data := p.Data()
+	b, offsets := data.ByteArray()
+	for i := 1; i < len(offsets); i++ {
+		if err := see(string(b[offsets[i-1]:offsets[i]])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ProfileColumns are rows of profiles.parquet, ordered by type, series, From and ID.
+type ProfileColumns struct {
+	Type, Series                      []uint32
+	From, To, Duration, Period, Total []int64
+	ID                                []ID
+	First                             []int64 // row of samples.parquet
+	N                                 []int32 // how many
+}
+
+// Len is the number of rows.
+func (c *ProfileColumns) Len() int { return len(c.Type) }
+
+// Profiles reads the rows of the types, or of all if types is nil.
+func (r *Reader) Profiles(ctx context.Context, types []uint32) (*ProfileColumns, error) {
+	cf, pf, err := r.file(ctx, ProfilesFile)
+	if err != nil {
+		return nil, err
+	}
+	s := &scan{cf: cf, pf: pf}
+	c, err := r.profileColumns(s, types)
+	if err != nil {
+		return nil, r.wrap(cf, err)
+	}
+	return c, nil
+}
+
+func (r *Reader) profileColumns(s *scan, types []uint32) (*ProfileColumns, error) {
+	all, err := s.textColumn("type", 0, s.pf.NumRows(), nil, r.typeIndex)
+	if err != nil {
+		return nil, err
+	}
+	c := &ProfileColumns{}
+	for lo := 0; lo < len(all); {
+		hi := lo
+		for hi < len(all) && all[hi] == all[lo] {
+			hi++
+		}
+		if types == nil || slices.Contains(types, all[lo]) {
+			if err := c.read(s, all[lo:hi], int64(lo)); err != nil {
+				return nil, err
+			}
+		}
+		lo = hi
+	}
+	return c, r.checkProfiles(c)
+}
+
+func (r *Reader) typeIndex(t string) (uint32, error) {
+	i, ok := r.typeOf[t]
+	if !ok {
+		return 0, fmt.Errorf("%w: type %.100q is not in meta.json", ErrCorrupt, t)
+	}
+	return i, nil
+}
+
+// read appends rows from first on, as many as there are types.
+func (c *ProfileColumns) read(s *scan, types []uint32, first int64) (err error) {
+	n := int64(len(types))
+	c.Type = append(c.Type, types...)
+	if c.Series, err = numbers(s, "series", first, n, c.Series); err != nil {
+		return err
+	}
+	for _, col := range []struct {
+		name string
+		to   *[]int64
+	}{{"time", &c.From}, {"end_time", &c.To}, {"duration", &c.Duration}, {"period", &c.Period}, {"total", &c.Total}, {"first_row", &c.First}} {
+		if *col.to, err = numbers(s, col.name, first, n, *col.to); err != nil {
+			return err
+		}
+	}
+	rows, err := numbers[int64](s, "rows", first, n, nil)
+	if err != nil {
+		return err
+	}
+	for _, v := range rows {
+		if v < 0 || v > math.MaxInt32 {
+			return fmt.Errorf("%w: a profile of %d samples", ErrCorrupt, v)
+		}
+		c.N = append(c.N, int32(v))
+	}
+	return s.pages("id", first, n, func(p parquet.Page, _ parquet.Dictionary) error {
+		data := p.Data()
+		b, size := data.FixedLenByteArray()
+		if size != 16 {
+			return fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
+		}
+		for ; len(b) >= 16; b = b[16:] {
+			c.ID = append(c.ID, idOfBytes([16]byte(b)))
+		}
+		return nil
+	})
+}
+
+// checkProfiles holds rows to their order and bounds, so that who uses them need not.
+func (r *Reader) checkProfiles(c *ProfileColumns) error {
+	from, to := r.meta.Partition.UnixNano(), r.meta.Partition.Add(r.meta.Span()).UnixNano()
+	for i := range c.Type {
+		row := Row{Type: c.Type[i], Series: c.Series[i], From: c.From[i], ID: c.ID[i]}
+		switch {
+		case int(c.Series[i]) >= len(r.meta.Series):
+			return fmt.Errorf("%w: row %d: series %d of %d", ErrCorrupt, i, c.Series[i], len(r.meta.Series))
+		case c.From[i] < from || c.From[i] >= to || c.To[i] <= c.From[i]:
+			return fmt.Errorf("%w: row %d: a window from %d to %d", ErrCorrupt, i, c.From[i], c.To[i])
+		case c.First[i] < 0 || c.First[i]+int64(c.N[i]) > r.meta.Samples:
+			return fmt.Errorf("%w: row %d: samples %d and %d more, there are %d", ErrCorrupt, i, c.First[i], c.N[i], r.meta.Samples)
+		case i > 0 && compareRows(&row, &Row{Type: c.Type[i-1], Series: c.Series[i-1], From: c.From[i-1], ID: c.ID[i-1]}) <= 0:
+			return fmt.Errorf("%w: row %d is out of order", ErrCorrupt, i)
+		case i > 0 && c.Type[i] == c.Type[i-1] && c.First[i] != c.First[i-1]+int64(c.N[i-1]):
+			return fmt.Errorf("%w: row %d: its samples do not follow the row's before", ErrCorrupt, i)
+		}
+	}
+	return nil
+}
+
+// SampleColumns are rows of samples.parquet.
+type SampleColumns struct {
+	Sets, Stacks []uint32
+	Values       []int64
+}
+
+// Samples reads n rows from first into the columns, replacing what is there and keeping the room. Stacks and
+// label sets are within the tables' bounds.
+func (r *Reader) Samples(ctx context.Context, first, n int64, into *SampleColumns) error {
+	if first < 0 || n < 0 || first+n > r.meta.Samples {
+		return r.corrupt(SamplesFile, "rows %d to %d, there are %d", first, first+n, r.meta.Samples)
+	}
+	cf, pf, err := r.file(ctx, SamplesFile)
+	if err != nil {
+		return err
+	}
+	s := &scan{cf: cf, pf: pf}
+	if into.Sets, err = numbers(s, "labels", first, n, into.Sets[:0]); err == nil {
+		if into.Stacks, err = numbers(s, "stack", first, n, into.Stacks[:0]); err == nil {
+			into.Values, err = numbers(s, "value", first, n, into.Values[:0])
+		}
+	}
+	if err != nil {
+		return r.wrap(cf, err)
+	}
+	most := uint32(0)
+	for _, v := range into.Stacks {
+		most = max(most, v)
+	}
+	if int(most) >= r.meta.Stacks {
+		return r.corrupt(SamplesFile, "a sample of stack %d, there are %d", most, r.meta.Stacks)
+	}
+	return nil
+}
+
+// TotalColumns are rows of totals.parquet, of one type, ordered by series, label set and stack.
+type TotalColumns struct {
+	Series, Sets, Stacks []uint32
+	Values               []int64
+}
+
+// HasTotals says whether the block has a roll-up by stack.
+func (r *Reader) HasTotals() bool {
+	_, ok := r.meta.Files[TotalsFile]
+	return ok
+}
+
+// Totals reads the rows of a type, of the series given in order, or of all if series is nil.
+func (r *Reader) Totals(ctx context.Context, typ uint32, series []uint32) (*TotalColumns, error) {
+	if int(typ) >= len(r.meta.Types) {
+		return nil, r.corrupt(TotalsFile, "type %d of %d", typ, len(r.meta.Types))
+	}
+	cf, pf, err := r.file(ctx, TotalsFile)
+	if err != nil {
+		return nil, err
+	}
+	s := &scan{cf: cf, pf: pf}
+	types, err := s.textColumn("type", 0, pf.NumRows(), nil, r.typeIndex)
+	if err != nil {
+		return nil, r.wrap(cf, err)
+	}
+	lo, found := slices.BinarySearch(types, typ)
+	if !found {
+		return &TotalColumns{}, nil
+	}
+	hi, _ := slices.BinarySearch(types[lo:], typ+1)
+	all, err := numbers[uint32](s, "series", int64(lo), int64(hi), nil)
+	if err != nil {
+		return nil, r.wrap(cf, err)
+	}
+	c := &TotalColumns{}
+	for a := 0; a < len(all); {
+		b := a
+		for b < len(all) && all[b] == all[a] {
+			b++
+		}
+		// Neighbours that are wanted are read as one.
+		for series != nil && contains(series, all[a]) && b < len(all) && contains(series, all[b]) {
+			b++
+		}
+		if series == nil {
+			b = len(all)
+		}
+		if series == nil || contains(series, all[a]) {
+			if err := c.read(s, all[a:b], int64(lo+a)); err != nil {
+				return nil, r.wrap(cf, err)
+			}
+		}
+		a = b
+	}
+	for i, st := range c.Stacks {
+		if int(st) >= r.meta.Stacks || int(c.Series[i]) >= len(r.meta.Series) {
+			return nil, r.corrupt(TotalsFile, "stack %d of series %d, there are %d and %d", st, c.Series[i], r.meta.Stacks, len(r.meta.Series))
+		}
+	}
+	return c, nil
+}
+
+func contains(sorted []uint32, v uint32) bool {
+	_, ok := slices.BinarySearch(sorted, v)
+	return ok
+}
+
+func (c *TotalColumns) read(s *scan, series []uint32, first int64) (err error) {
+	c.Series = append(c.Series, series...)
+	if c.Sets, err = numbers(s, "labels", first, int64(len(series)), c.Sets); err != nil {
+		return err
+	}
+	if c.Stacks, err = numbers(s, "stack", first, int64(len(series)), c.Stacks); err != nil {
+		return err
+	}
+	c.Values, err = numbers(s, "value", first, int64(len(series)), c.Values)
+	return err
+}
+
+// functionRun is how many rows of functions.parquet are decoded at a time.
+const functionRun = 1 << 16
+
+// Functions yields rows of the roll-up in order: those of the named functions and types, nil being all. Of
+// named functions only the pages that may have them are read. After an error it ends.
+func (r *Reader) Functions(ctx context.Context, names []string, types []uint32) iter.Seq2[FunctionRow, error] {
+	return func(yield func(FunctionRow, error) bool) {
+		cf, pf, err := r.file(ctx, FunctionsFile)
+		if err != nil {
+			yield(FunctionRow{}, err)
+			return
+		}
+		s := &scan{cf: cf, pf: pf}
+		runs, err := functionRuns(s, names)
+		for _, run := range runs {
+			if err != nil {
+				break
+			}
+			var more bool
+			if more, err = r.functionRows(s, run, names, types, yield); !more {
+				return
+			}
+		}
+		if err != nil {
+			yield(FunctionRow{}, r.wrap(cf, err))
+		}
+	}
+}
+
+// functionRuns is the rows to read, as [first, end), none longer than functionRun.
+func functionRuns(s *scan, names []string) (runs [][2]int64, err error) {
+	defer caught(&err)
+	add := func(lo, hi int64) {
+		for ; lo < hi; lo += functionRun {
+			runs = append(runs, [2]int64{lo, min(lo+functionRun, hi)})
+		}
+	}
+	if names == nil {
+		add(0, s.pf.NumRows())
+		return runs, nil
+	}
+	col, err := s.column("function")
+	if err != nil {
+		return nil, err
+	}
+	at := int64(0)
+	for _, g := range s.pf.RowGroups() {
+		c := g.ColumnChunks()[col]
+		ci, err := c.ColumnIndex()
+		if err != nil {
+			return nil, err
+		}
+		oi, err := c.OffsetIndex()
+		if err != nil {
+			return nil, err
+		}
+		for i := range oi.NumPages() {
+			lo, hi := oi.FirstRowIndex(i), g.NumRows()
+			if i+1 < oi.NumPages() {
+				hi = oi.FirstRowIndex(i + 1)
+			}
+			first, last := ci.MinValue(i).String(), ci.MaxValue(i).String()
+			if slices.ContainsFunc(names, func(n string) bool { return mayHave(n, first, last) }) {
+				add(at+lo, at+hi)
+			}
+		}
+		at += g.NumRows()
+	}
+	return runs, nil
+}
+
+// mayHave says whether a page whose texts are from first to last, cut to indexPrefix bytes, may have name.
+func mayHave(name, first, last string) bool {
+	if len(name) > indexPrefix-2 { // the last of a prefix may have been raised by one
+		name = name[:indexPrefix-2]
+		return name >= first[:min(len(first), len(name))] && name <= last
+	}
+	return name >= first && name <= last
+}
+
+// functionRows yields what is wanted of one run, and says whether to go on.
+func (r *Reader) functionRows(s *scan, run [2]int64, names []string, types []uint32, yield func(FunctionRow, error) bool) (bool, error) {
+	first, n := run[0], run[1]-run[0]
+	var words []string
+	fns, err := s.textColumn("function", first, n, nil, func(t string) (uint32, error) {
+		words = append(words, t)
+		return uint32(len(words) - 1), nil
+	})
+	if err != nil {
+		return true, err
+	}
+	want := make([]bool, len(words))
+	any := false
+	for i, w := range words {
+		want[i] = names == nil || slices.Contains(names, w)
+		any = any || want[i]
+	}
+	if !any {
+		return true, nil
+	}
+	// The columns are read from the first row that is wanted to the last.
+	lo, hi := 0, len(fns)
+	for ; !want[fns[lo]]; lo++ {
+	}
+	for ; !want[fns[hi-1]]; hi-- {
+	}
+	first, n, fns = first+int64(lo), int64(hi-lo), fns[lo:hi]
+	typ, err := s.textColumn("type", first, n, nil, r.typeIndex)
+	if err != nil {
+		return true, err
+	}
+	series, err := numbers[uint32](s, "series", first, n, nil)
+	if err != nil {
+		return true, err
+	}
+	var cols [4][]int64
+	for i, name := range []string{"minute", "self", "cumulative", "samples"} {
+		if cols[i], err = numbers[int64](s, name, first, n, nil); err != nil {
+			return true, err
+		}
+	}
+	for i, f := range fns {
+		if !want[f] || types != nil && !slices.Contains(types, typ[i]) {
+			continue
+		}
+		if int(series[i]) >= len(r.meta.Series) {
+			return true, fmt.Errorf("%w: row %d: series %d of %d", ErrCorrupt, first+int64(i), series[i], len(r.meta.Series))
+		}
+		row := FunctionRow{Type: typ[i], Series: series[i], Function: words[f], Minute: cols[0][i], Self: cols[1][i], Cumulative: cols[2][i], Samples: cols[3][i]}
+		if !yield(row, nil) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
