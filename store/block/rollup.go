@@ -5,38 +5,42 @@ import (
 	"time"
 )
 
-// rollup sums up by function and minute.
+// rollup sums up by function and minute. Profiles come in a block's order, so those of one type, series and minute
+// come together: they are summed up in arrays by name, and nothing is hashed.
 type rollup struct {
 	t *Tables
-	// names numbers functions by name: those of one name are one here.
+	// names are the functions' names, sorted: those of one name are one here.
 	names  []string
 	nameOf []uint32   // of each of t.Functions
 	stacks [][]uint32 // of each stack, the names on it, each once; computed when first asked
 
-	cells map[rollKey]*FunctionRow
-	// The cells of the profile that is being added, by name: right where seen is gen.
-	now  []*FunctionRow
-	seen []uint64
-	gen  uint64
+	typ, series uint32
+	minute      int64
+	any         bool
+	now         []rollCell // of this type, series and minute, by name
+	touched     []uint32
+	cells       []rollCell // of this type, in the order of (series, minute)
 }
 
-type rollKey struct {
-	typ, series, name uint32
-	minute            int64
+// rollCell is a row on its way.
+type rollCell struct {
+	name, series              uint32
+	minute                    int64
+	self, cumulative, samples int64
 }
 
 func newRollup(t *Tables) *rollup {
-	r := &rollup{t: t, nameOf: make([]uint32, len(t.Functions)), stacks: make([][]uint32, t.Stacks.Len()), cells: map[rollKey]*FunctionRow{}}
-	byString := map[uint32]uint32{} // strings of one table are distinct
-	for i, f := range t.Functions {
-		n, ok := byString[f.Name]
-		if !ok {
-			n = uint32(len(r.names))
-			r.names = append(r.names, t.Strings[f.Name])
-			byString[f.Name] = n
-		}
-		r.nameOf[i] = n
+	r := &rollup{t: t, nameOf: make([]uint32, len(t.Functions)), stacks: make([][]uint32, t.Stacks.Len())}
+	for _, f := range t.Functions {
+		r.names = append(r.names, t.Strings[f.Name])
 	}
+	slices.Sort(r.names)
+	r.names = slices.Compact(r.names)
+	for i, f := range t.Functions {
+		n, _ := slices.BinarySearch(r.names, t.Strings[f.Name])
+		r.nameOf[i] = uint32(n)
+	}
+	r.now = make([]rollCell, len(r.names))
 	return r
 }
 
@@ -94,46 +98,70 @@ func minuteOf(t int64) int64 {
 	return t - m
 }
 
-// add adds a profile. The map is asked once for each name in it.
-func (r *rollup) add(row *Row) {
-	if r.now == nil {
-		r.now, r.seen = make([]*FunctionRow, len(r.names)), make([]uint64, len(r.names))
-	}
-	r.gen++
+// add adds a profile; flush hears of the type before when another begins.
+func (r *rollup) add(row *Row, flush func() error) error {
 	minute := minuteOf(row.From)
+	if r.any && (row.Type != r.typ || row.Series != r.series || minute != r.minute) {
+		r.group()
+		if row.Type != r.typ {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	r.typ, r.series, r.minute, r.any = row.Type, row.Series, minute, true
 	for i, v := range row.Values {
 		stack := row.Stacks[i]
 		for _, n := range r.on(stack) {
-			c := r.now[n]
-			if r.seen[n] != r.gen {
-				c = r.cell(row, n, minute)
+			c := &r.now[n]
+			if c.samples == 0 {
+				r.touched = append(r.touched, n)
 			}
-			c.Cumulative += v
-			c.Samples++
+			c.cumulative += v
+			c.samples++
 		}
 		if n, ok := r.leaf(stack); ok {
-			r.now[n].Self += v // it is on its stack
+			r.now[n].self += v
 		}
 	}
+	return nil
 }
 
-func (r *rollup) cell(row *Row, name uint32, minute int64) *FunctionRow {
-	k := rollKey{row.Type, row.Series, name, minute}
-	c := r.cells[k]
-	if c == nil {
-		c = &FunctionRow{Type: row.Type, Series: row.Series, Function: r.names[name], Minute: minute}
-		r.cells[k] = c
+// group ends a type, series and minute.
+func (r *rollup) group() {
+	for _, n := range r.touched {
+		c := r.now[n]
+		c.name, c.series, c.minute = n, r.series, r.minute
+		r.cells = append(r.cells, c)
+		r.now[n] = rollCell{}
 	}
-	r.now[name], r.seen[name] = c, r.gen
-	return c
+	r.touched = r.touched[:0]
 }
 
-// rows is all of it, in order.
-func (r *rollup) rows() []FunctionRow {
-	out := make([]FunctionRow, 0, len(r.cells))
-	for _, c := range r.cells {
-		out = append(out, *c)
+// each calls see with the rows of the type that has ended, in order, and forgets them. Sorting by name alone
+// keeps the order of series and minutes: it is a counting sort.
+func (r *rollup) each(see func(*FunctionRow) error) error {
+	r.group()
+	at := make([]int32, len(r.names)+1)
+	for i := range r.cells {
+		at[r.cells[i].name+1]++
 	}
-	slices.SortFunc(out, func(a, b FunctionRow) int { return a.Compare(&b) })
-	return out
+	for i := 1; i < len(at); i++ {
+		at[i] += at[i-1]
+	}
+	order := make([]int32, len(r.cells))
+	for i := range r.cells {
+		n := r.cells[i].name
+		order[at[n]] = int32(i)
+		at[n]++
+	}
+	for _, i := range order {
+		c := &r.cells[i]
+		row := FunctionRow{Type: r.typ, Series: c.series, Function: r.names[c.name], Minute: c.minute, Self: c.self, Cumulative: c.cumulative, Samples: c.samples}
+		if err := see(&row); err != nil {
+			return err
+		}
+	}
+	r.cells = r.cells[:0]
+	return nil
 }

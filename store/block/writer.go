@@ -192,7 +192,9 @@ func (w *Writer) Add(r *Row) error {
 		}
 	}
 	if w.roll != nil {
-		w.roll.add(r)
+		if err := w.roll.add(r, func() error { return w.roll.each(w.writeFunction) }); err != nil {
+			return w.errorf("%w", err)
+		}
 	}
 	if !w.any {
 		w.from, w.to = r.From, r.To
@@ -312,10 +314,8 @@ func (w *Writer) finish() error {
 		return err
 	}
 	if w.roll != nil {
-		for _, r := range w.roll.rows() {
-			if err := w.writeFunction(&r); err != nil {
-				return err
-			}
+		if err := w.roll.each(w.writeFunction); err != nil {
+			return err
 		}
 	}
 	m := &w.meta
