@@ -21,18 +21,20 @@ const module = "github.com/quantra-l/quantra"
 // wire is generated code: everyone but the pure rooms may import it, and it
 // may import only itself.
 var law = map[string][]string{
-	"agent":          nil,
-	"control":        nil,
-	"examples/hello": {"agent"},
-	"ingest":         {"profile"},
-	"internal/vfs":   nil,
-	"profile":        nil,
-	"store":          {"profile", "internal/vfs"},
-	"store/bucket":   {"internal/vfs"},
-	"web":            {"profile", "store"},
-	"web/bundle":     nil,
-	"web/uitest":     nil,
-	"wire":           nil,
+	"agent":                   nil,
+	"control":                 nil,
+	"examples/hello":          {"agent"},
+	"ingest":                  {"profile"},
+	"internal/vfs":            nil,
+	"profile":                 nil,
+	"store":                   {"profile", "internal/vfs", "store/block"},
+	"store/block":             {"profile", "internal/vfs"},
+	"store/bucket":            {"internal/vfs"},
+	"store/bucket/buckettest": nil,
+	"web":                     {"profile", "store"},
+	"web/bundle":              nil,
+	"web/uitest":              nil,
+	"wire":                    nil,
 }
 
 // pure are the rooms that may not import wire.

@@ -92,12 +92,49 @@ type TrendLine struct {
 	Points   []TrendPoint
 }
 
+// TrendResult is lines over time, sorted by function and labels. Minutes without the function are not there.
+type TrendResult struct {
+	Step     time.Duration
+	Lines    []TrendLine
+	Warnings []string
+}
+
+// ProfilesResult is single profiles.
+type ProfilesResult struct {
+	Profiles []ProfileInfo
+	All      int // how many there are, those past the limit among them
+	Warnings []string
+}
+
+// HeatmapQuery asks how many profiles there are by time and total.
+type HeatmapQuery struct {
+	Query
+	Step    time.Duration // width of a column, at least a second; columns are aligned to multiples of it in Unix time
+	Buckets int           // how many, 1 to MaxBuckets
+	Log     bool          // buckets grow by a constant factor instead of a constant
+}
+
+// HeatmapResult is a heat map.
+type HeatmapResult struct {
+	Step     time.Duration
+	Min, Max int64     // of the totals
+	Bounds   []float64 // of the buckets, one more than there are; a total on a bound is in the lower bucket
+	Columns  []HeatmapColumn
+	Warnings []string
+}
+
+// HeatmapColumn counts the profiles whose windows start in [Time, Time+Step).
+type HeatmapColumn struct {
+	Time   time.Time
+	Counts []int
+}
+
 // Usage is what a tenant's service keeps of one type in one state of storage.
 type Usage struct {
 	Tenant, Service string
 	Type            string // profile.Type in text, "" if not told apart
 	Day             time.Time
-	Class           string // "local", "standard", "archive"
+	Class           string // "memory", "local", "standard", "archive"
 	Profiles        int64
 	Bytes           int64
 }

@@ -103,80 +103,57 @@ func uvarint(b []byte, at int) (uint64, int) {
 
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
-// sums is samples being summed: a dense array over stacks for those
-// without labels, which most are, and a table for the others.
-type sums struct {
-	dense    []int64
-	labelled pairIndex
-	values   []int64 // of labelled's numbers
-}
-
-// add adds the column.
-func (s *sums) add(c *column) {
-	b, unit, dense := c.data, c.unit, s.dense
+// each calls see with every sample of the column: by label set, then stack.
+func (c *column) each(see func(set, stack uint32, value int64)) {
+	b := c.data
 	for at := 0; at < len(b); {
 		var set, n, d, v uint64
 		set, at = uvarint(b, at)
 		n, at = uvarint(b, at)
 		stack := uint64(0)
-		if set == 0 {
-			for ; n > 0; n-- {
-				d, at = uvarint(b, at)
-				v, at = uvarint(b, at)
-				stack += d
-				dense[stack] += unzigzag(v) * unit
-			}
-			continue
-		}
 		for ; n > 0; n-- {
 			d, at = uvarint(b, at)
 			v, at = uvarint(b, at)
 			stack += d
-			s.addLabelled(set<<32|stack, unzigzag(v)*unit)
+			see(uint32(set), uint32(stack), unzigzag(v)*c.unit)
 		}
 	}
 }
 
-func (s *sums) addLabelled(key uint64, v int64) {
-	i, fresh := s.labelled.get(key, uint32(len(s.values)))
-	if fresh {
-		s.values = append(s.values, 0)
-	}
-	s.values[i] += v
-}
-
-// merge adds another's sums.
-func (s *sums) merge(o *sums) {
-	for i, v := range o.dense {
-		s.dense[i] += v
-	}
-	for _, slot := range o.labelled.slots {
-		if slot.key != 0 {
-			s.addLabelled(slot.key-1, o.values[slot.val])
-		}
-	}
-}
-
-// renumber is the column with new numbers, which keep their order.
-func (c *column) renumber(stacks, sets []uint32) column {
-	b := c.data
-	out := make([]byte, 0, len(b))
+// addTo adds the column's samples to s: those whose label sets are in keep, or all if it is nil.
+func (c *column) addTo(s *Sums, keep []bool) {
+	b, unit, dense := c.data, c.unit, s.Dense
 	for at := 0; at < len(b); {
 		var set, n, d, v uint64
 		set, at = uvarint(b, at)
 		n, at = uvarint(b, at)
-		out = binary.AppendUvarint(out, uint64(sets[set]))
-		out = binary.AppendUvarint(out, n)
-		stack, prev := uint64(0), uint64(0)
+		stack := uint64(0)
+		kept := keep == nil || keep[set]
 		for ; n > 0; n-- {
 			d, at = uvarint(b, at)
 			v, at = uvarint(b, at)
 			stack += d
-			now := uint64(stacks[stack])
-			out = binary.AppendUvarint(out, now-prev)
-			out = binary.AppendUvarint(out, v)
-			prev = now
+			switch {
+			case !kept:
+			case set == 0:
+				dense[stack] += unzigzag(v) * unit
+			default:
+				s.Labelled[set<<32|stack] += unzigzag(v) * unit
+			}
 		}
 	}
-	return column{data: slices.Clip(out), unit: c.unit, total: c.total}
+}
+
+// totalOf is the sum of the samples whose label sets are in keep.
+func (c *column) totalOf(keep []bool) int64 {
+	if keep == nil {
+		return c.total
+	}
+	var n int64
+	c.each(func(set, _ uint32, v int64) {
+		if keep[set] {
+			n += v
+		}
+	})
+	return n
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/quantra-l/quantra/internal/vfs"
+	"github.com/quantra-l/quantra/store/block"
 )
 
 // upkeepEvery is how often old segments are looked for, and a disk that failed
@@ -22,7 +24,11 @@ const maxBatch = 16 << 20
 // sync and hands it on.
 func (db *DB) commitLoop() {
 	defer close(db.toHead)
-	tick := time.NewTicker(upkeepEvery)
+	every := time.Duration(upkeepEvery)
+	if db.opt.Backend != nil {
+		every = max(time.Second, min(every, db.opt.FlushEvery/4))
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for open := true; open; {
 		var heard chan struct{}
@@ -93,6 +99,7 @@ func (db *DB) upkeep() {
 	failed := db.commitErr != nil
 	db.mu.Unlock()
 	db.log.sealIfDue(0)
+	db.forgetRecent()
 	if failed {
 		err := db.log.start()
 		db.mu.Lock()
@@ -137,6 +144,7 @@ func (w *logWriter) write(batch []*pending, size int64) error {
 	w.db.mu.Lock()
 	defer w.db.mu.Unlock()
 	w.seg.size += int64(len(w.buf))
+	w.seg.pending += len(batch)
 	for _, p := range batch {
 		p.seg = w.seg
 		w.seg.keys = append(w.seg.keys, p.key)
@@ -185,7 +193,7 @@ func (w *logWriter) start() error {
 	if _, err := rand.Read(w.marker[:]); err != nil {
 		return w.unavailable(errors.Join(err, f.Close()))
 	}
-	w.file, w.seg = f, &segment{seq: w.next, path: path, created: db.opt.Now()}
+	w.file, w.seg = f, &segment{seq: w.next, path: path, created: db.opt.Now(), head: newHead()}
 	w.seg.newest = w.seg.created.UnixNano()
 	_, err = f.Write(appendHeader(nil, w.next, w.marker))
 	if err == nil {
@@ -213,6 +221,7 @@ func (w *logWriter) giveUp(err error) error {
 	db.mu.Lock()
 	size := w.seg.size
 	db.active = nil
+	db.close(w.seg)
 	db.mu.Unlock()
 	if size > logHeaderLen {
 		err = errors.Join(err, w.file.Truncate(size))
@@ -229,14 +238,39 @@ func (w *logWriter) giveUp(err error) error {
 	return w.unavailable(err)
 }
 
-// forget takes seg out of the list.
+// close says that nothing more is written to seg. Under mu.
+func (db *DB) close(seg *segment) {
+	seg.closed = true
+	if seg.pending == 0 {
+		db.wakeFlusher()
+	}
+}
+
+// forget takes seg out of the list, and its profiles out of memory.
 func (db *DB) forget(seg *segment) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	for i, s := range db.segments {
-		if s == seg {
-			db.segments = append(db.segments[:i:i], db.segments[i+1:]...)
-			return
+	db.forgetLocked(seg)
+}
+
+func (db *DB) forgetLocked(seg *segment) {
+	i := slices.Index(db.segments, seg)
+	if i < 0 {
+		return
+	}
+	db.segments = slices.Delete(slices.Clone(db.segments), i, i+1)
+	db.stats.HeadBytes -= seg.bytes
+	seg.head.mu.RLock()
+	defer seg.head.mu.RUnlock()
+	for name, t := range seg.head.tenants {
+		known := db.known[name]
+		for k := range t.series {
+			if known[k]--; known[k] <= 0 {
+				delete(known, k)
+			}
+		}
+		if len(known) == 0 {
+			delete(db.known, name)
 		}
 	}
 }
@@ -250,10 +284,15 @@ func (w *logWriter) sealIfDue(size int64) {
 	db := w.db
 	db.mu.Lock()
 	full := w.seg.size > logHeaderLen && w.seg.size+size > db.opt.SegmentBytes
-	old := w.seg.size > logHeaderLen && db.opt.Now().Sub(w.seg.created) > db.opt.Retention/24
+	most := db.opt.Retention / 24
+	if db.opt.Backend != nil {
+		most = db.opt.FlushEvery
+	}
+	old := w.seg.size > logHeaderLen && db.opt.Now().Sub(w.seg.created) >= most
 	seal := full || old || db.wantSeal
 	if seal {
 		db.active, db.wantSeal = nil, false
+		db.close(w.seg)
 	}
 	db.mu.Unlock()
 	if !seal {
@@ -278,7 +317,7 @@ func (db *DB) applyLoop() {
 	defer close(db.done)
 	for batch := range db.toHead {
 		for _, p := range batch {
-			db.apply(&p.u, p.seg)
+			db.apply(&p.u, p.key, p.seg)
 			p.u.Profile, p.u.Pprof = nil, nil
 			db.mu.Lock()
 			db.finish(p, nil)
@@ -290,12 +329,13 @@ func (db *DB) applyLoop() {
 
 // apply puts a durable upload into the head. A profile that breaks the head's
 // code is left out and said: it is on disk, and one profile must not stop all.
-func (db *DB) apply(u *Upload, seg *segment) {
+func (db *DB) apply(u *Upload, id block.ID, seg *segment) {
 	defer func() {
 		if r := recover(); r != nil {
 			db.opt.Logger.Error("a profile cannot be put in memory; it stays in the log", "labels", u.Labels.String(), "panic", r)
 			db.mu.Lock()
 			defer db.mu.Unlock()
+			seg.damaged = true
 			db.stats.Recovered.Undecodable++
 		}
 	}()
@@ -305,22 +345,32 @@ func (db *DB) apply(u *Upload, seg *segment) {
 	if dropped {
 		return
 	}
-	n := db.head.add(u, seg.seq)
+	n, fresh := seg.head.add(u, id)
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	seg.head += n
+	if fresh {
+		if db.known[u.Tenant] == nil {
+			db.known[u.Tenant] = map[string]int{}
+		}
+		db.known[u.Tenant][seriesKey(u.Name, u.Labels)]++
+	}
+	seg.bytes += n
 	db.stats.HeadBytes += n
-	if seg == db.active && seg.head > db.opt.MaxHeadBytes/8 {
+	most := db.opt.MaxHeadBytes / 8
+	if db.opt.Backend != nil {
+		most = db.opt.FlushBytes
+	}
+	if seg == db.active && seg.bytes > most {
 		db.wantSeal = true
 	}
 }
 
-// enforce lets the oldest segments go while a bound is passed. The applier, or Open, calls it.
+// enforce lets the oldest segments go while a bound is passed, if there is no backend to take
+// them over. The applier, or Open, calls it.
 func (db *DB) enforce() {
-	for {
-		size := db.head.size()
+	for db.opt.Backend == nil {
 		db.mu.Lock()
-		db.stats.HeadBytes = size
+		size := db.stats.HeadBytes
 		var log int64
 		for _, s := range db.segments {
 			log += s.size
@@ -329,10 +379,7 @@ func (db *DB) enforce() {
 			db.mu.Unlock()
 			return
 		}
-		seg, oldest := db.segments[0], ^uint64(0)>>1
-		if len(db.segments) > 1 {
-			oldest = db.segments[1].seq
-		}
+		seg := db.segments[0]
 		old := db.opt.Now().UnixNano() - int64(db.opt.Retention)
 		db.mu.Unlock()
 
@@ -368,7 +415,6 @@ func (db *DB) enforce() {
 		db.stats.DroppedProfiles += int64(n)
 		db.mu.Unlock()
 		db.forget(seg)
-		db.head.drop(seg.seq, oldest)
 		db.opt.Logger.Info("old profiles removed", "why", why, "profiles", n, "bytes", seg.size, "segment", seg.path)
 	}
 }

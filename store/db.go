@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -24,11 +25,29 @@ type Options struct {
 	Logger *slog.Logger     // nil is silent
 	Now    func() time.Time // time.Now
 
-	// What is kept: the oldest whole segments of the log, and their
-	// profiles, go when any of these is passed.
-	Retention    time.Duration // 7 days, from the end of a profile's window
-	MaxBytes     int64         // of the log on disk; 2 GiB
-	MaxHeadBytes int64         // of memory, estimated; 1 GiB
+	// Backend takes over what is in memory, a minute's worth at a time, as blocks. Close closes it. Nil is none:
+	// all stays in memory and in the log, and the oldest goes when a bound is passed.
+	Backend Backend
+	Region  string // of the blocks; "local"
+
+	// Retention is how old a profile may be, from the end of its window; 7 days. What has been handed
+	// over is the backend's to keep.
+	Retention time.Duration
+	// MaxBytes bounds the log on disk, 2 GiB, and MaxHeadBytes the memory of what is in it, estimated, 1 GiB.
+	// With a backend that does not take what it is given for so long, Append is ErrOverloaded;
+	// without one the oldest whole segments go.
+	MaxBytes     int64
+	MaxHeadBytes int64
+
+	// A segment of the log is handed over when it is this old, or takes this much memory, estimated.
+	FlushEvery time.Duration // 1 minute
+	FlushBytes int64         // 64 MiB, at most a quarter of MaxHeadBytes
+	// FlushStuckAfter is how long a segment may wait to be handed over before Healthy says so; 5 minutes.
+	FlushStuckAfter time.Duration
+	// DedupeFor is how long after its arrival an upload that is sent again is known, at least; 2 hours.
+	// MaxRecent bounds how many are remembered for it; 1,000,000.
+	DedupeFor time.Duration
+	MaxRecent int
 
 	SegmentBytes int64 // when a new segment starts; 64 MiB, at most a quarter of MaxBytes
 
@@ -40,6 +59,13 @@ type Options struct {
 	// StuckAfter is how long uploads may wait with none of them done before
 	// Healthy says so; 30 s.
 	StuckAfter time.Duration
+
+	// QueryMemory bounds what one question may take; 256 MiB; beyond it is ErrTooLarge. QueryConcurrency is how many
+	// are worked on at a time, tenants in turn; GOMAXPROCS. QueryQueue is how many may wait; 100; beyond it
+	// is ErrOverloaded.
+	QueryMemory      int64
+	QueryConcurrency int
+	QueryQueue       int
 
 	// Limits bound the decoding of what is in the log, at the start.
 	Limits profile.Limits
@@ -75,27 +101,48 @@ func (o Options) withDefaults() Options {
 	bound(&tenants, 1_000)
 	o.MaxSeries, o.MaxTenants = int(min(series, 1<<31-1)), int(min(tenants, 1<<31-1))
 	o.SegmentBytes = max(1, min(o.SegmentBytes, o.MaxBytes/4))
+	o.Region = cmp.Or(o.Region, "local")
+	bound((*int64)(&o.FlushEvery), int64(time.Minute))
+	bound(&o.FlushBytes, 64<<20)
+	o.FlushBytes = max(1, min(o.FlushBytes, o.MaxHeadBytes/4))
+	bound((*int64)(&o.FlushStuckAfter), int64(5*time.Minute))
+	bound((*int64)(&o.DedupeFor), int64(2*time.Hour))
+	recent, slots, queue := int64(o.MaxRecent), int64(o.QueryConcurrency), int64(o.QueryQueue)
+	bound(&recent, 1_000_000)
+	bound(&o.QueryMemory, 256<<20)
+	bound(&slots, int64(runtime.GOMAXPROCS(0)))
+	bound(&queue, 100)
+	o.MaxRecent, o.QueryConcurrency, o.QueryQueue = int(min(recent, 1<<31-1)), int(min(slots, 1<<31-1)), int(min(queue, 1<<31-1))
 	return o
 }
 
-// DB is the embedded store: a log on disk, and all that is in it in memory.
+// DB is the store: a log on disk, all that is in it in memory, and a backend that takes it over.
 //
-// Two goroutines do the work, each the one owner of what it changes. The
+// Three goroutines do the work, each the one owner of what it changes. The
 // committer writes uploads to the log and syncs it, many at a time. The applier
-// puts what is durable into the head, answers who waits, and lets old segments go.
+// puts what is durable into memory, answers who waits, and lets old segments go. The flusher
+// hands whole segments over to the backend.
 //
 // Lock order: DB.mu before head.mu.
 type DB struct {
-	opt    Options
-	fs     vfs.FS
-	dir    string // of the segments
-	lock   io.Closer
-	head   *head
-	log    logWriter // the committer's
-	toHead chan []*pending
-	wake   chan struct{}
-	tend   chan chan struct{} // asks for a round of upkeep, and to hear when it is done
-	done   chan struct{}      // closed when both goroutines have ended
+	opt Options
+	fs  vfs.FS
+	dir string // of the segments
+	// flushDir has a folder of blocks for each segment that is being handed over; damagedDir the segments that
+	// were handed over as far as they could be read.
+	flushDir, damagedDir string
+	lock                 io.Closer
+	log                  logWriter // the committer's
+	gate                 gate
+	toHead               chan []*pending
+	wake                 chan struct{}
+	tend                 chan chan struct{} // asks for a round of upkeep, and to hear when it is done
+	done                 chan struct{}      // closed when committer and applier have ended
+
+	flushWake chan struct{} // a segment is complete
+	flushing  sync.WaitGroup
+	ctx       context.Context // ends with Close: the flusher's
+	stop      context.CancelFunc
 
 	mu        sync.Mutex
 	closed    bool
@@ -104,11 +151,16 @@ type DB struct {
 	waiting   int
 	moved     time.Time // when waiting last went down, or up from 0
 	seen      map[key]*pending
-	admitted  map[string]map[string]int // tenant -> series not in the head yet -> uploads
+	recent    []recentKeys              // of segments that were handed over, the oldest first; their keys are in seen
+	admitted  map[string]map[string]int // tenant -> series not in memory yet -> uploads
+	known     map[string]map[string]int // tenant -> series in memory -> segments that have it
+	told      *sync.Cond                // on mu: a segment's blind went down
+	staged    []Staged                  // found at the start, not put yet
 	segments  []*segment                // oldest first
 	active    *segment                  // the last of segments, if it is being written
 	wantSeal  bool
 	commitErr error // of the last commit, nil if it went well
+	flushErr  error // of the last flush
 	stats     Stats
 }
 
@@ -119,9 +171,16 @@ type segment struct {
 	size    int64
 	created time.Time
 	newest  int64 // end of the last window in it, Unix nanoseconds, but not later than its arrival
-	head    int64 // memory of its profiles, estimated
+	head    *head // its profiles
+	bytes   int64 // memory of them, estimated
 	keys    []key // of its uploads, to forget them with it
 	dropped bool
+
+	closed  bool     // nothing more is written to it,
+	pending int      // and so many uploads in it are not in head yet
+	damaged bool     // it has bytes that cannot be read: the file is never removed
+	blocks  []Staged // as what it is being put
+	blind   int      // questions under way that do not know blocks
 }
 
 // pending is an upload on its way.
@@ -147,6 +206,11 @@ type Stats struct {
 	Appended, Duplicates              int64 // uploads since the start
 	Overloaded, Failed                int64 // uploads turned away, and not written
 	DroppedSegments, DroppedProfiles  int64 // by retention and bounds
+	Flushes, FlushFailures            int64 // segments handed over, and times that it failed
+	FlushedProfiles                   int64
+	LastFlush                         time.Duration // how long it took
+	Unflushed                         int           // segments that are complete, and wait
+	QueriesWaiting                    int
 	Syncs                             int64
 	LastSync                          time.Duration // how long it took
 	Recovered                         Recovered
@@ -157,10 +221,13 @@ type Stats struct {
 func Open(ctx context.Context, dir string, opt Options) (*DB, error) {
 	opt = opt.withDefaults()
 	db := &DB{
-		opt: opt, fs: opt.FS, dir: filepath.Join(dir, "log"), head: newHead(),
+		opt: opt, fs: opt.FS, dir: filepath.Join(dir, "log"), flushDir: filepath.Join(dir, "flush"), damagedDir: filepath.Join(dir, "damaged"),
 		toHead: make(chan []*pending, 1), wake: make(chan struct{}, 1), tend: make(chan chan struct{}), done: make(chan struct{}),
-		seen: map[key]*pending{}, admitted: map[string]map[string]int{},
+		seen: map[key]*pending{}, admitted: map[string]map[string]int{}, known: map[string]map[string]int{},
+		gate: gate{slots: opt.QueryConcurrency, room: opt.QueryQueue}, flushWake: make(chan struct{}, 1),
 	}
+	db.told = sync.NewCond(&db.mu)
+	db.ctx, db.stop = context.WithCancel(context.Background())
 	if err := makeDir(db.fs, db.dir); err != nil {
 		return nil, fmt.Errorf("store: make %s: %w: %w", db.dir, ErrUnavailable, err)
 	}
@@ -178,6 +245,9 @@ func Open(ctx context.Context, dir string, opt Options) (*DB, error) {
 	db.enforce()
 	go db.commitLoop()
 	go db.applyLoop()
+	if opt.Backend != nil {
+		db.flushing.Go(db.flushLoop)
+	}
 	return db, nil
 }
 
@@ -290,6 +360,10 @@ func (db *DB) enqueue(p *pending) (*pending, error) {
 		db.stats.Overloaded++
 		return nil, fmt.Errorf("store: append: %w: %d bytes in flight, the limit is %d", ErrOverloaded, db.inFlight, db.opt.MaxInFlight)
 	}
+	if err := db.handedOver(); err != nil {
+		db.stats.Overloaded++
+		return nil, err
+	}
 	if err := db.admit(p); err != nil {
 		db.stats.Overloaded++
 		return nil, err
@@ -312,7 +386,8 @@ func (db *DB) enqueue(p *pending) (*pending, error) {
 func (db *DB) admit(p *pending) error {
 	t := p.u.Tenant
 	on := db.admitted[t]
-	ok, series, tenants := db.head.has(t, p.series)
+	series, tenants := len(db.known[t]), len(db.known)
+	ok := db.known[t][p.series] > 0
 	if !ok && on[p.series] == 0 && series+len(on) >= db.opt.MaxSeries {
 		return fmt.Errorf("store: append: %w: tenant %q has %d series, the limit is %d; use fewer distinct labels, or wait until old ones have gone",
 			ErrOverloaded, t, series, db.opt.MaxSeries)
@@ -332,6 +407,11 @@ func (db *DB) admit(p *pending) error {
 
 // finish answers who waits for p. Under mu.
 func (db *DB) finish(p *pending, err error) {
+	if p.seg != nil && err == nil {
+		if p.seg.pending--; p.seg.pending == 0 && p.seg.closed {
+			db.wakeFlusher()
+		}
+	}
 	if on := db.admitted[p.u.Tenant]; on != nil {
 		if on[p.series]--; on[p.series] <= 0 {
 			delete(on, p.series)
@@ -371,47 +451,68 @@ func (db *DB) open(ctx context.Context) error {
 // warnings is what every answer must say.
 func (db *DB) warnings() []string {
 	db.mu.Lock()
-	defer db.mu.Unlock()
 	var ws []string
 	if r := &db.stats.Recovered; r.Skipped > 0 || r.Undecodable > 0 {
 		ws = append(ws, fmt.Sprintf("The log is damaged: %d bytes and %d profiles of it cannot be read, and are missing here.", r.Skipped, r.Undecodable))
 	}
+	if n := len(db.staged); n > 0 {
+		ws = append(ws, fmt.Sprintf("%d blocks of profiles from before the last start wait to be handed over, and are missing here.", n))
+	}
+	db.mu.Unlock()
+	if db.opt.Backend != nil {
+		ws = append(ws, db.opt.Backend.Warnings()...)
+	}
 	return ws
 }
 
-// Stats is how the store is now.
+// Stats is how the store is now. Profiles, series and stacks are those in memory.
 func (db *DB) Stats() Stats {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	s := db.stats
-	s.Segments, s.InFlightBytes = len(db.segments), db.inFlight
+	s.Segments, s.InFlightBytes, s.Tenants = len(db.segments), db.inFlight, len(db.known)
 	for _, seg := range db.segments {
 		s.LogBytes += seg.size
 		s.Profiles += len(seg.keys)
+		s.Stacks += seg.head.stacks()
+		if seg.closed && db.opt.Backend != nil {
+			s.Unflushed++
+		}
 	}
-	db.head.mu.RLock()
-	defer db.head.mu.RUnlock()
-	s.Tenants = len(db.head.tenants)
-	for _, t := range db.head.tenants {
-		s.Series += len(t.series)
-		s.Stacks += len(t.view.stacks.Parent)
+	for _, series := range db.known {
+		s.Series += len(series)
 	}
+	s.QueriesWaiting = db.gate.waiting()
 	return s
 }
 
-// Healthy says what is wrong: nothing gets through, or the last write failed. It is
-// ErrUnavailable.
+// Healthy says what is wrong: nothing gets through, the last write failed, what is complete is
+// not handed over, or the backend is not well. It is ErrUnavailable.
 func (db *DB) Healthy() error {
 	db.mu.Lock()
-	defer db.mu.Unlock()
-	switch since := db.opt.Now().Sub(db.moved); {
+	var err error
+	now := db.opt.Now()
+	switch since := now.Sub(db.moved); {
 	case db.closed:
-		return fmt.Errorf("store: %w: closed", ErrUnavailable)
+		err = fmt.Errorf("store: %w: closed", ErrUnavailable)
 	case db.waiting > 0 && since > db.opt.StuckAfter:
-		return fmt.Errorf("store: %w: %d uploads wait, none has got through for %v", ErrUnavailable, db.waiting, since.Round(time.Second))
+		err = fmt.Errorf("store: %w: %d uploads wait, none has got through for %v", ErrUnavailable, db.waiting, since.Round(time.Second))
+	default:
+		err = db.commitErr
 	}
-	return db.commitErr
+	for _, seg := range db.segments {
+		if late := now.Sub(seg.created) - db.opt.FlushEvery; err == nil && db.opt.Backend != nil && late > db.opt.FlushStuckAfter {
+			err = fmt.Errorf("store: %w: profiles in memory should have been handed over %v ago: %w", ErrUnavailable, late.Round(time.Second), cmp.Or(db.flushErr, errSlow))
+		}
+	}
+	db.mu.Unlock()
+	if err == nil && db.opt.Backend != nil {
+		err = db.opt.Backend.Healthy()
+	}
+	return err
 }
+
+var errSlow = errors.New("it is still being tried")
 
 // Close is of [Store].
 func (db *DB) Close() error {
@@ -425,5 +526,14 @@ func (db *DB) Close() error {
 	db.mu.Unlock()
 	close(db.wake) // nobody sends once closed is set
 	<-db.done
-	return errors.Join(db.log.close(), db.lock.Close())
+	db.stop()
+	db.mu.Lock()
+	db.told.Broadcast() // the flusher may wait for questions
+	db.mu.Unlock()
+	db.flushing.Wait()
+	err := db.log.close()
+	if db.opt.Backend != nil {
+		err = errors.Join(err, db.opt.Backend.Close())
+	}
+	return errors.Join(err, db.lock.Close())
 }

@@ -95,7 +95,7 @@ func TestGatherBound(t *testing.T) {
 	}
 	tables, sums := source(randomProfile(rng, kinds["process_cpu"], 5))
 	sums.Dense = sums.Dense[1:]
-	if err := store.NewGather(1 << 30).Add(tables, sums); !errors.Is(err, store.ErrCorrupt) {
+	if err := store.NewGather(1<<30).Add(tables, sums); !errors.Is(err, store.ErrCorrupt) {
 		t.Error(err)
 	}
 }

@@ -2,18 +2,20 @@ package store
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store/block"
 )
 
 // head is the profiles in memory. One goroutine, the applier, changes it; it
 // prepares each change without the lock and publishes it under mu. A query
 // takes what it needs under mu for reading and sums without it, on slices that
 // only grow or are replaced, never written in place. So neither waits long for the other.
+//
+// Each segment of the log has one: what goes from memory goes whole, with its dictionary.
 //
 // Lock order: DB.mu before head.mu.
 type head struct {
@@ -22,13 +24,12 @@ type head struct {
 
 	// The applier's alone.
 	shapes map[string]*shape
-	bytes  int64 // of entries; dicts count themselves
 }
 
 // tenant is one tenant's profiles.
 type tenant struct {
-	dict   *dict  // the applier's alone
-	view   tables // of dict, as published
+	dict   *block.Dict  // the applier's alone
+	view   block.Tables // of dict, as published
 	series map[string]*series
 	// index is label name -> value -> the series that have it.
 	index map[string]map[string]map[*series]struct{}
@@ -50,8 +51,8 @@ type shape struct {
 
 // entry is one profile. It is never changed.
 type entry struct {
+	id                         block.ID
 	from, to, duration, period int64
-	seg                        uint64
 	shape                      *shape
 	columns                    []column
 	bytes                      int64
@@ -81,16 +82,6 @@ func seriesKey(name string, labels profile.Labels) string {
 	return b.String()
 }
 
-// has says whether the series is there, and how many its tenant has, and how many tenants there are.
-func (h *head) has(tenantName, key string) (ok bool, ofTenant, tenants int) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	if t := h.tenants[tenantName]; t != nil {
-		return t.series[key] != nil, len(t.series), len(h.tenants)
-	}
-	return false, 0, len(h.tenants)
-}
-
 func (h *head) shape(name string, p *profile.Profile) *shape {
 	types := make([]profile.Type, len(p.SampleTypes))
 	texts := make([]string, len(types))
@@ -111,42 +102,43 @@ func (h *head) shape(name string, p *profile.Profile) *shape {
 	return s
 }
 
-// add puts an upload in, and says by how much the head's estimate grew.
-func (h *head) add(u *Upload, seg uint64) int64 {
+// add puts an upload in, and says by how much the head's estimate grew, and whether its series is new here.
+func (h *head) add(u *Upload, id block.ID) (grown int64, fresh bool) {
 	h.mu.RLock()
 	t := h.tenants[u.Tenant]
 	h.mu.RUnlock()
-	fresh := t == nil
-	if fresh {
-		t = &tenant{dict: newDict(), series: map[string]*series{}, index: map[string]map[string]map[*series]struct{}{}}
+	first := t == nil
+	if first {
+		t = &tenant{dict: block.NewDict(), series: map[string]*series{}, index: map[string]map[string]map[*series]struct{}{}}
 	}
-	before := t.dict.bytes
-	stacks, sets := t.dict.intern(u.Profile, seg)
-	e := &entry{from: u.From.UnixNano(), to: u.To.UnixNano(), duration: u.Profile.DurationNanos, period: u.Profile.Period,
-		seg: seg, shape: h.shape(u.Name, u.Profile), columns: pack(u.Profile, stacks, sets), bytes: entryBytes}
+	before := t.dict.Bytes()
+	stacks, sets := t.dict.Intern(u.Profile)
+	e := &entry{id: id, from: u.From.UnixNano(), to: u.To.UnixNano(), duration: u.Profile.DurationNanos, period: u.Profile.Period,
+		shape: h.shape(u.Name, u.Profile), columns: pack(u.Profile, stacks, sets), bytes: entryBytes}
 	for _, c := range e.columns {
 		e.bytes += columnBytes + int64(len(c.data))
 	}
 	k := seriesKey(u.Name, u.Labels)
+	grown = e.bytes + t.dict.Bytes() - before
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if fresh {
+	if first {
 		h.tenants[u.Tenant] = t
 	}
-	t.view = t.dict.tables
+	t.view = t.dict.Tables
 	s := t.series[k]
 	if s == nil {
 		s = &series{key: k, name: u.Name, labels: u.Labels}
 		t.series[k] = s
-		t.dict.bytes += seriesBytes
+		grown += seriesBytes
+		fresh = true
 		for _, l := range s.labels {
 			t.post(l.Name, l.Value, s)
 		}
 	}
 	s.insert(e)
-	h.bytes += e.bytes
-	return e.bytes + t.dict.bytes - before
+	return grown, fresh
 }
 
 func (t *tenant) post(name, value string, s *series) {
@@ -161,19 +153,6 @@ func (t *tenant) post(name, value string, s *series) {
 	values[value][s] = struct{}{}
 }
 
-func (t *tenant) unpost(s *series) {
-	for _, l := range s.labels {
-		values := t.index[l.Name]
-		delete(values[l.Value], s)
-		if len(values[l.Value]) == 0 {
-			delete(values, l.Value)
-		}
-		if len(values) == 0 {
-			delete(t.index, l.Name)
-		}
-	}
-}
-
 // insert keeps entries sorted. Out of order it makes a new slice: queries may hold the old.
 func (s *series) insert(e *entry) {
 	n := len(s.entries)
@@ -185,80 +164,4 @@ func (s *series) insert(e *entry) {
 	next := make([]*entry, 0, n+n/8+1)
 	next = append(append(next, s.entries[:i]...), e)
 	s.entries = append(next, s.entries[i:]...)
-}
-
-// size is the estimate of the memory held. Only the applier calls it.
-func (h *head) size() int64 {
-	n := h.bytes
-	for _, t := range h.tenants {
-		n += t.dict.bytes
-	}
-	return n
-}
-
-// drop takes the profiles of a segment out; oldest is the oldest segment that
-// stays. Dictionaries of which more than half is garbage are made anew.
-func (h *head) drop(seg, oldest uint64) {
-	h.mu.Lock()
-	for name, t := range h.tenants {
-		for k, s := range t.series {
-			keep := make([]*entry, 0, len(s.entries))
-			for _, e := range s.entries {
-				if e.seg != seg {
-					keep = append(keep, e)
-				} else {
-					h.bytes -= e.bytes
-				}
-			}
-			if len(keep) == len(s.entries) {
-				continue
-			}
-			s.entries = keep
-			if len(keep) == 0 {
-				delete(t.series, k)
-				t.unpost(s)
-				t.dict.bytes -= seriesBytes
-			}
-		}
-		if len(t.series) == 0 {
-			delete(h.tenants, name)
-		}
-	}
-	tenants := slices.Collect(maps.Values(h.tenants))
-	h.mu.Unlock()
-	for _, t := range tenants {
-		if n := t.dict.garbage(oldest); n > 1024 && n > t.dict.stacks.Len()/2 {
-			h.compact(t, oldest)
-		}
-	}
-}
-
-// compact makes t's dictionary anew. Queries go on with the old one meanwhile.
-func (h *head) compact(t *tenant, oldest uint64) {
-	d, stacks, sets := t.dict.compact(oldest)
-	d.bytes += seriesBytes * int64(len(t.series))
-	entries := map[*series][]*entry{}
-	var grown int64
-	for _, s := range t.series {
-		next := make([]*entry, len(s.entries))
-		for i, e := range s.entries {
-			c := *e
-			c.columns = make([]column, len(e.columns))
-			c.bytes = entryBytes
-			for j := range c.columns {
-				c.columns[j] = e.columns[j].renumber(stacks, sets)
-				c.bytes += columnBytes + int64(len(c.columns[j].data))
-			}
-			grown += c.bytes - e.bytes
-			next[i] = &c
-		}
-		entries[s] = next
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	t.dict, t.view = d, d.tables
-	for s, next := range entries {
-		s.entries = next
-	}
-	h.bytes += grown
 }

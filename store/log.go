@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store/block"
 	"github.com/zeebo/xxh3"
 )
 
@@ -36,7 +37,7 @@ var crcTable = crc32.MakeTable(crc32.Castagnoli)
 type marker [8]byte
 
 // key is the identity of an upload: everything but the moment it came.
-type key = xxh3.Uint128
+type key = block.ID
 
 func segmentName(seq uint64) string { return fmt.Sprintf("%08d%s", seq, logSuffix) }
 

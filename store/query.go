@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store/block"
 )
 
 // part is what a query takes of one series.
@@ -23,22 +22,23 @@ type part struct {
 
 // cut is what a query works on: it stays as it is whatever happens to the head.
 type cut struct {
-	tables
+	block.Tables
 	parts []part
 	plan  *Plan
 	cols  map[*shape][]int
+	keep  []bool // the label sets that are asked; nil is all
 }
 
 // cut finds the profiles of a query.
 func (h *head) cut(p *Plan) *cut {
 	c := &cut{plan: p, cols: map[*shape][]int{}}
 	h.mu.RLock()
-	defer h.mu.RUnlock()
 	t := h.tenants[p.Tenant]
 	if t == nil {
+		h.mu.RUnlock()
 		return c
 	}
-	c.tables = t.view
+	c.Tables = t.view
 	for _, s := range t.find(p.tests) {
 		after := func(x *entry, from int64) int { return cmp.Compare(x.from, from) }
 		lo, _ := slices.BinarySearchFunc(s.entries, p.From, after)
@@ -47,7 +47,44 @@ func (h *head) cut(p *Plan) *cut {
 			c.parts = append(c.parts, part{s.name, s.labels, s.entries[lo:hi:hi]})
 		}
 	}
+	h.mu.RUnlock()
+	if len(p.IDs) > 0 {
+		c.only(p.IDs)
+	}
+	if p.HasSampleMatchers() {
+		c.keep = make([]bool, len(c.LabelSets))
+		for i, set := range c.LabelSets {
+			c.keep[i] = p.MatchSample(c.Strings, set)
+		}
+	}
 	return c
+}
+
+// only leaves the named profiles.
+func (c *cut) only(ids []block.ID) {
+	want := make(map[block.ID]bool, len(ids))
+	for _, id := range ids {
+		want[id] = true
+	}
+	parts := c.parts[:0]
+	for _, p := range c.parts {
+		p.entries = slices.DeleteFunc(slices.Clone(p.entries), func(e *entry) bool { return !want[e.id] })
+		if len(p.entries) > 0 {
+			parts = append(parts, p)
+		}
+	}
+	c.parts = parts
+}
+
+// stacks is how many stacks all dictionaries have.
+func (h *head) stacks() int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	n := 0
+	for _, t := range h.tenants {
+		n += t.view.Stacks.Len()
+	}
+	return n
 }
 
 // find is the series that pass tests, in no order. It starts from the fewest
@@ -101,311 +138,181 @@ func (c *cut) columns(s *shape) []int {
 	if ok {
 		return cols
 	}
-	for i, t := range s.types {
-		if !c.plan.AnyType && t != c.plan.Type {
-			continue
+	for i, text := range s.texts {
+		if c.plan.MatchType(text) {
+			cols = append(cols, i)
 		}
-		if slices.ContainsFunc(c.plan.types, func(m test) bool { return !m.match(s.texts[i]) }) {
-			continue
-		}
-		cols = append(cols, i)
 	}
 	c.cols[s] = cols
 	return cols
 }
 
-// picked is one profile of a query, with the one column it is about.
-type picked struct {
-	e *entry
-	c *column
+// ask checks a question, waits for its turn, and takes the snapshot that it is answered from. done must be called.
+func (db *DB) ask(ctx context.Context, q Query, oneType bool) (p *Plan, src source, done func(), err error) {
+	if p, err = q.Plan(); err != nil {
+		return nil, src, nil, err
+	}
+	if oneType && p.AnyType {
+		return nil, src, nil, fmt.Errorf("%w: the question needs a profile type", ErrInvalid)
+	}
+	if err := db.open(ctx); err != nil {
+		return nil, src, nil, err
+	}
+	leave, err := db.gate.enter(ctx, p.Tenant)
+	if err != nil {
+		return nil, src, nil, err
+	}
+	src, release := db.sources()
+	return p, src, func() { release(); leave() }, nil
 }
 
 // Select is of [Store].
 func (db *DB) Select(ctx context.Context, q Query) (*Result, error) {
-	p, err := q.Plan()
-	if err == nil && p.AnyType {
-		err = fmt.Errorf("%w: select needs a profile type", ErrInvalid)
-	}
-	if err == nil {
-		err = db.open(ctx)
-	}
+	p, src, done, err := db.ask(ctx, q, true)
 	if err != nil {
 		return nil, err
 	}
-	c := db.head.cut(p)
-	r := &Result{Warnings: db.warnings()}
-	var all []picked
-	from, to := int64(math.MaxInt64), int64(math.MinInt64)
-	var duration, period int64
-	periods := false
-	for _, part := range c.parts {
-		n := len(all)
-		for _, e := range part.entries {
-			for _, i := range c.columns(e.shape) {
-				if len(all) > 0 && e.period != period {
-					periods = true
-				}
-				all = append(all, picked{e, &e.columns[i]})
-				from, to = min(from, e.from), max(to, e.to)
-				duration += cmp.Or(e.duration, e.to-e.from)
-				period = max(period, e.period)
-			}
-		}
-		if len(all) > n {
-			r.Series++
+	defer done()
+	g := NewGather(db.opt.QueryMemory)
+	for _, h := range src.heads {
+		if err := h.selectInto(ctx, p, g); err != nil {
+			return nil, err
 		}
 	}
-	if periods {
-		r.Warnings = append(r.Warnings, "The profiles were sampled at different periods: counts of samples do not compare, sums of time and bytes do.")
+	if db.opt.Backend != nil {
+		if err := db.opt.Backend.Select(ctx, p, src.exclude, g); err != nil {
+			return nil, err
+		}
 	}
-	total, err := sum(ctx, all, c.stacks.Len())
-	if err != nil {
-		return nil, err
-	}
-	r.Profile = c.build(total)
-	r.Profile.SampleTypes = []profile.ValueType{p.Type.Sample}
-	r.Profile.DefaultSampleType = p.Type.Sample.Type
-	r.Profile.PeriodType, r.Profile.Period = p.Type.Period, period
-	if r.Profiles = len(all); len(all) > 0 {
-		r.From, r.To = time.Unix(0, from).UTC(), time.Unix(0, to).UTC()
-		r.Profile.TimeNanos, r.Profile.DurationNanos = from, duration
-	}
+	r := g.Result(p)
+	r.Warnings = append(db.warnings(), r.Warnings...)
 	return r, nil
 }
 
-// sum adds the columns, on several cores where there is enough of them.
-func sum(ctx context.Context, all []picked, stacks int) (*sums, error) {
-	bytes := 0
-	for _, p := range all {
-		bytes += len(p.c.data)
+// selectInto adds what the head has.
+func (h *head) selectInto(ctx context.Context, p *Plan, g *Gather) error {
+	c := h.cut(p)
+	if len(c.parts) == 0 {
+		return nil
 	}
-	// A worker costs an array over all stacks, made and added up.
-	workers := max(1, min(runtime.GOMAXPROCS(0), bytes/(1<<20), bytes/(8*stacks+1)))
-	parts := make([]sums, workers)
-	var wg sync.WaitGroup
-	for w := range parts {
-		share := all[len(all)*w/workers : len(all)*(w+1)/workers]
-		wg.Go(func() {
-			s := &parts[w]
-			s.dense = make([]int64, stacks)
-			for i := range share {
-				if i%64 == 0 && ctx.Err() != nil {
-					return
-				}
-				s.add(share[i].c)
+	n := c.Stacks.Len()
+	if err := g.Reserve(8 * int64(n)); err != nil {
+		return err
+	}
+	defer g.Release(8 * int64(n))
+	s := NewSums(n)
+	for _, part := range c.parts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for _, e := range part.entries {
+			for _, i := range c.columns(e.shape) {
+				e.columns[i].addTo(s, c.keep)
+				s.Profiles++
+				s.From, s.To = min(s.From, e.from), max(s.To, e.to)
+				s.Duration += cmp.Or(e.duration, e.to-e.from)
+				s.Period, s.ShortestPeriod = max(s.Period, e.period), min(s.ShortestPeriod, e.period)
+				s.Series[SeriesHash(part.name, part.labels)] = struct{}{}
 			}
-		})
-	}
-	wg.Wait()
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	for i := 1; i < workers; i++ {
-		parts[0].merge(&parts[i])
-	}
-	return &parts[0], nil
-}
-
-// build is the profile of the sums, with only what they use: one pass backwards
-// marks the stacks above each sample, one pass forwards gives new numbers.
-func (c *cut) build(s *sums) *profile.Profile {
-	p := &profile.Profile{
-		Strings:   []string{""},
-		Mappings:  []profile.Mapping{{}},
-		Stacks:    profile.Stacks{Parent: []uint32{0}, Loc: []uint32{0}},
-		LabelSets: [][]profile.SampleLabel{nil},
-		Values:    [][]int64{nil},
-	}
-	n := c.stacks.Len()
-	if n == 0 {
-		return p
-	}
-	type labelledSum struct {
-		key   uint64
-		value int64
-	}
-	var labelled []labelledSum
-	used := make([]bool, n)
-	for _, slot := range s.labelled.slots {
-		if slot.key != 0 && s.values[slot.val] != 0 {
-			labelled = append(labelled, labelledSum{slot.key - 1, s.values[slot.val]})
-			used[uint32(slot.key-1)] = true
 		}
 	}
-	slices.SortFunc(labelled, func(a, b labelledSum) int { return cmp.Compare(a.key, b.key) })
-	for i := n - 1; i > 0; i-- {
-		if s.dense[i] != 0 {
-			used[i] = true
-		}
-		if used[i] {
-			used[c.stacks.Parent[i]] = true
-		}
+	if s.Profiles == 0 {
+		return nil
 	}
-	r := renumberer{from: &c.tables, to: p,
-		strings: make([]uint32, len(c.strings)), functions: make([]uint32, len(c.functions)),
-		locations: make([]uint32, len(c.locations)), mappings: make([]uint32, len(c.mappings))}
-	now := make([]uint32, n)
-	for i := 1; i < n; i++ {
-		if used[i] {
-			now[i] = uint32(p.Stacks.Len())
-			p.Stacks.Parent = append(p.Stacks.Parent, now[c.stacks.Parent[i]])
-			p.Stacks.Loc = append(p.Stacks.Loc, r.location(c.stacks.Loc[i]))
-		}
-	}
-	for i, v := range s.dense {
-		if v != 0 {
-			p.SampleStack = append(p.SampleStack, now[i])
-			p.SampleLabels = append(p.SampleLabels, 0)
-			p.Values[0] = append(p.Values[0], v)
-		}
-	}
-	last, set := uint64(0), uint32(0)
-	for _, l := range labelled {
-		if l.key>>32 != last {
-			last, set = l.key>>32, uint32(len(p.LabelSets))
-			own := slices.Clone(c.labelSets[last])
-			for i, x := range own {
-				own[i] = profile.SampleLabel{Key: r.string(x.Key), Str: r.string(x.Str), Num: x.Num, Unit: r.string(x.Unit)}
-			}
-			p.LabelSets = append(p.LabelSets, own)
-		}
-		p.SampleStack = append(p.SampleStack, now[uint32(l.key)])
-		p.SampleLabels = append(p.SampleLabels, set)
-		p.Values[0] = append(p.Values[0], l.value)
-	}
-	return p
+	return g.Add(&c.Tables, s)
 }
 
-// renumberer copies what a profile uses out of the tables. Its slices hold new
-// numbers plus 1.
-type renumberer struct {
-	from                                    *tables
-	to                                      *profile.Profile
-	strings, functions, locations, mappings []uint32
+// lines collects points by line and time.
+type lines[P any] struct {
+	labels map[string]profile.Labels
+	points map[string]map[int64]*P
 }
 
-func (r *renumberer) string(i uint32) uint32 {
-	if i == 0 {
-		return 0
-	}
-	if r.strings[i] == 0 {
-		r.to.Strings = append(r.to.Strings, r.from.strings[i])
-		r.strings[i] = uint32(len(r.to.Strings))
-	}
-	return r.strings[i] - 1
+func newLines[P any]() *lines[P] {
+	return &lines[P]{labels: map[string]profile.Labels{}, points: map[string]map[int64]*P{}}
 }
 
-func (r *renumberer) location(i uint32) uint32 {
-	if r.locations[i] == 0 {
-		l := r.from.locations[i]
-		lines := r.from.lines[l.FirstLine : l.FirstLine+l.NumLines]
-		l.FirstLine, l.Mapping = uint32(len(r.to.Lines)), r.mapping(l.Mapping)
-		for _, ln := range lines {
-			ln.Function = r.function(ln.Function)
-			r.to.Lines = append(r.to.Lines, ln)
-		}
-		r.to.Locations = append(r.to.Locations, l)
-		r.locations[i] = uint32(len(r.to.Locations))
+func (l *lines[P]) at(name string, labels profile.Labels, at int64) *P {
+	k := name + "\x00" + labels.String()
+	m := l.points[k]
+	if m == nil {
+		m = map[int64]*P{}
+		l.points[k], l.labels[k] = m, labels
 	}
-	return r.locations[i] - 1
+	pt := m[at]
+	if pt == nil {
+		pt = new(P)
+		m[at] = pt
+	}
+	return pt
 }
 
-func (r *renumberer) function(i uint32) uint32 {
-	if r.functions[i] == 0 {
-		f := r.from.functions[i]
-		r.to.Functions = append(r.to.Functions, profile.Function{Name: r.string(f.Name), SystemName: r.string(f.SystemName),
-			File: r.string(f.File), StartLine: f.StartLine})
-		r.functions[i] = uint32(len(r.to.Functions))
-	}
-	return r.functions[i] - 1
+func compareLabels(a, b profile.Labels) int {
+	return slices.CompareFunc(a, b, func(x, y profile.Label) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Value, y.Value))
+	})
 }
 
-func (r *renumberer) mapping(i uint32) uint32 {
-	if i == 0 {
-		return 0
-	}
-	if r.mappings[i] == 0 {
-		m := r.from.mappings[i]
-		m.File, m.BuildID = r.string(m.File), r.string(m.BuildID)
-		r.to.Mappings = append(r.to.Mappings, m)
-		r.mappings[i] = uint32(len(r.to.Mappings))
-	}
-	return r.mappings[i] - 1
-}
-
-// Series is of [Store].
-func (db *DB) Series(ctx context.Context, q SeriesQuery) (*SeriesResult, error) {
-	p, err := q.Plan()
-	switch {
-	case err != nil:
-	case p.AnyType:
-		err = fmt.Errorf("%w: series needs a profile type", ErrInvalid)
-	case q.Step < time.Second:
-		err = fmt.Errorf("%w: step is %v, it must be at least 1s", ErrInvalid, q.Step)
-	default:
-		err = db.open(ctx)
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range q.GroupBy {
+// groupNames checks and sorts the labels to group by.
+func groupNames(by []string) ([]string, error) {
+	for _, name := range by {
 		if err := profile.CheckLabelName(name); err != nil {
 			return nil, fmt.Errorf("%w: group by: %w", ErrInvalid, err)
 		}
 	}
-	names := slices.Compact(slices.Sorted(slices.Values(q.GroupBy)))
-	c := db.head.cut(p)
-	type line struct {
-		labels profile.Labels
-		points map[int64]*Point
+	return slices.Compact(slices.Sorted(slices.Values(by))), nil
+}
+
+// Series is of [Store].
+func (db *DB) Series(ctx context.Context, q SeriesQuery) (*SeriesResult, error) {
+	if q.Step < time.Second {
+		return nil, fmt.Errorf("%w: step is %v, it must be at least 1s", ErrInvalid, q.Step)
 	}
-	lines := map[string]*line{}
-	for _, part := range c.parts {
-		if err := ctx.Err(); err != nil {
+	names, err := groupNames(q.GroupBy)
+	if err != nil {
+		return nil, err
+	}
+	p, src, done, err := db.ask(ctx, q.Query, true)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	all := newLines[Point]()
+	add := func(labels profile.Labels, pt Point) {
+		at := align(pt.Time.UnixNano(), int64(q.Step))
+		to := all.at("", labels, at)
+		to.Time = time.Unix(0, at).UTC()
+		to.Value += pt.Value
+		to.Profiles += pt.Profiles
+	}
+	for _, h := range src.heads {
+		c := h.cut(p)
+		for _, part := range c.parts {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			labels := GroupLabels(part.labels, p.Type.String(), names)
+			for _, e := range part.entries {
+				for _, i := range c.columns(e.shape) {
+					add(labels, Point{Time: time.Unix(0, e.from), Value: e.columns[i].totalOf(c.keep), Profiles: 1})
+				}
+			}
+		}
+	}
+	if db.opt.Backend != nil {
+		if err := db.opt.Backend.Series(ctx, p, q.Step, names, src.exclude, add); err != nil {
 			return nil, err
-		}
-		var labels profile.Labels
-		for _, name := range names {
-			v := part.labels.Get(name)
-			if name == profile.LabelType {
-				v = p.Type.String()
-			}
-			if v != "" {
-				labels = append(labels, profile.Label{Name: name, Value: v})
-			}
-		}
-		for _, e := range part.entries {
-			for _, i := range c.columns(e.shape) {
-				k := labels.String()
-				l := lines[k]
-				if l == nil {
-					l = &line{labels, map[int64]*Point{}}
-					lines[k] = l
-				}
-				at := align(e.from, int64(q.Step))
-				pt := l.points[at]
-				if pt == nil {
-					pt = &Point{Time: time.Unix(0, at).UTC()}
-					l.points[at] = pt
-				}
-				pt.Value += e.columns[i].total
-				pt.Profiles++
-			}
 		}
 	}
 	r := &SeriesResult{Step: q.Step, Warnings: db.warnings()}
-	for _, l := range lines {
-		sl := SeriesLine{Labels: l.labels}
-		for _, at := range slices.Sorted(maps.Keys(l.points)) {
-			sl.Points = append(sl.Points, *l.points[at])
+	for k, m := range all.points {
+		l := SeriesLine{Labels: all.labels[k]}
+		for _, at := range slices.Sorted(maps.Keys(m)) {
+			l.Points = append(l.Points, *m[at])
 		}
-		r.Lines = append(r.Lines, sl)
+		r.Lines = append(r.Lines, l)
 	}
-	slices.SortFunc(r.Lines, func(a, b SeriesLine) int {
-		return slices.CompareFunc(a.Labels, b.Labels, func(x, y profile.Label) int {
-			return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Value, y.Value))
-		})
-	})
+	slices.SortFunc(r.Lines, func(a, b SeriesLine) int { return compareLabels(a.Labels, b.Labels) })
 	return r, nil
 }
 
@@ -418,42 +325,51 @@ func align(t, step int64) int64 {
 	return t - m
 }
 
-// visit calls see once for each series and shape of q.
-func (db *DB) visit(ctx context.Context, q Query, see func(part, *shape, []int)) error {
-	p, err := q.Plan()
-	if err == nil {
-		err = db.open(ctx)
-	}
+// catalog calls see for each series and type there is of q; more than once for one that lies in several places.
+func (db *DB) catalog(ctx context.Context, q Query, see func(Known)) error {
+	p, src, done, err := db.ask(ctx, q, false)
 	if err != nil {
 		return err
 	}
-	c := db.head.cut(p)
-	for _, part := range c.parts {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		var last *shape
-		for _, e := range part.entries {
-			if e.shape == last {
-				continue // a series seldom has a second
+	defer done()
+	for _, h := range src.heads {
+		c := h.cut(p)
+		for _, part := range c.parts {
+			if err := ctx.Err(); err != nil {
+				return err
 			}
-			last = e.shape
-			if cols := c.columns(e.shape); len(cols) > 0 {
-				see(part, e.shape, cols)
-			}
+			c.known(part, see)
 		}
 	}
-	return nil
+	if db.opt.Backend == nil {
+		return nil
+	}
+	return db.opt.Backend.Catalog(ctx, p, src.exclude, see)
+}
+
+// known is what there is of one series in the head: by shape, of which a series seldom has a second.
+func (c *cut) known(p part, see func(Known)) {
+	byShape := map[*shape]*Known{}
+	for _, e := range p.entries {
+		k := byShape[e.shape]
+		if k == nil {
+			k = &Known{First: math.MaxInt64, Last: math.MinInt64}
+			byShape[e.shape] = k
+		}
+		k.Profiles++
+		k.First, k.Last = min(k.First, e.from), max(k.Last, e.to)
+	}
+	for s, k := range byShape {
+		for _, i := range c.columns(s) {
+			see(Known{Name: p.name, Labels: p.labels, Type: s.types[i], Profiles: k.Profiles, First: k.First, Last: k.Last})
+		}
+	}
 }
 
 // ProfileTypes is of [Store].
 func (db *DB) ProfileTypes(ctx context.Context, q Query) ([]profile.Type, error) {
 	found := map[string]profile.Type{}
-	err := db.visit(ctx, q, func(_ part, s *shape, cols []int) {
-		for _, i := range cols {
-			found[s.texts[i]] = s.types[i]
-		}
-	})
+	err := db.catalog(ctx, q, func(k Known) { found[k.Type.String()] = k.Type })
 	if err != nil {
 		return nil, err
 	}
@@ -467,9 +383,9 @@ func (db *DB) ProfileTypes(ctx context.Context, q Query) ([]profile.Type, error)
 // LabelNames is of [Store].
 func (db *DB) LabelNames(ctx context.Context, q Query) ([]string, error) {
 	found := map[string]bool{}
-	err := db.visit(ctx, q, func(p part, _ *shape, _ []int) {
+	err := db.catalog(ctx, q, func(k Known) {
 		found[profile.LabelType] = true
-		for _, l := range p.labels {
+		for _, l := range k.Labels {
 			found[l.Name] = true
 		}
 	})
@@ -485,12 +401,10 @@ func (db *DB) LabelValues(ctx context.Context, name string, q Query) ([]string, 
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	found := map[string]bool{}
-	err := db.visit(ctx, q, func(p part, s *shape, cols []int) {
+	err := db.catalog(ctx, q, func(k Known) {
 		if name == profile.LabelType {
-			for _, i := range cols {
-				found[s.texts[i]] = true
-			}
-		} else if v := p.labels.Get(name); v != "" {
+			found[k.Type.String()] = true
+		} else if v := k.Labels.Get(name); v != "" {
 			found[v] = true
 		}
 	})
@@ -500,56 +414,68 @@ func (db *DB) LabelValues(ctx context.Context, name string, q Query) ([]string, 
 	return slices.Sorted(maps.Keys(found)), nil
 }
 
+// LabelSets is of [Store].
+func (db *DB) LabelSets(ctx context.Context, q Query) ([]Known, error) {
+	found := map[string]*Known{}
+	err := db.catalog(ctx, q, func(k Known) {
+		id := k.Type.String() + "\x00" + k.Labels.String()
+		have := found[id]
+		if have == nil {
+			found[id] = &k
+			return
+		}
+		have.Profiles += k.Profiles
+		have.First, have.Last = min(have.First, k.First), max(have.Last, k.Last)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Known, 0, len(found))
+	for _, id := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, *found[id])
+	}
+	return out, nil
+}
+
 // Services is of [Store].
 func (db *DB) Services(ctx context.Context, q Query) ([]Service, error) {
-	p, err := q.Plan()
-	if err == nil {
-		err = db.open(ctx)
-	}
+	all, err := db.LabelSets(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	type service struct {
 		types               map[string]profile.Type
 		versions, instances map[string]bool
-		profiles            int
+		profiles            map[string]int // by series: of its types the one with the most profiles
 		first, last         int64
 	}
 	found := map[string]*service{}
-	c := db.head.cut(p)
-	for _, part := range c.parts {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	for _, k := range all {
+		name := k.Labels.Get(profile.LabelService)
+		s := found[name]
+		if s == nil {
+			s = &service{map[string]profile.Type{}, map[string]bool{}, map[string]bool{}, map[string]int{}, math.MaxInt64, math.MinInt64}
+			found[name] = s
 		}
-		for _, e := range part.entries {
-			cols := c.columns(e.shape)
-			if len(cols) == 0 {
-				continue
-			}
-			name := part.labels.Get(profile.LabelService)
-			s := found[name]
-			if s == nil {
-				s = &service{map[string]profile.Type{}, map[string]bool{}, map[string]bool{}, 0, math.MaxInt64, math.MinInt64}
-				found[name] = s
-			}
-			for _, i := range cols {
-				s.types[e.shape.texts[i]] = e.shape.types[i]
-			}
-			if v := part.labels.Get(profile.LabelVersion); v != "" {
-				s.versions[v] = true
-			}
-			if v := part.labels.Get(profile.LabelInstance); v != "" {
-				s.instances[v] = true
-			}
-			s.profiles++
-			s.first, s.last = min(s.first, e.from), max(s.last, e.to)
+		s.types[k.Type.String()] = k.Type
+		if v := k.Labels.Get(profile.LabelVersion); v != "" {
+			s.versions[v] = true
 		}
+		if v := k.Labels.Get(profile.LabelInstance); v != "" {
+			s.instances[v] = true
+		}
+		id := seriesKey(k.Name, k.Labels)
+		s.profiles[id] = max(s.profiles[id], k.Profiles)
+		s.first, s.last = min(s.first, k.First), max(s.last, k.Last)
 	}
 	out := make([]Service, 0, len(found))
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		s := found[name]
-		svc := Service{Name: name, Versions: slices.Sorted(maps.Keys(s.versions)), Instances: len(s.instances), Profiles: s.profiles,
+		svc := Service{Name: name, Versions: slices.Sorted(maps.Keys(s.versions)), Instances: len(s.instances),
 			First: time.Unix(0, s.first).UTC(), Last: time.Unix(0, s.last).UTC()}
+		for _, n := range s.profiles {
+			svc.Profiles += n
+		}
 		for _, k := range slices.Sorted(maps.Keys(s.types)) {
 			svc.Types = append(svc.Types, s.types[k])
 		}

@@ -36,6 +36,9 @@ type replayed struct {
 // recover reads the log into the head.
 func (db *DB) recover(ctx context.Context) error {
 	start := time.Now()
+	if err := db.recoverFlush(ctx); err != nil {
+		return err
+	}
 	names, err := db.fs.List(db.dir)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -54,7 +57,7 @@ func (db *DB) recover(ctx context.Context) error {
 		}
 		total += st.Size
 		// How old it is shows when it is read.
-		db.segments = append(db.segments, &segment{seq: seq, path: path, size: st.Size, newest: db.opt.Now().UnixNano()})
+		db.segments = append(db.segments, &segment{seq: seq, path: path, size: st.Size, newest: db.opt.Now().UnixNano(), created: db.opt.Now(), head: newHead(), closed: true})
 	}
 	db.enforce() // what the bound on bytes lets go need not be read
 	for _, seg := range append([]*segment(nil), db.segments...) {
@@ -114,6 +117,7 @@ func (db *DB) replay(ctx context.Context, seg *segment, last bool) error {
 		return db.removeTorn(seg, s.header)
 	}
 	if s.header != nil {
+		seg.damaged = true
 		db.opt.Logger.Warn("a segment's header is damaged", "path", seg.path, "why", s.header, "profiles_found", len(s.bodies))
 	}
 	if err := db.replayRecords(ctx, seg, s.bodies); err != nil {
@@ -124,6 +128,7 @@ func (db *DB) replay(ctx context.Context, seg *segment, last bool) error {
 	}
 	for _, g := range s.gaps {
 		r.Skipped += int64(g.len)
+		seg.damaged = true
 		db.opt.Logger.Error("the log is damaged: bytes were skipped; the segment is left as it is", "path", seg.path, "offset", g.off, "bytes", g.len)
 	}
 	tail := len(data) - s.good
@@ -133,6 +138,7 @@ func (db *DB) replay(ctx context.Context, seg *segment, last bool) error {
 		return db.cutTail(seg, int64(s.good))
 	default:
 		r.Skipped += int64(tail)
+		seg.damaged = true
 		db.opt.Logger.Error("the log is damaged, or a write failed there: bytes after the last good record were skipped; the segment is left as it is",
 			"path", seg.path, "offset", s.good, "bytes", tail)
 	}
@@ -213,6 +219,7 @@ func (db *DB) replayOne(seg *segment, x *replayed) {
 	r := &db.stats.Recovered
 	if x.err != nil {
 		r.Undecodable++
+		seg.damaged = true
 		db.opt.Logger.Error("a record of the log cannot be read; it is left there", "path", seg.path, "err", x.err)
 		return
 	}
@@ -224,7 +231,7 @@ func (db *DB) replayOne(seg *segment, x *replayed) {
 	seg.keys = append(seg.keys, x.key)
 	seg.newest = max(seg.newest, min(db.opt.Now().UnixNano(), x.u.To.UnixNano()))
 	r.Profiles++
-	db.apply(&x.u, seg)
+	db.apply(&x.u, x.key, seg)
 }
 
 // decodeRecord is the upload in body, decoded. Bytes that passed their

@@ -71,6 +71,21 @@ type Store interface {
 	// Services says, service by service and sorted by name, what there is in the range.
 	Services(ctx context.Context, q Query) ([]Service, error)
 
+	// LabelSets is each series and type there is, sorted.
+	LabelSets(ctx context.Context, q Query) ([]Known, error)
+
+	// Profiles lists single profiles: of those that Query names the limit with the largest totals, by time.
+	Profiles(ctx context.Context, q Query, limit int) (*ProfilesResult, error)
+
+	// Heatmap counts profiles by time and total.
+	Heatmap(ctx context.Context, q HeatmapQuery) (*HeatmapResult, error)
+
+	// Trend is what functions had of a type's values over time.
+	Trend(ctx context.Context, q TrendQuery) (*TrendResult, error)
+
+	// Usage is what is kept and what it weighs, of all tenants.
+	Usage(ctx context.Context) ([]Usage, error)
+
 	// Close waits for what is under way and releases everything. What was
 	// acknowledged stays.
 	Close() error

@@ -10,7 +10,10 @@
 package vfs
 
 import (
+	"errors"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"time"
 )
 
@@ -59,4 +62,27 @@ type Info struct {
 	Size     int64
 	Dir      bool
 	Modified time.Time // of the bytes, by the host's clock
+}
+
+// RemoveAll removes a file, or a folder with all that is in it; it is nil if there is none. A crash
+// may leave a part.
+func RemoveAll(f FS, name string) error {
+	st, err := f.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if st.Dir {
+		names, err := f.List(name)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if err := RemoveAll(f, filepath.Join(name, n)); err != nil {
+				return err
+			}
+		}
+	}
+	return f.Remove(name)
 }
