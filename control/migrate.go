@@ -1,0 +1,60 @@
+package control
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// migrations bring the tables from each version to the next. They are only ever added to: one that has been
+// released is never changed. Each is written so that both databases take it.
+var migrations = []string{
+	// 1: leases. tokens has one row, so that a token is never given twice, also after
+	// its lease's row has gone. Times are Unix microseconds of the database's clock.
+	`create table tokens (last bigint not null);
+	insert into tokens (last) values (0);
+	create table leases (
+		name    text   primary key,
+		holder  text   not null,
+		token   bigint not null,
+		renewed bigint not null,
+		ttl     bigint not null
+	)`,
+}
+
+// migrate brings the tables to the last version, in one transaction: a crash leaves the
+// old version or the new. Of two servers that start at once one does it and the other waits.
+func (d *DB) migrate(ctx context.Context, migrations []string) error {
+	return d.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if d.kind.lock != "" {
+			if _, err := tx.ExecContext(ctx, d.kind.lock); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, "create table if not exists quantra_version (version bigint not null)"); err != nil {
+			return err
+		}
+		var version int
+		var rows int
+		if err := tx.QueryRowContext(ctx, "select coalesce(max(version), 0), count(*) from quantra_version").Scan(&version, &rows); err != nil {
+			return err
+		}
+		if version > len(migrations) {
+			return fmt.Errorf("%w: the tables are of version %d, this program knows %d; run the later quantraband", ErrNewer, version, len(migrations))
+		}
+		for i := version; i < len(migrations); i++ {
+			if _, err := tx.ExecContext(ctx, migrations[i]); err != nil {
+				return fmt.Errorf("migration %d: %w", i+1, err)
+			}
+		}
+		set := "update quantra_version set version = ?1"
+		if rows == 0 {
+			set = "insert into quantra_version (version) values (?1)"
+		}
+		if version < len(migrations) || rows == 0 {
+			_, err := tx.ExecContext(ctx, d.kind.param(set), len(migrations))
+			return err
+		}
+		return nil
+	})
+}
