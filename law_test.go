@@ -30,6 +30,7 @@ var law = map[string][]string{
 	"store":                   {"profile", "internal/vfs", "store/block"},
 	"store/block":             {"profile", "internal/vfs"},
 	"store/bucket":            {"internal/vfs"},
+	"store/blocks":            {"store", "store/block", "store/bucket", "internal/vfs", "profile"},
 	"store/bucket/buckettest": nil,
 	"web":                     {"profile", "store"},
 	"web/bundle":              nil,
