@@ -21,14 +21,14 @@ import (
 var azureTiers = map[Class]azureblobs.AccessTier{Standard: azureblobs.AccessTierHot, Archive: azureblobs.AccessTierCold}
 
 func openAzure(ctx context.Context, b *cloud) error {
-	client, err := azureClient(b)
+	client, account, err := azureClient(b)
 	if err != nil {
 		return err
 	}
 	if b.b, err = azureblob.OpenBucket(ctx, client, nil); err != nil {
 		return err
 	}
-	b.makeIt = "az storage container create --name " + b.name + " --account-name ..."
+	b.makeIt = "az storage container create --name " + b.name + " --account-name " + account
 	b.classOf = classOfAzure
 	b.beforeWrite = func(as func(any) bool) error {
 		var o *azblob.UploadStreamOptions
@@ -45,7 +45,7 @@ func openAzure(ctx context.Context, b *cloud) error {
 }
 
 // azureClient takes the first credentials there are, in the order that Azure's own tools do.
-func azureClient(b *cloud) (*container.Client, error) {
+func azureClient(b *cloud) (c *container.Client, account string, err error) {
 	o := &container.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Retry:     policy.RetryOptions{MaxRetries: -1},
 		Transport: &http.Client{Transport: transport(cap(b.requests))},
@@ -55,38 +55,41 @@ func azureClient(b *cloud) (*container.Client, error) {
 			b.credentials = name
 			c, err := container.NewClientFromConnectionString(s, b.name, o)
 			if err != nil {
-				return nil, fmt.Errorf("%w: %s cannot be read; it is of the form AccountName=...;AccountKey=...", ErrDenied, name)
+				return nil, "", fmt.Errorf("%w: %s cannot be read; it is of the form AccountName=...;AccountKey=...", ErrDenied, name)
 			}
-			return c, nil
+			return c, "...", nil
 		}
 	}
-	account := b.params.Get("account")
+	account = b.params.Get("account")
 	if account == "" {
 		account = os.Getenv("AZURE_STORAGE_ACCOUNT")
 	}
 	base, err := azureEndpoint(b, account)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	at := strings.TrimSuffix(base, "/") + "/" + b.name
 	if key := os.Getenv("AZURE_STORAGE_KEY"); key != "" {
 		b.credentials = "the key of account " + account + " from AZURE_STORAGE_KEY"
 		cred, err := container.NewSharedKeyCredential(account, key)
 		if err != nil {
-			return nil, fmt.Errorf("%w: AZURE_STORAGE_KEY is not base64", ErrDenied)
+			return nil, "", fmt.Errorf("%w: AZURE_STORAGE_KEY is not base64", ErrDenied)
 		}
-		return container.NewClientWithSharedKeyCredential(at, cred, o)
+		c, err := container.NewClientWithSharedKeyCredential(at, cred, o)
+		return c, account, err
 	}
 	if sas := os.Getenv("AZURE_STORAGE_SAS_TOKEN"); sas != "" {
 		b.credentials = "the shared access signature in AZURE_STORAGE_SAS_TOKEN"
-		return container.NewClientWithNoCredential(at+"?"+strings.TrimPrefix(sas, "?"), o)
+		c, err := container.NewClientWithNoCredential(at+"?"+strings.TrimPrefix(sas, "?"), o)
+		return c, account, err
 	}
 	b.credentials = "Azure's default identity (environment, workload, machine, az login)"
 	cred, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ClientOptions: o.ClientOptions})
 	if err != nil {
-		return nil, fmt.Errorf("%w: no Azure credentials: set AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING, or az login: %w", ErrDenied, brief{err})
+		return nil, "", fmt.Errorf("%w: no Azure credentials: set AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING, or az login: %w", ErrDenied, brief{err})
 	}
-	return container.NewClient(at, cred, o)
+	c, err = container.NewClient(at, cred, o)
+	return c, account, err
 }
 
 // azureEndpoint is the account's address: the URL's, an emulator's, or Azure's.
@@ -98,7 +101,7 @@ func azureEndpoint(b *cloud, account string) (string, error) {
 		return "", fmt.Errorf("%w: the account is missing: azblob://%s?account=NAME, or AZURE_STORAGE_ACCOUNT", ErrInvalid, b.name)
 	}
 	o := azureblob.NewDefaultServiceURLOptions() // AZURE_STORAGE_DOMAIN, _PROTOCOL, _IS_LOCAL_EMULATOR, ...
-	o.AccountName, o.SASToken = account, ""
+	o.AccountName, o.SASToken = account, ""      // the signature is added once, above
 	u, err := azureblob.NewServiceURL(o)
 	return string(u), err
 }

@@ -8,7 +8,7 @@
 // object, no permission) is said at once.
 //
 // Memory is bounded by the requests under way ([Options.Requests]): each holds what its
-// Get was asked for, or at most 16 MiB of what its Put sends.
+// Get was asked for, or about 24 MiB of what its Put sends.
 package bucket
 
 import (

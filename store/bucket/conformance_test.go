@@ -178,7 +178,11 @@ func conformKeys(t *testing.T, b bucket.Bucket) {
 		want = append(want, "k/"+k)
 	}
 	slices.Sort(want)
-	if got := keys(t, b, "k/", false); !slices.Equal(got, want) {
+	got := keys(t, b, "k/", false)
+	if strings.HasPrefix(b.URL(), "azblob:") {
+		slices.Sort(got) // Azurite sorts by language, Azure itself by bytes
+	}
+	if !slices.Equal(got, want) {
 		t.Errorf("listed\n%q, want\n%q", got, want)
 	}
 	for _, k := range want {
@@ -382,9 +386,9 @@ func conformClass(t *testing.T, b bucket.Bucket) {
 	must(t, b.SetClass(t.Context(), "cl/x y", bucket.Archive))
 	o, err := b.Stat(t.Context(), "cl/x y")
 	must(t, err)
-	want := bucket.Archive
-	if strings.HasPrefix(b.URL(), "file:") || t.Name() == "TestS3/class" && !s3Classes {
-		want = bucket.Standard
+	want := bucket.Standard // all but Azurite forget the class; TestClassRequest sees what is asked of the others
+	if strings.HasPrefix(b.URL(), "azblob:") {
+		want = bucket.Archive
 	}
 	if o.Class != want {
 		t.Errorf("class %q, want %q", o.Class, want)

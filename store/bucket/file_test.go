@@ -16,10 +16,13 @@ import (
 
 func openFile(t testing.TB, fs vfs.FS, dir string) bucket.Bucket {
 	t.Helper()
-	b, err := bucket.Open(t.Context(), "file://"+filepath.ToSlash(dir), bucket.Options{FS: fs, Create: true})
+	b, err := bucket.Open(t.Context(), fileURL(dir), bucket.Options{FS: fs, Create: true})
 	must(t, err)
 	return b
 }
+
+// fileURL is the folder's URL, also of C:\x.
+func fileURL(dir string) string { return "file:///" + strings.TrimPrefix(filepath.ToSlash(dir), "/") }
 
 func TestFile(t *testing.T)    { conform(t, openFile(t, nil, t.TempDir())) }
 func TestFileMem(t *testing.T) { conform(t, openFile(t, vfs.NewMem(), "/b")) }
@@ -183,8 +186,8 @@ func TestFileErrors(t *testing.T) {
 		word error
 		text string
 	}{
-		{"file://" + filepath.ToSlash(dir) + "/none", bucket.ErrNotFound, "mkdir -p"},
-		{"file://" + filepath.ToSlash(file), bucket.ErrInvalid, "it is a file, not a folder"},
+		{fileURL(dir) + "/none", bucket.ErrNotFound, "mkdir -p"},
+		{fileURL(file), bucket.ErrInvalid, "it is a file, not a folder"},
 	} {
 		_, err := bucket.Open(t.Context(), c.url, bucket.Options{})
 		if !errors.Is(err, c.word) || !strings.Contains(err.Error(), c.text) {

@@ -91,4 +91,3 @@ func describeGoogle(c *google.Credentials) string {
 	}
 	return from
 }
-

@@ -110,7 +110,7 @@ func status(err error) (int, string) {
 var deniedCodes = map[string]bool{
 	"AccessDenied": true, "InvalidAccessKeyId": true, "SignatureDoesNotMatch": true, "ExpiredToken": true,
 	"InvalidToken": true, "TokenRefreshRequired": true, "RequestTimeTooSkewed": true, "AllAccessDisabled": true,
-	"AuthorizationHeaderMalformed": true,
+	"AuthorizationHeaderMalformed": true, "XAdminUserNotFound": true, // the last is versitygw's, with 404
 }
 
 // classify is the word for a provider's error. What is not known is taken for something that may
@@ -157,6 +157,12 @@ func noCredentials(err error) bool {
 func outOfRange(err error) bool {
 	n, code := status(err)
 	return n == http.StatusRequestedRangeNotSatisfiable || code == "InvalidRange"
+}
+
+// noClasses says whether a server that only resembles S3 has refused a class that it does not have.
+func noClasses(err error) bool {
+	_, code := status(err)
+	return code == "InvalidStorageClass" || code == "InvalidRequest" || code == "NotImplemented"
 }
 
 // noBucket tells a missing bucket from a missing object, where the provider does.

@@ -9,9 +9,11 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/logging"
 	"gocloud.dev/blob/s3blob"
 )
 
@@ -25,7 +27,8 @@ func openS3(ctx context.Context, b *cloud) error {
 		return err
 	}
 	load := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(&http.Client{Transport: transport(cap(b.requests))}),
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { pool(t, cap(b.requests)) })),
+		config.WithLogger(logging.Nop{}),
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 	}
 	if r := b.params.Get("region"); r != "" {
@@ -55,6 +58,7 @@ func openS3(ctx context.Context, b *cloud) error {
 			o.BaseEndpoint = aws.String(endpoint)
 		}
 		o.UsePathStyle = pathStyle
+		o.DisableLogOutputChecksumValidationSkipped = true
 	})
 	if b.b, err = s3blob.OpenBucket(ctx, client, b.name, nil); err != nil {
 		return err
@@ -67,12 +71,18 @@ func openS3(ctx context.Context, b *cloud) error {
 	b.setClass = func(ctx context.Context, key string, c Class) error {
 		_, err := client.CopyObject(ctx, &s3.CopyObjectInput{
 			Bucket: &b.name, Key: &key, StorageClass: s3Classes[c],
-			CopySource:        aws.String((&url.URL{Path: b.name + "/" + key}).EscapedPath()),
+			CopySource:        aws.String(copySource(b.name, key)),
 			MetadataDirective: types.MetadataDirectiveCopy,
 		})
 		return err
 	}
 	return nil
+}
+
+// copySource is an object's name in a header. A '+' is escaped too: servers differ in whether it is a space.
+func copySource(bucket, key string) string {
+	path := (&url.URL{Path: bucket + "/" + key}).EscapedPath()
+	return strings.ReplaceAll(path, "+", "%2B")
 }
 
 func classOfS3(as func(any) bool) Class {

@@ -115,7 +115,7 @@ func (p place) bool(name string) (bool, error) {
 	}
 	v, err := strconv.ParseBool(s)
 	if err != nil {
-		return false, fmt.Errorf("bucket %s: %w: %s must be true or false", p, ErrInvalid, name)
+		return false, fmt.Errorf("%w: %s must be true or false", ErrInvalid, name)
 	}
 	return v, nil
 }
