@@ -32,6 +32,7 @@ var law = map[string][]string{
 	"store/bucket":            {"internal/vfs"},
 	"store/blocks":            {"store", "store/block", "store/bucket", "internal/vfs", "profile"},
 	"store/bucket/buckettest": nil,
+	"store/storetest":         {"store", "store/block", "profile"},
 	"web":                     {"profile", "store"},
 	"web/bundle":              nil,
 	"web/uitest":              nil,

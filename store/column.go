@@ -35,29 +35,36 @@ func pack(p *profile.Profile, stacks, sets []uint32) []column {
 	slices.SortFunc(order, func(a, b ref) int { return cmp.Compare(a.key, b.key) })
 	cols := make([]column, len(p.Values))
 	var buf []byte
+	keys, sums := make([]uint64, 0, len(order)), make([]int64, 0, len(order))
 	for t, values := range p.Values {
 		c := &cols[t]
 		c.unit, c.total = divisor(values), p.Total(t)
-		buf = buf[:0]
+		// Stacks that differed in addresses only are one here.
+		keys, sums = keys[:0], sums[:0]
 		for lo := 0; lo < len(order); {
-			set, hi, n := order[lo].key>>32, lo, 0
-			for ; hi < len(order) && order[hi].key>>32 == set; hi++ {
-				if values[order[hi].i] != 0 {
-					n++
-				}
+			v, hi := int64(0), lo
+			for ; hi < len(order) && order[hi].key == order[lo].key; hi++ {
+				v += values[order[hi].i]
 			}
-			if n > 0 {
-				buf = binary.AppendUvarint(buf, set)
-				buf = binary.AppendUvarint(buf, uint64(n))
+			if v != 0 {
+				keys, sums = append(keys, order[lo].key), append(sums, v)
 			}
+			lo = hi
+		}
+		buf = buf[:0]
+		for lo := 0; lo < len(keys); {
+			set, hi := keys[lo]>>32, lo
+			for hi < len(keys) && keys[hi]>>32 == set {
+				hi++
+			}
+			buf = binary.AppendUvarint(buf, set)
+			buf = binary.AppendUvarint(buf, uint64(hi-lo))
 			prev := uint64(0)
-			for _, o := range order[lo:hi] {
-				if v := values[o.i]; v != 0 {
-					stack := o.key & (1<<32 - 1)
-					buf = binary.AppendUvarint(buf, stack-prev)
-					buf = binary.AppendVarint(buf, v/c.unit)
-					prev = stack
-				}
+			for i := lo; i < hi; i++ {
+				stack := keys[i] & (1<<32 - 1)
+				buf = binary.AppendUvarint(buf, stack-prev)
+				buf = binary.AppendVarint(buf, sums[i]/c.unit)
+				prev = stack
 			}
 			lo = hi
 		}

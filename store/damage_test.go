@@ -16,6 +16,7 @@ import (
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
+	"github.com/quantra-l/quantra/store/storetest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -293,7 +294,7 @@ func TestFixture(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]int64{"main.main:12": 2005, "main.main:12;main.serve:12": 2005, "main.main:12;main.serve:12;main.work_svc1:12": 2005}
-	if got := canon(r.Profile, 0); fmt.Sprint(got) != fmt.Sprint(want) {
+	if got := storetest.Canon(r.Profile, 0, nil); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("svc1 is %v, want %v", got, want)
 	}
 }

@@ -16,3 +16,18 @@ func (db *DB) Tend() {
 func SealHeader(b []byte) {
 	binary.LittleEndian.PutUint32(b[28:], crc32.Checksum(b[:28], crcTable))
 }
+
+// SealNow ends the segment that is being written, so that it is handed over.
+func (db *DB) SealNow() {
+	db.mu.Lock()
+	db.wantSeal = db.active != nil
+	db.mu.Unlock()
+	db.Tend()
+}
+
+// FlushErr is why the last flush failed.
+func (db *DB) FlushErr() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.flushErr
+}

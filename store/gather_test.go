@@ -12,6 +12,7 @@ import (
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/store/block"
+	"github.com/quantra-l/quantra/store/storetest"
 )
 
 // source is p's first column as a block would add it.
@@ -40,8 +41,8 @@ func TestGather(t *testing.T) {
 		var wg sync.WaitGroup
 		n := rng.IntN(6)
 		for range n {
-			p := randomProfile(rng, kinds["process_cpu"], 1+rng.IntN(30))
-			for k, v := range canon(p, 0) {
+			p := storetest.RandomProfile(rng, storetest.Kinds["process_cpu"], 1+rng.IntN(30))
+			for k, v := range storetest.Canon(p, 0, nil) {
 				want[k] += v
 			}
 			wg.Go(func() {
@@ -60,7 +61,7 @@ func TestGather(t *testing.T) {
 			t.Fatal(err)
 		}
 		maps.DeleteFunc(want, func(_ string, v int64) bool { return v == 0 })
-		if got := canon(r.Profile, 0); !maps.Equal(got, want) {
+		if got := storetest.Canon(r.Profile, 0, nil); !maps.Equal(got, want) {
 			t.Fatalf("got %v\nwant %v", got, want)
 		}
 		if r.Profiles != n || n > 0 && (r.Series != 1 || r.From != time.Unix(0, 10).UTC() || r.Profile.DurationNanos != int64(10*n) || r.Profile.Period != 7 || r.Warnings != nil) {
@@ -76,7 +77,7 @@ func TestGatherBound(t *testing.T) {
 	g := store.NewGather(20_000)
 	var err error
 	for range 100 {
-		if err = g.Add(source(randomProfile(rng, kinds["process_cpu"], 500))); err != nil {
+		if err = g.Add(source(storetest.RandomProfile(rng, storetest.Kinds["process_cpu"], 500))); err != nil {
 			break
 		}
 	}
@@ -93,7 +94,7 @@ func TestGatherBound(t *testing.T) {
 		}
 		g.Release(900)
 	}
-	tables, sums := source(randomProfile(rng, kinds["process_cpu"], 5))
+	tables, sums := source(storetest.RandomProfile(rng, storetest.Kinds["process_cpu"], 5))
 	sums.Dense = sums.Dense[1:]
 	if err := store.NewGather(1<<30).Add(tables, sums); !errors.Is(err, store.ErrCorrupt) {
 		t.Error(err)
@@ -153,7 +154,7 @@ func BenchmarkGather(b *testing.B) {
 			var ts []*block.Tables
 			var ss []*store.Sums
 			for range c.sources {
-				pb := profile.NewBuilder(kinds["process_cpu"]...)
+				pb := profile.NewBuilder(storetest.Kinds["process_cpu"]...)
 				nodes := []uint32{0}
 				for i := range c.stacks {
 					f := pb.Function(profile.Function{Name: pb.String(fmt.Sprint("f", rng.IntN(5000)))})

@@ -18,6 +18,7 @@ import (
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
+	"github.com/quantra-l/quantra/store/storetest"
 	"go.uber.org/goleak"
 )
 
@@ -30,11 +31,11 @@ func TestMain(m *testing.M) {
 
 // ofWorker is upload n of a worker in a round.
 func ofWorker(round, worker, n int) store.Upload {
-	b := profile.NewBuilder(kinds["process_cpu"]...)
+	b := profile.NewBuilder(storetest.Kinds["process_cpu"]...)
 	f := b.Function(profile.Function{Name: b.String(fmt.Sprint("work", n%50))})
 	b.Add(b.Stack(0, b.Location(profile.Location{}, profile.Line{Function: f, Line: int64(worker)})), 0, 1, int64(n+1))
 	p := b.Profile()
-	p.PeriodType = kinds["process_cpu"][1]
+	p.PeriodType = storetest.Kinds["process_cpu"][1]
 	labels, err := profile.NewLabels(profile.Label{Name: profile.LabelService, Value: "child"},
 		profile.Label{Name: profile.LabelInstance, Value: fmt.Sprint(round, "-", worker)})
 	if err != nil {
