@@ -34,6 +34,7 @@ const (
 	maxStacks = 1 << 28
 	maxSeries = 1 << 20
 	maxTypes  = 1 << 10
+	maxAhead  = 8 << 20 // values that room is made for before they have been read
 )
 
 // ReadMeta reads and checks meta.json.
@@ -329,7 +330,8 @@ func (s *scan) groupPages(c parquet.ColumnChunk, first, n int64, see func(p parq
 
 // numbers appends a column's values to dst.
 func numbers[T number](s *scan, name string, first, n int64, dst []T) ([]T, error) {
-	dst = slices.Grow(dst, int(n))
+	had := int64(len(dst))
+	dst = slices.Grow(dst, int(min(n, maxAhead)))
 	err := s.pages(name, first, n, func(p parquet.Page, dict parquet.Dictionary) error {
 		if dict == nil {
 			dst = appendNumbers(dst, p)
@@ -345,6 +347,9 @@ func numbers[T number](s *scan, name string, first, n int64, dst []T) ([]T, erro
 		}
 		return nil
 	})
+	if got := int64(len(dst)) - had; err == nil && got != n {
+		err = fmt.Errorf("%w: column %s has %d values in %d rows", ErrCorrupt, name, got, n)
+	}
 	return dst, err
 }
 
@@ -367,7 +372,8 @@ func appendNumbers[T number](dst []T, p parquet.Page) []T {
 
 // textColumn appends the numbers of a column's texts to dst, as number gives them.
 func (s *scan) textColumn(name string, first, n int64, dst []uint32, number func(string) (uint32, error)) ([]uint32, error) {
-	dst = slices.Grow(dst, int(n))
+	had := int64(len(dst))
+	dst = slices.Grow(dst, int(min(n, maxAhead)))
 	err := s.pages(name, first, n, func(p parquet.Page, dict parquet.Dictionary) error {
 		if dict == nil {
 			return eachText(p, func(t string) error {
@@ -398,6 +404,9 @@ func (s *scan) textColumn(name string, first, n int64, dst []uint32, number func
 		}
 		return nil
 	})
+	if got := int64(len(dst)) - had; err == nil && got != n {
+		err = fmt.Errorf("%w: column %s has %d values in %d rows", ErrCorrupt, name, got, n)
+	}
 	return dst, err
 }
 
@@ -546,13 +555,22 @@ func (r *Reader) Samples(ctx context.Context, first, n int64, into *SampleColumn
 		return err
 	}
 	s := &scan{cf: cf, pf: pf}
-	if into.Sets, err = numbers(s, "labels", first, n, into.Sets[:0]); err == nil {
+	if _, ok := r.meta.Files[LabelsFile]; !ok {
+		into.Sets = into.Sets[:0] // none has labels: they need not be read
+	} else {
+		into.Sets, err = numbers(s, "labels", first, n, into.Sets[:0])
+	}
+	if err == nil {
 		if into.Stacks, err = numbers(s, "stack", first, n, into.Stacks[:0]); err == nil {
 			into.Values, err = numbers(s, "value", first, n, into.Values[:0])
 		}
 	}
 	if err != nil {
 		return r.wrap(cf, err)
+	}
+	if len(into.Sets) == 0 {
+		into.Sets = slices.Grow(into.Sets, len(into.Values))[:len(into.Values)]
+		clear(into.Sets)
 	}
 	most := uint32(0)
 	for _, v := range into.Stacks {

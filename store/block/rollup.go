@@ -1,8 +1,11 @@
 package block
 
 import (
+	"cmp"
 	"slices"
 	"time"
+
+	"github.com/quantra-l/quantra/profile"
 )
 
 // rollup sums up by function and minute. Profiles come in a block's order, so those of one type, series and minute
@@ -20,6 +23,7 @@ type rollup struct {
 	now         []rollCell // of this type, series and minute, by name
 	touched     []uint32
 	cells       []rollCell // of this type, in the order of (series, minute)
+	keep        func(rollCell)
 }
 
 // rollCell is a row on its way.
@@ -32,16 +36,22 @@ type rollCell struct {
 func newRollup(t *Tables) *rollup {
 	r := &rollup{t: t, nameOf: make([]uint32, len(t.Functions)), stacks: make([][]uint32, t.Stacks.Len())}
 	for _, f := range t.Functions {
-		r.names = append(r.names, t.Strings[f.Name])
+		r.names = append(r.names, t.functionName(f))
 	}
 	slices.Sort(r.names)
 	r.names = slices.Compact(r.names)
 	for i, f := range t.Functions {
-		n, _ := slices.BinarySearch(r.names, t.Strings[f.Name])
+		n, _ := slices.BinarySearch(r.names, t.functionName(f))
 		r.nameOf[i] = uint32(n)
 	}
 	r.now = make([]rollCell, len(r.names))
+	r.keep = func(c rollCell) { r.cells = append(r.cells, c) }
 	return r
+}
+
+// functionName is what a function is called in trees and tables: its name, or the linker's if it has none.
+func (t *Tables) functionName(f profile.Function) string {
+	return cmp.Or(t.Strings[f.Name], t.Strings[f.SystemName])
 }
 
 // leaf is the name of the innermost frame of a stack, or not ok: the root, or a frame without a name.
@@ -100,31 +110,40 @@ func minuteOf(t int64) int64 {
 
 // add adds a profile; flush hears of the type before when another begins.
 func (r *rollup) add(row *Row, flush func() error) error {
-	minute := minuteOf(row.From)
-	if r.any && (row.Type != r.typ || row.Series != r.series || minute != r.minute) {
+	if r.any && row.Type != r.typ {
 		r.group()
-		if row.Type != r.typ {
-			if err := flush(); err != nil {
-				return err
-			}
+		if err := flush(); err != nil {
+			return err
 		}
 	}
-	r.typ, r.series, r.minute, r.any = row.Type, row.Series, minute, true
+	r.begin(row.Type, row.Series, row.From)
 	for i, v := range row.Values {
-		stack := row.Stacks[i]
-		for _, n := range r.on(stack) {
-			c := &r.now[n]
-			if c.samples == 0 {
-				r.touched = append(r.touched, n)
-			}
-			c.cumulative += v
-			c.samples++
-		}
-		if n, ok := r.leaf(stack); ok {
-			r.now[n].self += v
-		}
+		r.sample(row.Stacks[i], v)
 	}
 	return nil
+}
+
+// begin says whose and when the samples are that follow.
+func (r *rollup) begin(typ, series uint32, from int64) {
+	minute := minuteOf(from)
+	if r.any && (typ != r.typ || series != r.series || minute != r.minute) {
+		r.group()
+	}
+	r.typ, r.series, r.minute, r.any = typ, series, minute, true
+}
+
+func (r *rollup) sample(stack uint32, v int64) {
+	for _, n := range r.on(stack) {
+		c := &r.now[n]
+		if c.samples == 0 {
+			r.touched = append(r.touched, n)
+		}
+		c.cumulative += v
+		c.samples++
+	}
+	if n, ok := r.leaf(stack); ok {
+		r.now[n].self += v
+	}
 }
 
 // group ends a type, series and minute.
@@ -132,7 +151,7 @@ func (r *rollup) group() {
 	for _, n := range r.touched {
 		c := r.now[n]
 		c.name, c.series, c.minute = n, r.series, r.minute
-		r.cells = append(r.cells, c)
+		r.keep(c)
 		r.now[n] = rollCell{}
 	}
 	r.touched = r.touched[:0]

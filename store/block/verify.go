@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/zeebo/xxh3"
+
+	"github.com/quantra-l/quantra/profile"
 )
 
 // verifyRun is how many rows of samples Verify holds at a time.
@@ -39,7 +41,10 @@ func Verify(ctx context.Context, m Meta, src Source) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(v.profiles(c), v.samples(c), v.functions())
+	if err := v.profiles(c); err != nil {
+		return err // which samples are whose is not known
+	}
+	return errors.Join(v.samples(c), v.functions())
 }
 
 type verifier struct {
@@ -48,8 +53,17 @@ type verifier struct {
 	src Source
 	r   *Reader
 	t   *Tables
-	// byType is the sum of all samples of a type; self is that of those with a named innermost frame.
-	byType, self []int64
+	// rolled are fingerprints of what the roll-up by function should be, by type<<32 | series; nil until
+	// the samples have been read.
+	rolled map[uint64]uint64
+}
+
+// fingerprint is linear in a row's sums, so the fingerprints of rows add up to that of
+// their sum in any order: a roll-up is held to its samples in the memory of one number
+// for each series, however large both are.
+func fingerprint(function string, minute, self, cumulative, samples int64) uint64 {
+	h := xxh3.HashString128Seed(function, uint64(minute))
+	return (h.Hi|1)*uint64(self) + (h.Lo|1)*uint64(cumulative) + (h.Hi^h.Lo|1)*uint64(samples)
 }
 
 // sums reads every file and holds it to its checksums.
@@ -89,6 +103,9 @@ func sortedNames(files map[string]File) []string {
 }
 
 func (v *verifier) profiles(c *ProfileColumns) error {
+	if c.Len() == 0 {
+		return v.r.corrupt(ProfilesFile, "no rows")
+	}
 	ids := map[ID]struct{}{}
 	from, to, samples := c.From[0], c.To[0], int64(0)
 	for i := range c.Type {
@@ -112,13 +129,20 @@ func (v *verifier) profiles(c *ProfileColumns) error {
 
 // samples holds samples to their profiles, and the roll-up by stack to the samples.
 func (v *verifier) samples(c *ProfileColumns) error {
-	v.byType, v.self = make([]int64, len(v.m.Types)), make([]int64, len(v.m.Types))
+	rolled := map[uint64]uint64{}
+	roll := newRollup(v.t)
+	roll.keep = func(c rollCell) {
+		rolled[uint64(roll.typ)<<32|uint64(c.series)] += fingerprint(roll.names[c.name], c.minute, c.self, c.cumulative, c.samples)
+	}
 	sums := seriesSums{make([]int64, v.t.Stacks.Len()), map[uint64]int64{}}
-	named := v.namedLeaves()
 	var cols SampleColumns
 	at := int64(0) // of cols
+	if err := v.repeated(c); err != nil {
+		return err
+	}
 	for i := range c.Type {
 		total, prev := int64(0), int64(-1)
+		roll.begin(c.Type[i], c.Series[i], c.From[i])
 		for row := c.First[i]; row < c.First[i]+int64(c.N[i]); row++ {
 			if row < at || row >= at+int64(len(cols.Values)) {
 				at = row
@@ -128,30 +152,26 @@ func (v *verifier) samples(c *ProfileColumns) error {
 			}
 			k := row - at
 			set, stack, value := cols.Sets[k], cols.Stacks[k], cols.Values[k]
-			if int(set) >= len(v.t.LabelSets) {
-				return v.r.corrupt(SamplesFile, "row %d: label set %d of %d", row, set, len(v.t.LabelSets))
+			order := int64(set)<<32 | int64(stack)
+			if order <= prev || value == 0 {
+				return v.r.corrupt(SamplesFile, "row %d is out of order, or of nothing", row)
 			}
-			if order := int64(set)<<32 | int64(stack); order <= prev {
-				return v.r.corrupt(SamplesFile, "row %d is out of order", row)
-			} else {
-				prev = order
-			}
+			prev = order
 			total += value
 			sums.add(set, stack, value)
-			if named[stack] {
-				v.self[c.Type[i]] += value
-			}
+			roll.sample(stack, value)
 		}
 		if total != c.Total[i] {
 			return v.r.corrupt(ProfilesFile, "row %d: total %d, its samples sum up to %d", i, c.Total[i], total)
 		}
-		v.byType[c.Type[i]] += total
 		if i+1 == len(c.Type) || c.Type[i+1] != c.Type[i] || c.Series[i+1] != c.Series[i] {
 			if err := v.totals(c.Type[i], c.Series[i], sums); err != nil {
 				return err
 			}
 		}
 	}
+	roll.group()
+	v.rolled = rolled
 	return nil
 }
 
@@ -209,20 +229,11 @@ func (v *verifier) totals(typ, series uint32, sums seriesSums) error {
 	return nil
 }
 
-func (v *verifier) namedLeaves() []bool {
-	named := make([]bool, v.t.Stacks.Len())
-	for i := 1; i < len(named); i++ {
-		named[i] = v.t.Locations[v.t.Stacks.Loc[i]].NumLines > 0
-	}
-	return named
-}
-
-// functions holds the roll-up by function to its order, and its self values to the samples.
+// functions holds the roll-up by function to its order, and to the samples.
 func (v *verifier) functions() error {
-	if v.self == nil {
+	if v.rolled == nil {
 		return nil // the samples could not be read, and it has been said
 	}
-	self := make([]int64, len(v.m.Types))
 	var last FunctionRow
 	any := false
 	for row, err := range v.r.Functions(v.ctx, nil, nil) {
@@ -232,12 +243,72 @@ func (v *verifier) functions() error {
 		if any && row.Compare(&last) <= 0 {
 			return v.r.corrupt(FunctionsFile, "%q of series %d is out of order", row.Function, row.Series)
 		}
-		self[row.Type] += row.Self
 		last, any = row, true
+		v.rolled[uint64(row.Type)<<32|uint64(row.Series)] -= fingerprint(row.Function, row.Minute, row.Self, row.Cumulative, row.Samples)
 	}
-	for i, n := range self {
-		if n != v.self[i] {
-			return v.r.corrupt(FunctionsFile, "self values of %s sum up to %d, the samples to %d", v.m.Types[i], n, v.self[i])
+	for key, rest := range v.rolled {
+		if rest != 0 {
+			return v.r.corrupt(FunctionsFile, "what it says of series %d, type %s is not what the samples sum up to", uint32(key), v.m.Types[key>>32])
+		}
+	}
+	return nil
+}
+
+// repeated holds the columns of samples.parquet that only repeat what their profile says, which this program never reads
+// and SQL does, to the profiles.
+func (v *verifier) repeated(c *ProfileColumns) error {
+	cf, pf, err := v.r.file(v.ctx, SamplesFile)
+	if err != nil {
+		return err
+	}
+	s := &scan{cf: cf, pf: pf}
+	services := map[string]uint32{}
+	for _, x := range v.m.Series {
+		name := x.Labels.Get(profile.LabelService)
+		if _, ok := services[name]; !ok {
+			services[name] = uint32(len(services))
+		}
+	}
+	service := func(t string) (uint32, error) {
+		i, ok := services[t]
+		if !ok {
+			return 0, fmt.Errorf("%w: service %.100q is not in meta.json", ErrCorrupt, t)
+		}
+		return i, nil
+	}
+	i := 0 // of the profiles
+	for at := int64(0); at < v.m.Samples; at += verifyRun {
+		n := min(verifyRun, v.m.Samples-at)
+		types, err := s.textColumn("type", at, n, nil, v.r.typeIndex)
+		if err != nil {
+			return v.r.wrap(cf, err)
+		}
+		of, err := s.textColumn("service", at, n, nil, service)
+		if err != nil {
+			return v.r.wrap(cf, err)
+		}
+		series, err := numbers[uint32](s, "series", at, n, nil)
+		if err != nil {
+			return v.r.wrap(cf, err)
+		}
+		times, err := numbers[int64](s, "time", at, n, nil)
+		if err != nil {
+			return v.r.wrap(cf, err)
+		}
+		labels, err := numbers[uint32](s, "labels", at, n, nil)
+		if err != nil {
+			return v.r.wrap(cf, err)
+		}
+		for k := range types {
+			if int(labels[k]) >= len(v.t.LabelSets) {
+				return v.r.corrupt(SamplesFile, "row %d: label set %d of %d", at+int64(k), labels[k], len(v.t.LabelSets))
+			}
+			for at+int64(k) >= c.First[i]+int64(c.N[i]) {
+				i++
+			}
+			if types[k] != c.Type[i] || series[k] != c.Series[i] || times[k] != c.From[i] || of[k] != services[v.m.Series[c.Series[i]].Labels.Get(profile.LabelService)] {
+				return v.r.corrupt(SamplesFile, "row %d says that it is of another type, service, series or time than its profile", at+int64(k))
+			}
 		}
 	}
 	return nil
