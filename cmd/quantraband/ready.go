@@ -1,43 +1,22 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
 )
 
-// openStore opens the data folder. Reading a long log takes a while, and a person is shown how far it is.
-func (a *app) openStore(ctx context.Context, dir string, o upOptions, log *slog.Logger) (*store.DB, error) {
-	var bar *progress
-	var before int64
-	db, err := store.Open(ctx, dir, store.Options{
-		Logger:    log,
-		Retention: o.retention,
-		MaxBytes:  int64(o.maxBytes),
-		Progress: func(done, total int64) {
-			if bar == nil {
-				bar = a.progress("reading "+dir, total)
-			}
-			bar.add(done - before)
-			before = done
-		},
-	})
-	if bar != nil {
-		bar.end()
-	}
-	return db, err
-}
-
 // writeReady says that the server is ready, where it is, what it found, and how
 // to send it profiles.
-func writeReady(w io.Writer, base, dir string, s store.Stats, o upOptions) error {
+func writeReady(w io.Writer, base, dir string, e *engine, o upOptions) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "quantraband is ready.\n\n  dashboard    %s\n  data folder  %s (%s)\n", base, dir, recovered(s))
+	fmt.Fprintf(&b, "quantraband is ready.\n\n  dashboard    %s\n  data folder  %s (%s)\n", base, dir, recovered(e.db.Stats(), e.blocks.Stats().Asked))
+	if o.engine.bucket != "" {
+		fmt.Fprintf(&b, "  bucket       %s\n", e.bucket.URL())
+	}
 	if !o.noSelfProfile {
 		b.WriteString("  itself       profiled as the service quantraband; --no-self-profile turns it off\n")
 	}
@@ -64,14 +43,21 @@ Ctrl-C stops it.
 }
 
 // recovered says what the start found, and what of it was not whole.
-func recovered(s store.Stats) string {
+func recovered(s store.Stats, blocks int) string {
 	r := s.Recovered
-	if r.Profiles == 0 && r.Torn == 0 && r.Skipped == 0 {
+	text := "nothing was waiting in the log"
+	switch {
+	case r.Profiles == 0 && r.Torn == 0 && r.Skipped == 0 && blocks == 0:
 		return "new"
-	}
-	text := fmt.Sprintf("recovered %d profiles", r.Profiles)
-	if r.Profiles == 1 {
+	case r.Profiles == 1:
 		text = "recovered 1 profile"
+	case r.Profiles > 1 || r.Torn > 0 || r.Skipped > 0:
+		text = fmt.Sprintf("recovered %d profiles", r.Profiles)
+	}
+	if blocks == 1 {
+		text += "; 1 block"
+	} else if blocks > 1 {
+		text += fmt.Sprintf("; %d blocks", blocks)
 	}
 	if r.Torn > 0 {
 		text += fmt.Sprintf("; cut off %s of a write that never finished", profile.FormatValue(r.Torn, "bytes"))

@@ -36,6 +36,72 @@ func TestByteSize(t *testing.T) {
 	}
 }
 
+func TestAge(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		want time.Duration
+		out  string
+	}{
+		{"30d", 720 * time.Hour, "30d"}, {"0.5d", 12 * time.Hour, "12h"}, {"36h", 36 * time.Hour, "36h"}, {"48h", 48 * time.Hour, "2d"},
+		{"90m", 90 * time.Minute, "1h30m"}, {"10s", 10 * time.Second, "10s"}, {"0", 0, "0s"}, {"-1d", -24 * time.Hour, "-1d"},
+	} {
+		var a age
+		if err := a.Set(c.in); err != nil || time.Duration(a) != c.want || a.String() != c.out {
+			t.Errorf("%q: %v %q %v, want %v %q", c.in, time.Duration(a), a.String(), err, c.want, c.out)
+		}
+	}
+	for _, bad := range []string{"", "d", "soon", "1w", "NaNd", "99999999d", "1e99d"} {
+		var a age
+		if err := a.Set(bad); err == nil {
+			t.Errorf("%q is taken as %v", bad, time.Duration(a))
+		}
+	}
+}
+
+func TestCgroupLimit(t *testing.T) {
+	files := func(pairs ...string) func(string) ([]byte, error) {
+		return func(name string) ([]byte, error) {
+			for i := 0; i < len(pairs); i += 2 {
+				if pairs[i] == name {
+					return []byte(pairs[i+1]), nil
+				}
+			}
+			return nil, fs.ErrNotExist
+		}
+	}
+	for name, c := range map[string]struct {
+		read func(string) ([]byte, error)
+		want int64
+	}{
+		"not Linux": {files(), 0},
+		"container": {files("/proc/self/cgroup", "0::/\n", "/sys/fs/cgroup/memory.max", "536870912\n"), 512 << 20},
+		"no limit":  {files("/proc/self/cgroup", "0::/\n", "/sys/fs/cgroup/memory.max", "max\n"), 0},
+		"the parent's is less": {files("/proc/self/cgroup", "1:name=systemd:/x\n0::/a/b\n", "/sys/fs/cgroup/a/b/memory.max", "900\n",
+			"/sys/fs/cgroup/a/memory.max", "800\n", "/sys/fs/cgroup/memory.max", "max\n"), 800},
+		"nonsense": {files("/proc/self/cgroup", "0::/../..\n", "/sys/fs/cgroup/memory.max", "-5\n"), 0},
+	} {
+		if got := cgroupLimit(c.read); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// TestShares: what the parts may take leaves half for the rest, whatever the limit.
+func TestShares(t *testing.T) {
+	for _, total := range []int64{minMemory, 256 << 20, 1 << 30, 1 << 40} {
+		s := shares(total, 0)
+		if sum := s.head + s.query + s.columns + s.inFlight; sum > total/2 || s.head <= 0 || s.query <= 0 || s.columns <= 0 || s.inFlight <= 0 {
+			t.Errorf("%d: %+v", total, s)
+		}
+	}
+	if s := shares(0, 0); s != (memoryShares{1 << 30, 256 << 20, 64 << 20, 64 << 20}) {
+		t.Errorf("no limit: %+v", s)
+	}
+	if s := shares(1<<30, 5); s.query != 5 {
+		t.Errorf("--query-memory is not heard: %+v", s)
+	}
+}
+
 func TestDefaultDataDir(t *testing.T) {
 	home := func() (string, error) { return "/home/u", nil }
 	homeless := func() (string, error) { return "", errors.New("$HOME is not defined") }

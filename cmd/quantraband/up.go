@@ -28,8 +28,7 @@ type upOptions struct {
 	hosts         []string
 	demo          bool
 	noSelfProfile bool
-	retention     time.Duration
-	maxBytes      byteSize
+	engine        engineOptions
 	log           logOptions
 }
 
@@ -40,8 +39,10 @@ func (a *app) upCommand() *cobra.Command {
 		GroupID: "main",
 		Short:   "Start the server: it takes profiles, keeps them, and draws them",
 		Long: `Start the server with its dashboard and its storage, in this one process. It takes
-profiles from any program and keeps them in the data folder: what it has
-acknowledged is on disk. It profiles itself, too.
+profiles from any program and keeps them: what it has acknowledged is on disk, in
+the log of the data folder, and after a minute in blocks in the bucket. The
+bucket is a folder in the data folder, or object storage that --bucket names;
+docs/buckets.md has the URLs, docs/operations.md what lies where. It profiles itself, too.
 
 It listens on this machine only, unless --listen says otherwise: there is no
 authentication yet, so whoever reaches the address can read and send profiles.
@@ -49,7 +50,8 @@ authentication yet, so whoever reaches the address can read and send profiles.
 Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left running.`,
 		Example: `  quantraband up
   quantraband up --demo                      # with a small fleet to look at
-  quantraband up --data ./profiles --listen 127.0.0.1:4141 --retention 48h`,
+  quantraband up --data ./profiles --listen 127.0.0.1:4141
+  quantraband up --bucket 's3://profiles?region=eu-central-1' --region eu`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd.Context(), o) },
 	}
@@ -59,9 +61,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringSliceVar(&o.hosts, "host", nil, "further host `names` that browsers may reach the dashboard by")
 	f.BoolVar(&o.demo, "demo", false, "start a small fleet of demo services that send profiles")
 	f.BoolVar(&o.noSelfProfile, "no-self-profile", false, "do not profile the server itself")
-	f.DurationVar(&o.retention, "retention", 7*24*time.Hour, "how long profiles are kept")
-	o.maxBytes = 2 << 30
-	f.Var(&o.maxBytes, "max-bytes", "how much the data folder may hold before the oldest profiles go")
+	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
 }
@@ -69,11 +69,8 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 // up runs the server until ctx ends, and then stops everything in the order
 // in which things depend on each other: who sends, who takes, who keeps.
 func (a *app) up(ctx context.Context, o upOptions) (err error) {
-	if o.retention <= 0 {
-		return usagef("--retention %s: it must be more than 0", o.retention)
-	}
-	if o.maxBytes <= 0 {
-		return usagef("--max-bytes %s: it must be more than 0", &o.maxBytes)
+	if err := o.engine.check(); err != nil {
+		return err
 	}
 	log, err := o.log.logger(a.stderr)
 	if err != nil {
@@ -90,13 +87,13 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	defer ln.Close() // again after the server has closed it: harmless
-	db, err := a.openStore(ctx, dir, o, log)
+	e, err := a.openEngine(ctx, dir, o.engine, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() { err = errors.Join(err, e.Close()) }()
 
-	handler, err := handler(db, o, log)
+	handler, err := handler(e, o, log)
 	if err != nil {
 		return err
 	}
@@ -124,7 +121,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		}
 		defer stopWithin(ctx, fleetGrace, "the demo fleet", log, fleet.Stop)
 	}
-	if err := writeReady(a.stdout, base, dir, db.Stats(), o); err != nil {
+	if err := writeReady(a.stdout, base, dir, e, o); err != nil {
 		return err
 	}
 	select {

@@ -80,7 +80,8 @@ func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
 	missing := map[int64]bool{} // acknowledged, and not found yet
 	const senders, each = 8, 2
 	for round := range int64(3) {
-		s := mustStart(t, "--data", dir, "--no-self-profile")
+		// It dies with all in the log, in the middle of flushing, and with the most of it in blocks.
+		s := mustStart(t, "--data", dir, "--no-self-profile", "--flush-every", []string{"1m", "100ms", "1ms"}[round])
 		var mu sync.Mutex
 		var senderGroup sync.WaitGroup
 		enough := make(chan struct{})

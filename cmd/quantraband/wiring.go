@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -15,18 +16,20 @@ import (
 )
 
 // handler joins what takes profiles and what shows them.
-func handler(db *store.DB, o upOptions, log *slog.Logger) (http.Handler, error) {
+func handler(e *engine, o upOptions, log *slog.Logger) (http.Handler, error) {
+	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		newStoreCollector(db.Stats),
+		newStatsCollector("quantra_store_", db.Stats, storeMetrics),
+		newStatsCollector("quantra_blocks_", e.blocks.Stats, blocksMetrics),
 	)
 	in, err := ingest.New(ingest.Options{
 		Append:   appendTo(db),
 		Logger:   log,
 		Registry: registry,
-		MaxAge:   o.retention, // what is older would go at once
+		MaxAge:   time.Duration(o.engine.retention), // what is older would go at once
 	})
 	if err != nil {
 		return nil, err
