@@ -92,7 +92,7 @@ func (db *DB) noteFlush(err error) {
 
 // flushAll hands over what is complete.
 func (db *DB) flushAll() error {
-	if err := db.putStaged(); err != nil {
+	if err := db.putStaged(db.ctx); err != nil {
 		return err
 	}
 	for {
@@ -364,8 +364,17 @@ func (db *DB) recoverFlush(ctx context.Context) error {
 			return err
 		}
 	}
+	// Put before the first question, where that is quick (a bucket's queue is): until then they are in no answer.
+	quick, cancel := context.WithTimeout(ctx, startPut)
+	defer cancel()
+	if err := db.putStaged(quick); err != nil {
+		db.opt.Logger.Warn("blocks that an earlier run staged are not in answers yet", "err", err)
+	}
 	return db.recoverRecent(ctx)
 }
+
+// startPut is how long a start waits for a backend to take what an earlier run staged.
+const startPut = 2 * time.Second
 
 // recoverStaged takes up the blocks of one segment.
 func (db *DB) recoverStaged(ctx context.Context, dir string, seq uint64) error {
@@ -460,14 +469,14 @@ func (db *DB) recoverRecent(ctx context.Context) error {
 }
 
 // putStaged puts the blocks that were found at the start.
-func (db *DB) putStaged() error {
+func (db *DB) putStaged(ctx context.Context) error {
 	db.mu.Lock()
 	staged := db.staged
 	db.mu.Unlock()
 	if len(staged) == 0 {
 		return nil
 	}
-	if err := db.opt.Backend.Put(db.ctx, staged); err != nil {
+	if err := db.opt.Backend.Put(ctx, staged); err != nil {
 		return fmt.Errorf("store: flush: %w", err)
 	}
 	db.mu.Lock()

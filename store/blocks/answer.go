@@ -16,7 +16,7 @@ import (
 	"github.com/quantra-l/quantra/store/bucket"
 )
 
-// Series is of [store.Backend]: from the totals of profiles.parquet.
+// Series is of [store.Backend]: from the totals of profiles.parquet, or from samples where some are chosen by their labels.
 func (b *Blocks) Series(ctx context.Context, p *store.Plan, step time.Duration, groupBy []string, exclude []ulid.ULID, add func(profile.Labels, store.Point)) error {
 	type point struct {
 		line string
@@ -37,6 +37,12 @@ func (b *Blocks) Series(ctx context.Context, p *store.Plan, step time.Duration, 
 			if err != nil {
 				return nil, err
 			}
+			totals := cols.Total
+			if p.HasSampleMatchers() {
+				if totals, err = c.matchedTotals(ctx, cols, rows); err != nil {
+					return nil, err
+				}
+			}
 			for n, f := range rows {
 				if n%64 == 0 && ctx.Err() != nil {
 					return nil, ctx.Err()
@@ -54,7 +60,7 @@ func (b *Blocks) Series(ctx context.Context, p *store.Plan, step time.Duration, 
 							points[k] = pt
 						}
 					}
-					pt.Value += cols.Total[i]
+					pt.Value += totals[i]
 					pt.Profiles++
 				}
 			}
@@ -66,6 +72,36 @@ func (b *Blocks) Series(ctx context.Context, p *store.Plan, step time.Duration, 
 			return nil
 		}, nil
 	})
+}
+
+// matchedTotals is the sum of each row's samples that the question takes, by row of cols.
+func (c *pick) matchedTotals(ctx context.Context, cols *block.ProfileColumns, rows []facts) ([]int64, error) {
+	tables, err := c.tables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sets := matchingSets(c.p, tables)
+	out := make([]int64, cols.Len())
+	for _, f := range rows {
+		for i := f.lo; i < f.hi; i++ {
+			err := c.samples(ctx, cols, []facts{{lo: i, hi: i + 1}}, func(ch *chunk, lo, hi int) error {
+				for j := lo; j < hi; j++ {
+					set, stack, v := ch.at(j)
+					if int(set) >= len(sets) {
+						return errRange(c.k, stack, set)
+					}
+					if sets[set] {
+						out[i] += v
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
 }
 
 // align is the multiple of step at or before t.
@@ -110,9 +146,10 @@ func (b *Blocks) Profiles(ctx context.Context, p *store.Plan, exclude []ulid.ULI
 	defer cancel(nil)
 	err := b.each(ctx, p, exclude, func(ctx context.Context, c *pick) (func() error, error) {
 		type ofType struct {
-			typ  profile.Type
-			cols *block.ProfileColumns
-			rows []facts
+			typ    profile.Type
+			cols   *block.ProfileColumns
+			rows   []facts
+			totals []int64
 		}
 		var found []ofType
 		for _, typ := range c.types {
@@ -131,7 +168,13 @@ func (b *Blocks) Profiles(ctx context.Context, p *store.Plan, exclude []ulid.ULI
 			if err != nil {
 				return nil, err
 			}
-			found = append(found, ofType{t, cols, rows})
+			totals := cols.Total
+			if p.HasSampleMatchers() {
+				if totals, err = c.matchedTotals(ctx, cols, rows); err != nil {
+					return nil, err
+				}
+			}
+			found = append(found, ofType{t, cols, rows, totals})
 		}
 		return func() error {
 			for _, t := range found {
@@ -139,7 +182,7 @@ func (b *Blocks) Profiles(ctx context.Context, p *store.Plan, exclude []ulid.ULI
 					s := &c.k.Meta.Series[f.series]
 					for i := f.lo; i < f.hi; i++ {
 						if !see(store.ProfileInfo{ID: t.cols.ID[i], Name: s.Name, Labels: s.Labels, Type: t.typ,
-							From: time.Unix(0, t.cols.From[i]).UTC(), To: time.Unix(0, t.cols.To[i]).UTC(), Total: t.cols.Total[i]}) {
+							From: time.Unix(0, t.cols.From[i]).UTC(), To: time.Unix(0, t.cols.To[i]).UTC(), Total: t.totals[i]}) {
 							cancel(errEnough)
 							return errEnough
 						}

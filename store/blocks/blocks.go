@@ -91,6 +91,7 @@ type Blocks struct {
 	fs     vfs.FS
 	bucket bucket.Bucket // what is written and listed
 	reads  bucket.Bucket // the same, behind the local cache
+	cache  *bucket.Cache // reads, or nil
 	near   bool          // the bucket is a local folder: copies of it are a waste
 	lock   io.Closer
 	ctx    context.Context // ends with Close
@@ -152,8 +153,12 @@ func Open(ctx context.Context, b bucket.Bucket, opt Options) (*Blocks, error) {
 	if err := bs.openDir(); err != nil {
 		return nil, err
 	}
+	if !bs.near && opt.CacheBytes > 0 {
+		bs.cache = bucket.NewCache(b, bs.fs, filepath.Join(opt.Dir, cacheDir), opt.CacheBytes/2)
+		bs.reads = bs.cache
+	}
 	if err := bs.start(ctx); err != nil {
-		return nil, errors.Join(err, bs.lock.Close())
+		return nil, errors.Join(err, bs.closeCache(), bs.lock.Close())
 	}
 	bs.ctx, bs.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	bs.loops.Go(bs.uploadLoop)
@@ -220,7 +225,15 @@ func (b *Blocks) Close() error {
 	b.mu.Unlock()
 	b.cancel()
 	b.loops.Wait()
-	return b.lock.Close()
+	return errors.Join(b.closeCache(), b.lock.Close())
+}
+
+// closeCache ends what the cache does in the background. The bucket stays open: it is the caller's.
+func (b *Blocks) closeCache() error {
+	if b.cache == nil {
+		return nil
+	}
+	return b.cache.Close()
 }
 
 // Healthy is of [store.Backend].

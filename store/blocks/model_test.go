@@ -155,7 +155,12 @@ func (q *question) ask(t *testing.T, b *Blocks) {
 	wantLines, gotLines := map[string]int64{}, map[string]int64{}
 	for _, u := range ups {
 		k := fmt.Sprint(labelsOf(profile.LabelService, u.labels.Get(profile.LabelService)), align(u.from, int64(q.step)))
-		wantLines[k] += u.p.Total(q.column())
+		own := map[string]int64{}
+		canon(own, u.p, q.column(), q.sample(u))
+		for _, v := range own {
+			wantLines[k] += v
+		}
+		wantLines[k] += 0
 		wantLines[k+" n"]++
 	}
 	err := b.Series(ctx, p, q.step, []string{profile.LabelService}, nil, func(ls profile.Labels, pt store.Point) {
@@ -187,7 +192,12 @@ func (q *question) ask(t *testing.T, b *Blocks) {
 
 	wantIDs, gotIDs := map[string]int{}, map[string]int{}
 	for _, u := range ups {
-		wantIDs[fmt.Sprint(u.id, u.labels, u.from, u.to, u.p.Total(q.column()))]++
+		own, total := map[string]int64{}, int64(0)
+		canon(own, u.p, q.column(), q.sample(u))
+		for _, v := range own {
+			total += v
+		}
+		wantIDs[fmt.Sprint(u.id, u.labels, u.from, u.to, total)]++
 	}
 	err = b.Profiles(ctx, p, nil, func(i store.ProfileInfo) bool {
 		gotIDs[fmt.Sprint(i.ID.Lo, i.Labels, i.From.UnixNano(), i.To.UnixNano(), i.Total)]++

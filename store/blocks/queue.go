@@ -371,15 +371,18 @@ func (b *Blocks) refuse(k *Block, err error) {
 func (b *Blocks) forget(id ulid.ULID) error {
 	b.queueMu.Lock()
 	defer b.queueMu.Unlock()
-	dir := ""
+	dir, key := "", ""
 	b.edit(func(blocks map[ulid.ULID]*Block) {
 		if k := blocks[id]; k != nil {
-			dir = k.Dir
+			dir, key = k.Dir, k.Key
 		}
 		delete(blocks, id)
 		b.gone[id] = b.change
 	})
 	b.memory.forget(id)
+	if b.cache != nil && key != "" {
+		b.cache.Forget(key)
+	}
 	b.fs.Remove(b.metaCopy(id)) // it may not be there; if it stays, the listing overrules it
 	if dir != "" {
 		return b.discard(dir)
