@@ -114,6 +114,11 @@ func (u *upload) column(t int, stacks, sets []uint32) (outSets, outStacks []uint
 // writeBlock stages a block of some uploads.
 func writeBlock(t testing.TB, fs vfs.FS, n int, level block.Level, partition time.Time, ups []*upload, sources ...ulid.ULID) store.Staged {
 	t.Helper()
+	return writeBlockIn(t, fs, stagedDir, n, level, partition, ups, sources...)
+}
+
+func writeBlockIn(t testing.TB, fs vfs.FS, parent string, n int, level block.Level, partition time.Time, ups []*upload, sources ...ulid.ULID) store.Staged {
+	t.Helper()
 	d := block.NewDict()
 	m := block.Meta{ULID: idOf(n), Region: "local", Tenant: "t", Level: level, Partition: partition, Created: epoch, Sources: sources,
 		Types: []string{cpuTime.String(), counts.String()}}
@@ -151,7 +156,7 @@ func writeBlock(t testing.TB, fs vfs.FS, n int, level block.Level, partition tim
 	slices.SortFunc(rows, func(a, b *block.Row) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Series, b.Series), cmp.Compare(a.From, b.From), cmp.Compare(a.ID.Lo, b.ID.Lo))
 	})
-	dir := filepath.Join(stagedDir, "gen", m.ULID.String())
+	dir := filepath.Join(parent, "gen", m.ULID.String())
 	w, err := block.NewWriter(dir, m, &d.Tables, block.WriterOptions{FS: fs})
 	if err != nil {
 		t.Fatal(err)
