@@ -97,10 +97,15 @@ func contentOf(t testing.TB, level block.Level, ps []timed) *content {
 			c.rows = append(c.rows, row)
 		}
 	}
+	c.sort()
+	return c
+}
+
+// sort brings rows into a block's order.
+func (c *content) sort() {
 	slices.SortFunc(c.rows, func(a, b *block.Row) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Series, b.Series), cmp.Compare(a.From, b.From), cmp.Compare(a.ID.Hi, b.ID.Hi), cmp.Compare(a.ID.Lo, b.ID.Lo))
 	})
-	return c
 }
 
 // write writes the block to a folder. Above LevelHead the roll-up by function comes from a block of LevelHead.
@@ -641,6 +646,25 @@ func FuzzMeta(f *testing.F) {
 // corpusBlock is an hour of real CPU profiles: services x pods x a profile a minute, each with values of its own.
 func corpusBlock(t testing.TB, services, pods, minutes int) *content {
 	t.Helper()
+	var all []timed
+	for _, ps := range corpus(t, services, pods, minutes) {
+		all = append(all, ps...)
+	}
+	return contentOf(t, block.LevelHour, all)
+}
+
+// corpusMinutes is the same as a block of LevelHead for each minute.
+func corpusMinutes(t testing.TB, services, pods, minutes int) (out []*content) {
+	t.Helper()
+	for _, ps := range corpus(t, services, pods, minutes) {
+		out = append(out, contentOf(t, block.LevelHead, ps))
+	}
+	return out
+}
+
+// corpus is profiles by minute.
+func corpus(t testing.TB, services, pods, minutes int) [][]timed {
+	t.Helper()
 	paths, err := filepath.Glob("../../profile/testdata/corpus/*cpu*.pb.gz")
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no CPU profiles in profile/testdata/corpus: %v", err)
@@ -660,7 +684,7 @@ func corpusBlock(t testing.TB, services, pods, minutes int) *content {
 		}
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
-	var all []timed
+	all := make([][]timed, minutes)
 	for s := range services {
 		for pod := range pods {
 			for m := range minutes {
@@ -673,11 +697,11 @@ func corpusBlock(t testing.TB, services, pods, minutes int) *content {
 					}
 				}
 				p.Values = values
-				all = append(all, timed{&p, "process_cpu", labelsOf(t, fmt.Sprintf("service-%02d", s), fmt.Sprint("pod-", pod)), hour.Add(time.Duration(m) * time.Minute)})
+				all[m] = append(all[m], timed{&p, "process_cpu", labelsOf(t, fmt.Sprintf("service-%02d", s), fmt.Sprint("pod-", pod)), hour.Add(time.Duration(m) * time.Minute)})
 			}
 		}
 	}
-	return contentOf(t, block.LevelHour, all)
+	return all
 }
 
 // BenchmarkWrite also reports what a sample costs on disk.

@@ -663,7 +663,7 @@ func (c *TotalColumns) read(s *scan, series []uint32, first int64) (err error) {
 }
 
 // functionRun is how many rows of functions.parquet are decoded at a time.
-const functionRun = 1 << 16
+const functionRun = 1 << 14
 
 // Functions yields rows of the roll-up in order: those of the named functions and types, nil being all. Of
 // named functions only the pages that may have them are read. After an error it ends.

@@ -29,7 +29,7 @@ type sampleRow struct {
 	Series  uint32 `parquet:"series,delta"`
 	Time    int64  `parquet:"time,delta,timestamp(nanosecond)"`
 	Labels  uint32 `parquet:"labels,dict"`
-	Stack   uint32 `parquet:"stack,delta"`
+	Stack   uint32 `parquet:"stack,dict"`
 	Value   int64  `parquet:"value,dict"`
 }
 
@@ -68,10 +68,10 @@ type functionRow struct {
 	Type       string `parquet:"type,dict"`
 	Function   string `parquet:"function,dict"`
 	Series     uint32 `parquet:"series,delta"`
-	Minute     int64  `parquet:"minute,delta,timestamp(nanosecond)"`
+	Minute     int64  `parquet:"minute,dict,timestamp(nanosecond)"`
 	Self       int64  `parquet:"self,dict"`
 	Cumulative int64  `parquet:"cumulative,dict"`
-	Samples    int64  `parquet:"samples,delta"`
+	Samples    int64  `parquet:"samples,dict"`
 }
 
 type totalRow struct {
@@ -83,10 +83,10 @@ type totalRow struct {
 	Value   int64  `parquet:"value,dict"`
 }
 
-// Pages of 64 Ki values of four bytes: what is read for one sample. Row groups of a million rows bound a
+// Pages of 16 Ki values of four bytes: the least that is read. Row groups of a million rows bound a
 // writer's memory; a dictionary past a quarter of a million values is given up for plain numbers.
 const (
-	pageBytes       = 256 << 10
+	pageBytes       = 64 << 10
 	groupRows       = 1 << 20
 	dictionaryBytes = 1 << 20
 	indexPrefix     = 128 // bytes of a text that column indexes keep
