@@ -19,7 +19,7 @@ func NewFunctionSets(t *block.Tables, names []string) *FunctionSets {
 	}
 	of := make([]int, len(t.Functions)) // function -> index into names plus 1
 	for i, f := range t.Functions {
-		if n, ok := wanted[t.Strings[f.Name]]; ok {
+		if n, ok := wanted[t.FunctionName(f)]; ok {
 			of[i] = n + 1
 		}
 	}

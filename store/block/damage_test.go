@@ -18,6 +18,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/quantra-l/quantra/internal/vfs"
+	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store/block"
 )
 
@@ -263,4 +264,27 @@ func dump(t *testing.T, dir string) string {
 		}
 	}
 	return b.String()
+}
+
+// TestUnnamed: a function that has only the linker's name goes by it in the roll-up, as it does in trees.
+func TestUnnamed(t *testing.T) {
+	b := profile.NewBuilder(profile.ValueType{Type: "cpu", Unit: "nanoseconds"})
+	fn := b.Function(profile.Function{SystemName: b.String("_ZN3foo3barE")})
+	b.Add(b.Stack(0, b.Location(profile.Location{}, profile.Line{Function: fn})), 0, 5)
+	p := b.Profile()
+	p.PeriodType = profile.ValueType{Type: "cpu", Unit: "nanoseconds"}
+	fs, m := contentOf(t, block.LevelHead, []timed{{p, "process_cpu", labelsOf(t, "s", "p"), hour}}).mustWrite(t)
+	var got []block.FunctionRow
+	for row, err := range open(t, fs, m).Functions(context.Background(), []string{"_ZN3foo3barE"}, nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, row)
+	}
+	if len(got) != 1 || got[0].Self != 5 || got[0].Cumulative != 5 || got[0].Samples != 1 {
+		t.Errorf("the roll-up has %+v", got)
+	}
+	if name := profile.NewTree(p, 0).Names; !slices.Contains(name, "_ZN3foo3barE") {
+		t.Errorf("the tree has %q", name)
+	}
 }

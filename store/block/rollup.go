@@ -36,12 +36,12 @@ type rollCell struct {
 func newRollup(t *Tables) *rollup {
 	r := &rollup{t: t, nameOf: make([]uint32, len(t.Functions)), stacks: make([][]uint32, t.Stacks.Len())}
 	for _, f := range t.Functions {
-		r.names = append(r.names, t.functionName(f))
+		r.names = append(r.names, t.FunctionName(f))
 	}
 	slices.Sort(r.names)
 	r.names = slices.Compact(r.names)
 	for i, f := range t.Functions {
-		n, _ := slices.BinarySearch(r.names, t.functionName(f))
+		n, _ := slices.BinarySearch(r.names, t.FunctionName(f))
 		r.nameOf[i] = uint32(n)
 	}
 	r.now = make([]rollCell, len(r.names))
@@ -49,8 +49,8 @@ func newRollup(t *Tables) *rollup {
 	return r
 }
 
-// functionName is what a function is called in trees and tables: its name, or the linker's if it has none.
-func (t *Tables) functionName(f profile.Function) string {
+// FunctionName is what a function is called in trees and tables: its name, or the linker's if it has none.
+func (t *Tables) FunctionName(f profile.Function) string {
 	return cmp.Or(t.Strings[f.Name], t.Strings[f.SystemName])
 }
 
