@@ -98,6 +98,17 @@ func (p *Plan) MatchType(text string) bool {
 	return !slices.ContainsFunc(p.types, func(t test) bool { return !t.match(text) })
 }
 
+// Equal is the value that one of the matchers wants the label to have, if there is such a matcher: what a
+// source may look series up by, before it asks MatchLabels.
+func (p *Plan) Equal(label string) (value string, ok bool) {
+	for i := range p.tests {
+		if p.tests[i].Name == label && p.tests[i].Op == MatchEqual {
+			return p.tests[i].Value, true
+		}
+	}
+	return "", false
+}
+
 // HasSampleMatchers says whether MatchSample can be false.
 func (p *Plan) HasSampleMatchers() bool { return len(p.samples) > 0 }
 

@@ -56,6 +56,9 @@ type Options struct {
 	// another has it. held ends when the lease is lost or released: work under it must stop then. Nil: there is no other.
 	Lease func(ctx context.Context, name string) (held context.Context, release func(), ok bool, err error)
 
+	Compact   CompactOptions
+	Retention RetentionOptions
+
 	sleep func(ctx context.Context, d time.Duration) // between tries; tests have their own
 }
 
@@ -75,6 +78,7 @@ func (o Options) withDefaults() Options {
 	o.MemoryBytes = cmp.Or(o.MemoryBytes, 64<<20)
 	o.RefreshEvery = cmp.Or(o.RefreshEvery, 30*time.Second)
 	o.StuckAfter = cmp.Or(o.StuckAfter, 10*time.Minute)
+	o.Compact, o.Retention = o.Compact.withDefaults(), o.Retention.withDefaults()
 	if o.sleep == nil {
 		o.sleep = sleep
 	}
@@ -111,6 +115,10 @@ type Blocks struct {
 	// refreshMu: one listing at a time. Before the other two.
 	refreshMu sync.Mutex
 
+	// maintainMu: one Maintain at a time. Before all others.
+	maintainMu sync.Mutex
+	orphansAt  time.Time // when they were looked for last; under maintainMu
+
 	strays []string // damaged folders in the queue, found at the start
 
 	mu       sync.Mutex
@@ -122,8 +130,13 @@ type Blocks struct {
 	listEr   error     // why it was not since
 	putEr    error     // why the last upload failed
 	badMetas []string
-	missing  map[ulid.ULID]missed // blocks that answers lately lacked
-	changed  chan struct{}        // closed at the next change of the set
+
+	compactEr, retainEr error
+	behind              time.Time               // since when there has been something to merge and none of it done
+	retained            time.Time               // when retention last did all there was
+	buried              map[ulid.ULID]time.Time // when blocks were marked as deleted
+	missing             map[ulid.ULID]missed    // blocks that answers lately lacked
+	changed             chan struct{}           // closed at the next change of the set
 }
 
 // Stats is how the blocks are now, and what has been done since [Open].
@@ -136,6 +149,13 @@ type Stats struct {
 	Put, Uploaded, UploadFailed int64
 	Missed                      int64 // how often a block could not be read when it was asked
 	Listings, ListingsFailed    int64
+
+	Compactions, CompactionsFailed    int64
+	CompactedBlocks, CompactedSamples int64
+	CompactionTime                    time.Duration
+	Tombstones, DeletedBlocks         int64
+	DeletedBytes                      int64
+	ArchivedBlocks, Orphans           int64
 }
 
 // Open makes ready to answer: what waits in the queue and what is in the bucket is known. A
@@ -148,7 +168,7 @@ func Open(ctx context.Context, b bucket.Bucket, opt Options) (*Blocks, error) {
 	}
 	bs := &Blocks{opt: opt, fs: opt.FS, bucket: b, reads: b, near: strings.HasPrefix(b.URL(), "file://"),
 		wake: make(chan struct{}, 1), stale: make(chan struct{}, 1), memory: newMemory(opt.MemoryBytes),
-		gone: map[ulid.ULID]uint64{}, changed: make(chan struct{})}
+		gone: map[ulid.ULID]uint64{}, changed: make(chan struct{}), buried: map[ulid.ULID]time.Time{}, retained: opt.Now()}
 	bs.now.Store(newSet(nil))
 	if err := bs.openDir(); err != nil {
 		return nil, err
@@ -163,6 +183,9 @@ func Open(ctx context.Context, b bucket.Bucket, opt Options) (*Blocks, error) {
 	bs.ctx, bs.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	bs.loops.Go(bs.uploadLoop)
 	bs.loops.Go(bs.refreshLoop)
+	if !bs.opt.Compact.Off {
+		bs.loops.Go(bs.compactLoop)
+	}
 	return bs, nil
 }
 
@@ -260,7 +283,7 @@ func (b *Blocks) Healthy() error {
 	if d := now.Sub(b.listed); b.listEr != nil && d > b.opt.StuckAfter {
 		return fmt.Errorf("blocks: %w: %s was last listed %v ago: %w", store.ErrUnavailable, b.bucket.URL(), d.Round(time.Second), b.listEr)
 	}
-	return nil
+	return b.healthyCompaction(now)
 }
 
 var errNoAnswer = errors.New("no answer yet")
