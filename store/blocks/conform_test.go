@@ -26,11 +26,12 @@ func conform(t *testing.T, fs func(*testing.T) (vfs.FS, string), url func(*testi
 		f, dir := fs(t)
 		b := url(t, f, dir)
 		t.Cleanup(func() { b.Close() })
-		put := int64(0)
+		var put, merged int64
 		var backend *Blocks
 		open := func() *store.DB {
 			var err error
-			backend, err = Open(context.Background(), b, Options{FS: f, Dir: filepath.Join(dir, "blocks"), Region: fmt.Sprint("r", region), MemoryBytes: 1 << 20})
+			backend, err = Open(context.Background(), b, Options{FS: f, Dir: filepath.Join(dir, "blocks"), Region: fmt.Sprint("r", region), MemoryBytes: 1 << 20,
+				Compact: CompactOptions{FanIn: 3}, Retention: RetentionOptions{Keep: -1}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,12 +48,16 @@ func conform(t *testing.T, fs func(*testing.T) (vfs.FS, string), url func(*testi
 			if put += backend.Stats().Put; put == 0 {
 				t.Error("no block was put: nothing was proven of them")
 			}
+			if merged += backend.Stats().Compactions; merged == 0 && strings.Contains(t.Name(), "seed") {
+				t.Error("no block was merged: nothing was proven of compaction")
+			}
 		})
-		return storetest.Target{Store: db, Reopen: func() store.Store {
+		return storetest.Target{Store: db, Settle: func() { maintained(t, backend) }, Reopen: func() store.Store {
 			if err := db.Close(); err != nil {
 				t.Error(err)
 			}
 			put += backend.Stats().Put
+			merged += backend.Stats().Compactions
 			db = open()
 			return db
 		}}
