@@ -17,15 +17,12 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
-	"go.uber.org/goleak"
 
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/store/block"
 	"github.com/quantra-l/quantra/store/bucket"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // epoch is where the clock of these tests stands; the start of an hour.
 var epoch = time.Unix(1_700_002_800, 0).UTC()
