@@ -228,6 +228,8 @@ func (s *Server) errorOf(err error) *connect.Error {
 		return connect.NewError(connect.CodeInvalidArgument, err)
 	case errors.Is(err, store.ErrOverloaded):
 		return connect.NewError(connect.CodeResourceExhausted, err)
+	case errors.Is(err, store.ErrTooLarge): // asking again does not help: the question must be narrower
+		return connect.NewError(connect.CodeOutOfRange, err)
 	case errors.Is(err, store.ErrUnavailable):
 		return connect.NewError(connect.CodeUnavailable, err)
 	case errors.Is(err, store.ErrCorrupt):

@@ -286,6 +286,7 @@ func TestStoreErrors(t *testing.T) {
 	}{
 		{fmt.Errorf("x: %w", store.ErrInvalid), 400, "invalid_argument", false},
 		{fmt.Errorf("x: %w", store.ErrOverloaded), 429, "resource_exhausted", false},
+		{fmt.Errorf("x: %w", store.ErrTooLarge), 400, "out_of_range", false},
 		{fmt.Errorf("x: %w", store.ErrUnavailable), 503, "unavailable", false},
 		{fmt.Errorf("x: %w", store.ErrCorrupt), 500, "data_loss", true},
 		{errors.New("secret"), 500, "internal", true},
@@ -508,7 +509,7 @@ func BenchmarkFlameGraph(b *testing.B) {
 
 // benchServer has samples that go one of so many paths, the first ones most often; with 0 each goes its own.
 func benchServer(b *testing.B, paths int) *Server {
-	db, err := store.Open(b.Context(), b.TempDir(), store.Options{Now: func() time.Time { return apiNow }})
+	db, err := store.Open(b.Context(), b.TempDir(), store.Options{Now: func() time.Time { return apiNow }, QueryMemory: 2 << 30})
 	if err != nil {
 		b.Fatal(err)
 	}

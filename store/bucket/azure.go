@@ -55,7 +55,7 @@ func azureClient(b *cloud) (c *container.Client, account string, err error) {
 			b.credentials = name
 			c, err := container.NewClientFromConnectionString(s, b.name, o)
 			if err != nil {
-				return nil, "", fmt.Errorf("%w: %s cannot be read; it is of the form AccountName=...;AccountKey=...", ErrDenied, name)
+				return nil, "", fmt.Errorf("%w: %s cannot be read; its form is AccountName=NAME;AccountKey=KEY", ErrDenied, name)
 			}
 			return c, "...", nil
 		}

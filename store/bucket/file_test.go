@@ -50,9 +50,9 @@ func TestFileNames(t *testing.T) {
 // TestFileOrder is the golden order of side effects.
 func TestFileOrder(t *testing.T) {
 	m := vfs.NewMem()
-	b := openFile(t, m, "/b")
+	openFile(t, m, "/b")
 	rec := vfs.Recorder{Root: "/b"}
-	b = openFile(t, vfs.Hook(m, rec.Hook), "/b")
+	b := openFile(t, vfs.Hook(m, rec.Hook), "/b")
 	before := rec.String()
 	put(t, b, "r/x", "abc")
 	must(t, b.Delete(t.Context(), "r/x"))
