@@ -239,7 +239,7 @@ func (x *exported) filename() string {
 // statusOf is the HTTP status that Connect gives a code.
 func statusOf(c connect.Code) int {
 	switch c {
-	case connect.CodeInvalidArgument:
+	case connect.CodeInvalidArgument, connect.CodeOutOfRange:
 		return http.StatusBadRequest
 	case connect.CodeResourceExhausted:
 		return http.StatusTooManyRequests
