@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"sync"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/zeebo/xxh3"
@@ -70,14 +69,20 @@ func (w *fileWriter) finish(rows, tail int64) (File, error) {
 
 // table writes the rows of one Parquet file.
 type table[T any] struct {
-	name string
-	out  *fileWriter
-	w    *parquet.GenericWriter[T]
-	buf  []T
-	rows int64
+	name  string
+	out   *fileWriter
+	w     *parquet.GenericWriter[T]
+	buf   []T
+	texts int // bytes of the long texts in the row group, counted by who adds them
+	rows  int64
 }
 
-const tableBuffer = 1024 // rows handed to Parquet at a time
+const (
+	tableBuffer = 1024 // rows handed to Parquet at a time
+	// groupTexts are the bytes of long texts after which a row group ends: it has its dictionary in one page, and few
+	// profiles with names that are long and much alike would make that too large to be read.
+	groupTexts = maxPage / 4 * 3
+)
 
 func newTable[T any](fs vfs.FS, dir, name string) (*table[T], error) {
 	out, err := createFile(fs, filepath.Join(dir, name))
@@ -90,6 +95,13 @@ func newTable[T any](fs vfs.FS, dir, name string) (*table[T], error) {
 func (t *table[T]) add(row T) error {
 	t.buf = append(t.buf, row)
 	t.rows++
+	if t.texts > groupTexts {
+		t.texts = 0
+		if err := t.flush(); err != nil {
+			return err
+		}
+		return t.w.Flush()
+	}
 	if len(t.buf) == cap(t.buf) {
 		return t.flush()
 	}
@@ -145,55 +157,49 @@ func DirSource(fs vfs.FS, dir string) Source {
 }
 
 // checkedFile reads parts of one file and holds them to their checksums: no byte that was altered is
-// ever decoded. It is an io.ReaderAt for as long as ctx lives; several goroutines may read.
+// ever decoded. It lives as long as ctx; one goroutine uses it.
 type checkedFile struct {
 	ctx  context.Context
 	name string
 	meta File
 	src  Source
 
-	mu   sync.Mutex
-	tail []byte // from the chunk that Tail is in to the end, once read
+	tail []byte // from the chunk that Tail is in to the end
 	last []byte // the chunks read last
 	at   int64  // of last
 	err  error  // the first error of src: what a decoder makes of it says less
 }
 
-func (f *checkedFile) ReadAt(p []byte, off int64) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if off < 0 || off >= f.meta.Bytes {
-		return 0, io.EOF
+func (f *checkedFile) tailAt() int64 { return f.meta.Tail / ChunkBytes * ChunkBytes }
+
+// bytes gives n bytes from off, which are not the caller's to change.
+func (f *checkedFile) bytes(off, n int64) ([]byte, error) {
+	if off < 0 || n < 0 || off > f.meta.Bytes-n {
+		return nil, fmt.Errorf("%w: bytes %d to %d, there are %d", ErrCorrupt, off, off+n, f.meta.Bytes)
 	}
-	want := min(int64(len(p)), f.meta.Bytes-off)
 	from := off / ChunkBytes * ChunkBytes
-	to := min((off+want+ChunkBytes-1)/ChunkBytes*ChunkBytes, f.meta.Bytes)
-	tailAt := f.meta.Tail / ChunkBytes * ChunkBytes
-	var b []byte
+	to := min((off+n+ChunkBytes-1)/ChunkBytes*ChunkBytes, f.meta.Bytes)
 	switch {
-	case from >= tailAt:
-		if f.tail == nil {
-			t, err := f.chunks(tailAt, f.meta.Bytes)
-			if err != nil {
-				return 0, err
-			}
-			f.tail = t
-		}
-		b = f.tail[from-tailAt:]
+	case f.tail != nil && from >= f.tailAt():
+		return f.tail[off-f.tailAt():][:n], nil
 	case f.last != nil && from >= f.at && to <= f.at+int64(len(f.last)):
-		b = f.last[from-f.at:]
 	default:
 		c, err := f.chunks(from, to)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		f.last, f.at, b = c, from, c
+		f.last, f.at = c, from
 	}
-	n := copy(p[:want], b[off-from:])
-	if n < len(p) {
-		return n, io.EOF
+	return f.last[off-f.at:][:n], nil
+}
+
+// inTail gives bytes that were read when the file was opened, as a page index must have been.
+func (f *checkedFile) inTail(r byteRange) ([]byte, error) {
+	at := f.tailAt()
+	if r.off < at || r.n <= 0 || r.n > f.meta.Bytes-r.off {
+		return nil, fmt.Errorf("%w: bytes %d to %d are not in the tail, which is from %d to %d", ErrCorrupt, r.off, r.off+r.n, at, f.meta.Bytes)
 	}
-	return n, nil
+	return f.tail[r.off-at:][:r.n], nil
 }
 
 // chunks reads and checks whole chunks.

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
-	"github.com/parquet-go/parquet-go"
 
 	"github.com/quantra-l/quantra/profile"
 )
@@ -31,6 +30,8 @@ var ErrVersion = errors.New("written by a later version")
 const (
 	maxMeta   = 64 << 20 // bytes of meta.json
 	maxFile   = 1 << 40
+	maxTail   = 256 << 20 // bytes of a file's footer and page index
+	maxDense  = 256       // rows in a byte: each page has a header
 	maxStacks = 1 << 28
 	maxSeries = 1 << 20
 	maxTypes  = 1 << 10
@@ -144,7 +145,7 @@ func checkCounts(m *Meta) error {
 		switch {
 		case filepath.Base(name) != name || name == MetaFile || len(name) > 64:
 			return fmt.Errorf("file %.70q", name)
-		case f.Bytes < 12 || f.Bytes > maxFile || f.Tail < 0 || f.Tail > f.Bytes || f.Rows < 0 || f.Rows > f.Bytes*groupRows:
+		case f.Bytes < 12 || f.Bytes > maxFile || f.Tail < 0 || f.Tail > f.Bytes || f.Bytes-f.Tail > maxTail || f.Rows < 0 || f.Rows > f.Bytes*maxDense:
 			return fmt.Errorf("%s: %d bytes, tail at %d, %d rows", name, f.Bytes, f.Tail, f.Rows)
 		case int64(len(f.Chunks)) != (f.Bytes+ChunkBytes-1)/ChunkBytes*8:
 			return fmt.Errorf("%s: %d bytes of checksums for %d bytes", name, len(f.Chunks), f.Bytes)
@@ -172,6 +173,7 @@ type Reader struct {
 type footer struct {
 	once sync.Once
 	tail []byte
+	pf   *parquetFile
 	err  error
 }
 
@@ -192,7 +194,7 @@ func (r *Reader) corrupt(file, format string, args ...any) error {
 }
 
 // file opens one file for a question that lives as long as ctx.
-func (r *Reader) file(ctx context.Context, name string) (*checkedFile, *parquet.File, error) {
+func (r *Reader) file(ctx context.Context, name string) (*scan, error) {
 	f := r.meta.Files[name]
 	cf := &checkedFile{ctx: ctx, name: name, meta: f, src: r.src}
 	r.mu.Lock()
@@ -203,7 +205,13 @@ func (r *Reader) file(ctx context.Context, name string) (*checkedFile, *parquet.
 	}
 	r.mu.Unlock()
 	ft.once.Do(func() {
-		ft.tail, ft.err = cf.chunks(f.Tail/ChunkBytes*ChunkBytes, f.Bytes)
+		if ft.tail, ft.err = cf.chunks(cf.tailAt(), f.Bytes); ft.err != nil {
+			return
+		}
+		cf.tail = ft.tail
+		if ft.pf, ft.err = openParquet(cf); ft.err == nil && ft.pf.rows != f.Rows {
+			ft.err = fmt.Errorf("%w: %d rows, meta.json says %d", ErrCorrupt, ft.pf.rows, f.Rows)
+		}
 	})
 	if ft.err != nil {
 		// It may go better next time, and for another's context.
@@ -212,29 +220,10 @@ func (r *Reader) file(ctx context.Context, name string) (*checkedFile, *parquet.
 			delete(r.footers, name)
 		}
 		r.mu.Unlock()
-		return nil, nil, r.wrap(cf, ft.err)
+		return nil, r.wrap(cf, ft.err)
 	}
 	cf.tail = ft.tail
-	pf, err := openParquet(cf, f)
-	if err != nil {
-		return nil, nil, r.wrap(cf, err)
-	}
-	if pf.NumRows() != f.Rows {
-		return nil, nil, r.corrupt(name, "%d rows, meta.json says %d", pf.NumRows(), f.Rows)
-	}
-	return cf, pf, nil
-}
-
-func openParquet(cf *checkedFile, f File) (pf *parquet.File, err error) {
-	defer caught(&err)
-	return parquet.OpenFile(cf, f.Bytes, parquet.SkipBloomFilters(true), parquet.ReadBufferSize(32<<10))
-}
-
-// caught makes an error of a panic: bytes that passed their checksum and still break the decoder.
-func caught(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("%w: decoder: %v", ErrCorrupt, p)
-	}
+	return &scan{cf: cf, pf: ft.pf}, nil
 }
 
 // wrap says where an error is. One of the source stays what it was; all others mean that the
@@ -255,175 +244,6 @@ func (r *Reader) wrap(cf *checkedFile, err error) error {
 	return r.corrupt(cf.name, "%v", err)
 }
 
-// scan reads ranges of rows of one file's columns.
-type scan struct {
-	cf *checkedFile
-	pf *parquet.File
-}
-
-// column finds a column.
-func (s *scan) column(name string) (int, error) {
-	for i, p := range s.pf.Schema().Columns() {
-		if len(p) == 1 && p[0] == name {
-			return i, nil
-		}
-	}
-	return 0, fmt.Errorf("%w: no column %q", ErrCorrupt, name)
-}
-
-// number is what columns of numbers become.
-type number interface {
-	~int32 | ~uint32 | ~int64 | ~uint64
-}
-
-// pages calls see with the pages of a column that have rows of [first, first+n), cut to them, in order.
-func (s *scan) pages(name string, first, n int64, see func(p parquet.Page, dict parquet.Dictionary) error) (err error) {
-	defer caught(&err)
-	col, err := s.column(name)
-	if err != nil {
-		return err
-	}
-	at := int64(0)
-	for _, g := range s.pf.RowGroups() {
-		lo, hi := max(first, at), min(first+n, at+g.NumRows())
-		if lo < hi {
-			if err := s.groupPages(g.ColumnChunks()[col], lo-at, hi-lo, see); err != nil {
-				return fmt.Errorf("column %s, row %d: %w", name, lo, err)
-			}
-		}
-		at += g.NumRows()
-	}
-	return nil
-}
-
-func (s *scan) groupPages(c parquet.ColumnChunk, first, n int64, see func(p parquet.Page, dict parquet.Dictionary) error) error {
-	pages := c.Pages()
-	defer pages.Close() // it reads only
-	if err := pages.SeekToRow(first); err != nil {
-		return err
-	}
-	for n > 0 {
-		if err := s.cf.ctx.Err(); err != nil {
-			return err
-		}
-		p, err := pages.ReadPage()
-		if err != nil {
-			return fmt.Errorf("%d rows are missing: %w", n, err)
-		}
-		cut := p
-		if p.NumRows() > n {
-			cut = p.Slice(0, n)
-		}
-		if cut.NumValues() != cut.NumRows() {
-			parquet.Release(p)
-			return fmt.Errorf("%w: %d values in %d rows", ErrCorrupt, cut.NumValues(), cut.NumRows())
-		}
-		n -= cut.NumRows()
-		err = see(cut, p.Dictionary())
-		parquet.Release(p)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// numbers appends a column's values to dst.
-func numbers[T number](s *scan, name string, first, n int64, dst []T) ([]T, error) {
-	had := int64(len(dst))
-	dst = slices.Grow(dst, int(min(n, maxAhead)))
-	err := s.pages(name, first, n, func(p parquet.Page, dict parquet.Dictionary) error {
-		if dict == nil {
-			dst = appendNumbers(dst, p)
-			return nil
-		}
-		table := appendNumbers([]T(nil), dict.Page())
-		data := p.Data()
-		for _, i := range data.Int32() {
-			if int(i) >= len(table) || i < 0 {
-				return fmt.Errorf("%w: entry %d of a dictionary of %d", ErrCorrupt, i, len(table))
-			}
-			dst = append(dst, table[i])
-		}
-		return nil
-	})
-	if got := int64(len(dst)) - had; err == nil && got != n {
-		err = fmt.Errorf("%w: column %s has %d values in %d rows", ErrCorrupt, name, got, n)
-	}
-	return dst, err
-}
-
-func appendNumbers[T number](dst []T, p parquet.Page) []T {
-	data := p.Data()
-	switch p.Type().Kind() {
-	case parquet.Int32:
-		for _, v := range data.Int32() {
-			dst = append(dst, T(uint32(v)))
-		}
-	case parquet.Int64:
-		for _, v := range data.Int64() {
-			dst = append(dst, T(v))
-		}
-	default:
-		panic("a column of " + p.Type().String() + " where numbers should be")
-	}
-	return dst
-}
-
-// textColumn appends the numbers of a column's texts to dst, as number gives them.
-func (s *scan) textColumn(name string, first, n int64, dst []uint32, number func(string) (uint32, error)) ([]uint32, error) {
-	had := int64(len(dst))
-	dst = slices.Grow(dst, int(min(n, maxAhead)))
-	err := s.pages(name, first, n, func(p parquet.Page, dict parquet.Dictionary) error {
-		if dict == nil {
-			return eachText(p, func(t string) error {
-				i, err := number(t)
-				dst = append(dst, i)
-				return err
-			})
-		}
-		const none = ^uint32(0)
-		var words []string
-		if err := eachText(dict.Page(), func(t string) error { words = append(words, t); return nil }); err != nil {
-			return err
-		}
-		table := slices.Repeat([]uint32{none}, len(words))
-		data := p.Data()
-		for _, i := range data.Int32() {
-			if int(i) >= len(table) || i < 0 {
-				return fmt.Errorf("%w: entry %d of a dictionary of %d", ErrCorrupt, i, len(table))
-			}
-			if table[i] == none {
-				n, err := number(words[i])
-				if err != nil {
-					return err
-				}
-				table[i] = n
-			}
-			dst = append(dst, table[i])
-		}
-		return nil
-	})
-	if got := int64(len(dst)) - had; err == nil && got != n {
-		err = fmt.Errorf("%w: column %s has %d values in %d rows", ErrCorrupt, name, got, n)
-	}
-	return dst, err
-}
-
-func eachText(p parquet.Page, see func(string) error) error {
-	if p.Type().Kind() != parquet.ByteArray {
-		return fmt.Errorf("%w: a column of %s where texts should be", ErrCorrupt, p.Type())
-	}
-	data := p.Data()
-	b, offsets := data.ByteArray()
-	for i := 1; i < len(offsets); i++ {
-		if err := see(string(b[offsets[i-1]:offsets[i]])); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // ProfileColumns are rows of profiles.parquet, ordered by type, series, From and ID.
 type ProfileColumns struct {
 	Type, Series                      []uint32
@@ -438,20 +258,19 @@ func (c *ProfileColumns) Len() int { return len(c.Type) }
 
 // Profiles reads the rows of the types, or of all if types is nil.
 func (r *Reader) Profiles(ctx context.Context, types []uint32) (*ProfileColumns, error) {
-	cf, pf, err := r.file(ctx, ProfilesFile)
+	s, err := r.file(ctx, ProfilesFile)
 	if err != nil {
 		return nil, err
 	}
-	s := &scan{cf: cf, pf: pf}
 	c, err := r.profileColumns(s, types)
 	if err != nil {
-		return nil, r.wrap(cf, err)
+		return nil, r.wrap(s.cf, err)
 	}
 	return c, nil
 }
 
 func (r *Reader) profileColumns(s *scan, types []uint32) (*ProfileColumns, error) {
-	all, err := s.textColumn("type", 0, s.pf.NumRows(), nil, r.typeIndex)
+	all, err := s.textColumn("type", 0, s.pf.rows, nil, r.typeIndex)
 	if err != nil {
 		return nil, err
 	}
@@ -504,17 +323,10 @@ func (c *ProfileColumns) read(s *scan, types []uint32, first int64) (err error) 
 		}
 		c.N = append(c.N, int32(v))
 	}
-	return s.pages("id", first, n, func(p parquet.Page, _ parquet.Dictionary) error {
-		data := p.Data()
-		b, size := data.FixedLenByteArray()
-		if size != 16 {
-			return fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
-		}
-		for ; len(b) >= 16; b = b[16:] {
-			c.ID = append(c.ID, idOfBytes([16]byte(b)))
-		}
-		return nil
-	})
+	had := int64(len(c.ID))
+	err = s.fixed("id", 16, first, n, func(b []byte) { c.ID = append(c.ID, idOfBytes([16]byte(b))) })
+	c.ID, err = counted(c.ID, had, n, "id", err)
+	return err
 }
 
 // checkProfiles holds rows to their order and bounds, so that who uses them need not.
@@ -550,11 +362,10 @@ func (r *Reader) Samples(ctx context.Context, first, n int64, into *SampleColumn
 	if first < 0 || n < 0 || first+n > r.meta.Samples {
 		return r.corrupt(SamplesFile, "rows %d to %d, there are %d", first, first+n, r.meta.Samples)
 	}
-	cf, pf, err := r.file(ctx, SamplesFile)
+	s, err := r.file(ctx, SamplesFile)
 	if err != nil {
 		return err
 	}
-	s := &scan{cf: cf, pf: pf}
 	if _, ok := r.meta.Files[LabelsFile]; !ok {
 		into.Sets = into.Sets[:0] // none has labels: they need not be read
 	} else {
@@ -566,7 +377,7 @@ func (r *Reader) Samples(ctx context.Context, first, n int64, into *SampleColumn
 		}
 	}
 	if err != nil {
-		return r.wrap(cf, err)
+		return r.wrap(s.cf, err)
 	}
 	if len(into.Sets) == 0 {
 		into.Sets = slices.Grow(into.Sets, len(into.Values))[:len(into.Values)]
@@ -599,14 +410,13 @@ func (r *Reader) Totals(ctx context.Context, typ uint32, series []uint32) (*Tota
 	if int(typ) >= len(r.meta.Types) {
 		return nil, r.corrupt(TotalsFile, "type %d of %d", typ, len(r.meta.Types))
 	}
-	cf, pf, err := r.file(ctx, TotalsFile)
+	s, err := r.file(ctx, TotalsFile)
 	if err != nil {
 		return nil, err
 	}
-	s := &scan{cf: cf, pf: pf}
-	types, err := s.textColumn("type", 0, pf.NumRows(), nil, r.typeIndex)
+	types, err := s.textColumn("type", 0, s.pf.rows, nil, r.typeIndex)
 	if err != nil {
-		return nil, r.wrap(cf, err)
+		return nil, r.wrap(s.cf, err)
 	}
 	lo, found := slices.BinarySearch(types, typ)
 	if !found {
@@ -615,7 +425,7 @@ func (r *Reader) Totals(ctx context.Context, typ uint32, series []uint32) (*Tota
 	hi, _ := slices.BinarySearch(types[lo:], typ+1)
 	all, err := numbers[uint32](s, "series", int64(lo), int64(hi), nil)
 	if err != nil {
-		return nil, r.wrap(cf, err)
+		return nil, r.wrap(s.cf, err)
 	}
 	c := &TotalColumns{}
 	for a := 0; a < len(all); {
@@ -632,7 +442,7 @@ func (r *Reader) Totals(ctx context.Context, typ uint32, series []uint32) (*Tota
 		}
 		if series == nil || contains(series, all[a]) {
 			if err := c.read(s, all[a:b], int64(lo+a)); err != nil {
-				return nil, r.wrap(cf, err)
+				return nil, r.wrap(s.cf, err)
 			}
 		}
 		a = b
@@ -669,12 +479,11 @@ const functionRun = 1 << 14
 // named functions only the pages that may have them are read. After an error it ends.
 func (r *Reader) Functions(ctx context.Context, names []string, types []uint32) iter.Seq2[FunctionRow, error] {
 	return func(yield func(FunctionRow, error) bool) {
-		cf, pf, err := r.file(ctx, FunctionsFile)
+		s, err := r.file(ctx, FunctionsFile)
 		if err != nil {
 			yield(FunctionRow{}, err)
 			return
 		}
-		s := &scan{cf: cf, pf: pf}
 		runs, err := functionRuns(s, names)
 		for _, run := range runs {
 			if err != nil {
@@ -686,49 +495,47 @@ func (r *Reader) Functions(ctx context.Context, names []string, types []uint32) 
 			}
 		}
 		if err != nil {
-			yield(FunctionRow{}, r.wrap(cf, err))
+			yield(FunctionRow{}, r.wrap(s.cf, err))
 		}
 	}
 }
 
 // functionRuns is the rows to read, as [first, end), none longer than functionRun.
 func functionRuns(s *scan, names []string) (runs [][2]int64, err error) {
-	defer caught(&err)
 	add := func(lo, hi int64) {
 		for ; lo < hi; lo += functionRun {
 			runs = append(runs, [2]int64{lo, min(lo+functionRun, hi)})
 		}
 	}
 	if names == nil {
-		add(0, s.pf.NumRows())
+		add(0, s.pf.rows)
 		return runs, nil
 	}
-	col, err := s.column("function")
-	if err != nil {
-		return nil, err
+	col, ok := s.pf.cols["function"]
+	if !ok {
+		return nil, fmt.Errorf("%w: no column %q that has a value in every row", ErrCorrupt, "function")
 	}
 	at := int64(0)
-	for _, g := range s.pf.RowGroups() {
-		c := g.ColumnChunks()[col]
-		ci, err := c.ColumnIndex()
+	for i := range s.pf.groups {
+		c := &s.pf.groups[i].cols[col]
+		pages, err := c.pages(s.cf)
 		if err != nil {
 			return nil, err
 		}
-		oi, err := c.OffsetIndex()
+		first, last, err := c.minMax(s.cf, len(pages))
 		if err != nil {
 			return nil, err
 		}
-		for i := range oi.NumPages() {
-			lo, hi := oi.FirstRowIndex(i), g.NumRows()
-			if i+1 < oi.NumPages() {
-				hi = oi.FirstRowIndex(i + 1)
+		for k, p := range pages {
+			hi := c.rows
+			if k+1 < len(pages) {
+				hi = pages[k+1].first
 			}
-			first, last := ci.MinValue(i).String(), ci.MaxValue(i).String()
-			if slices.ContainsFunc(names, func(n string) bool { return mayHave(n, first, last) }) {
-				add(at+lo, at+hi)
+			if slices.ContainsFunc(names, func(n string) bool { return mayHave(n, string(first[k]), string(last[k])) }) {
+				add(at+p.first, at+hi)
 			}
 		}
-		at += g.NumRows()
+		at += c.rows
 	}
 	return runs, nil
 }

@@ -4,13 +4,12 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/parquet-go/parquet-go"
-
 	"github.com/quantra-l/quantra/profile"
 )
 
-// Tables reads the block's dictionary. All its indexes are in range, callers come before callees,
-// and identities are those of the frames: what is given is safe to use without further checks.
+// Tables reads the block's dictionary. All its indexes are in range and callers come before callees,
+// so that what is given is safe to use without further checks. That the identities of stacks are those of their
+// frames it does not check: [Verify] and [Tables.CheckIDs] do.
 func (r *Reader) Tables(ctx context.Context) (*Tables, error) {
 	b := tableReader{r: r, ctx: ctx, stringOf: map[string]uint32{"": 0},
 		t: &Tables{Strings: []string{""}, Mappings: []profile.Mapping{{}}, LabelSets: [][]profile.SampleLabel{nil},
@@ -23,12 +22,12 @@ func (r *Reader) Tables(ctx context.Context) (*Tables, error) {
 		if _, ok := r.meta.Files[f.name]; !ok {
 			continue // labels.parquet is not there where there are none
 		}
-		cf, pf, err := r.file(ctx, f.name)
+		s, err := r.file(ctx, f.name)
 		if err != nil {
 			return nil, err
 		}
-		if err := f.read(&scan{cf: cf, pf: pf}, pf.NumRows()); err != nil {
-			return nil, r.wrap(cf, err)
+		if err := f.read(s, s.pf.rows); err != nil {
+			return nil, r.wrap(s.cf, err)
 		}
 	}
 	return b.t, nil
@@ -77,7 +76,7 @@ func (b *tableReader) frames(s *scan, n int64) error {
 	if err != nil {
 		return err
 	}
-	folded, err := flags(s, "folded", n)
+	folded, err := s.booleans("folded", 0, n, nil)
 	if err != nil {
 		return err
 	}
@@ -112,32 +111,6 @@ func (b *tableReader) frames(s *scan, n int64) error {
 		t.Locations[location[i]].NumLines++
 	}
 	return nil
-}
-
-// flags reads a column of booleans.
-func flags(s *scan, name string, n int64) (dst []bool, err error) {
-	values := make([]parquet.Value, 1024)
-	err = s.pages(name, 0, n, func(p parquet.Page, _ parquet.Dictionary) error {
-		if p.Type().Kind() != parquet.Boolean {
-			return fmt.Errorf("%w: a column of %s where booleans should be", ErrCorrupt, p.Type())
-		}
-		vs := p.Values()
-		for left := p.NumValues(); left > 0; {
-			k, err := vs.ReadValues(values)
-			if k == 0 {
-				return err
-			}
-			for _, v := range values[:k] {
-				dst = append(dst, v.Boolean())
-			}
-			left -= int64(k)
-		}
-		return nil
-	})
-	if err == nil && int64(len(dst)) != n {
-		err = fmt.Errorf("%w: column %s has %d values of %d", ErrCorrupt, name, len(dst), n)
-	}
-	return dst, err
 }
 
 func (b *tableReader) stacks(s *scan, n int64) error {

@@ -257,11 +257,10 @@ func (v *verifier) functions() error {
 // repeated holds the columns of samples.parquet that only repeat what their profile says, which this program never reads
 // and SQL does, to the profiles.
 func (v *verifier) repeated(c *ProfileColumns) error {
-	cf, pf, err := v.r.file(v.ctx, SamplesFile)
+	s, err := v.r.file(v.ctx, SamplesFile)
 	if err != nil {
 		return err
 	}
-	s := &scan{cf: cf, pf: pf}
 	services := map[string]uint32{}
 	for _, x := range v.m.Series {
 		name := x.Labels.Get(profile.LabelService)
@@ -281,23 +280,23 @@ func (v *verifier) repeated(c *ProfileColumns) error {
 		n := min(verifyRun, v.m.Samples-at)
 		types, err := s.textColumn("type", at, n, nil, v.r.typeIndex)
 		if err != nil {
-			return v.r.wrap(cf, err)
+			return v.r.wrap(s.cf, err)
 		}
 		of, err := s.textColumn("service", at, n, nil, service)
 		if err != nil {
-			return v.r.wrap(cf, err)
+			return v.r.wrap(s.cf, err)
 		}
 		series, err := numbers[uint32](s, "series", at, n, nil)
 		if err != nil {
-			return v.r.wrap(cf, err)
+			return v.r.wrap(s.cf, err)
 		}
 		times, err := numbers[int64](s, "time", at, n, nil)
 		if err != nil {
-			return v.r.wrap(cf, err)
+			return v.r.wrap(s.cf, err)
 		}
 		labels, err := numbers[uint32](s, "labels", at, n, nil)
 		if err != nil {
-			return v.r.wrap(cf, err)
+			return v.r.wrap(s.cf, err)
 		}
 		for k := range types {
 			if int(labels[k]) >= len(v.t.LabelSets) {

@@ -96,6 +96,7 @@ type Writer struct {
 	weights   []int64 // rows of samples by service
 	byService map[string]int
 	names     []string
+	named     string // the function of the last row of functions.parquet
 }
 
 // NewWriter begins a block in dir, which is made. m says who and when (ULID, Region, Tenant, Level, Partition,
@@ -288,6 +289,10 @@ func (w *Writer) AddFunction(r FunctionRow) error {
 }
 
 func (w *Writer) writeFunction(r *FunctionRow) error {
+	if r.Function != w.named {
+		w.named = r.Function
+		w.functions.texts += len(r.Function)
+	}
 	return w.functions.add(functionRow{w.meta.Types[r.Type], r.Function, r.Series, r.Minute, r.Self, r.Cumulative, r.Samples})
 }
 
@@ -389,6 +394,7 @@ func (w *Writer) writeTables(files map[string]File) error {
 			f := t.Functions[ln.Function]
 			row.Depth, row.Function, row.SystemName, row.File = int32(j), t.Strings[f.Name], t.Strings[f.SystemName], t.Strings[f.File]
 			row.StartLine, row.Line, row.Column = f.StartLine, ln.Line, ln.Column
+			frames.texts += len(row.Function) + len(row.SystemName) + len(row.File) + len(row.Mapping) + len(row.BuildID)
 			if err := frames.add(row); err != nil {
 				return err
 			}
@@ -411,7 +417,9 @@ func (w *Writer) writeTables(files map[string]File) error {
 	}
 	for i, set := range t.LabelSets {
 		for _, l := range set {
-			if err := labels.add(labelRow{uint32(i), t.Strings[l.Key], t.Strings[l.Str], l.Num, t.Strings[l.Unit]}); err != nil {
+			row := labelRow{uint32(i), t.Strings[l.Key], t.Strings[l.Str], l.Num, t.Strings[l.Unit]}
+			labels.texts += len(row.Key) + len(row.Value) + len(row.Unit)
+			if err := labels.add(row); err != nil {
 				return err
 			}
 		}
