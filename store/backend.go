@@ -134,7 +134,7 @@ type Usage struct {
 	Tenant, Service string
 	Type            string // profile.Type in text, "" if not told apart
 	Day             time.Time
-	Class           string // "memory", "local", "standard", "archive"
-	Profiles        int64
+	Class           string  // "memory", "local", "standard", "archive"
+	Profiles        float64 // of one with several types, each type has its part
 	Bytes           int64
 }

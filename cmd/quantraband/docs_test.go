@@ -190,3 +190,36 @@ func TestGuardsParse(t *testing.T) {
 		}
 	}
 }
+
+// TestOperations: the commands that docs/operations.md tells people to run are commands, with flags that they have.
+func TestOperations(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join("..", "..", "docs", "operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(raw)) {
+		line, ok := strings.CutPrefix(line, "    quantraband ")
+		if !ok {
+			continue
+		}
+		n++
+		line, _, _ = strings.Cut(line, "#")
+		cmd, args, err := testRoot().Find(strings.Fields(strings.ReplaceAll(line, "'", "")))
+		if err == nil && cmd.HasSubCommands() {
+			err = fmt.Errorf("%s is no command that does something", cmd.CommandPath())
+		}
+		if err == nil {
+			err = cmd.ParseFlags(args)
+		}
+		if err == nil {
+			err = cmd.ValidateArgs(cmd.Flags().Args())
+		}
+		if err != nil {
+			t.Errorf("quantraband %s: %v", strings.TrimSpace(line), err)
+		}
+	}
+	if n < 8 {
+		t.Errorf("only %d commands found", n)
+	}
+}

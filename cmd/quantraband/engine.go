@@ -37,7 +37,9 @@ const (
 type engineOptions struct {
 	bucket, region, control string
 	flushEvery              time.Duration
-	retention               age
+	retention, archiveAfter age
+	keep                    keepRules
+	compactEvery            time.Duration
 	memory, queryMemory     byteSize
 	cacheBytes, queueBytes  byteSize
 }
@@ -55,7 +57,11 @@ func (o *engineOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.control, "control", "", "`database` that servers on one bucket share: postgres://USER@HOST/DATABASE (default: a file in the data folder, for one server)")
 	f.DurationVar(&o.flushEvery, "flush-every", time.Minute, "how long profiles stay in memory and in the log before they become a block")
 	o.retention = age(30 * 24 * time.Hour)
-	f.Var(&o.retention, "retention", "how old profiles may be that are taken in")
+	f.Var(&o.retention, "retention", "how long profiles are kept")
+	f.Var(&o.keep, "keep", "an exception to --retention, as `TENANT/SERVICE=AGE`: * is any, the age may be forever; the first that matches holds")
+	o.archiveAfter = age(7 * 24 * time.Hour)
+	f.Var(&o.archiveAfter, "archive-after", "how old blocks are when they move to the bucket's archive class; 0 is never")
+	f.DurationVar(&o.compactEvery, "compact-every", 30*time.Second, "how often there is a look at which blocks to merge or delete")
 	f.Var(&o.memory, "memory", "memory to stay within; the bounds below follow from it (default: GOMEMLIMIT, else the control group's limit)")
 	f.Var(&o.queryMemory, "query-memory", "memory that one question may take (default: 256MiB, at most an eighth of --memory)")
 	o.cacheBytes = 8 << 30
@@ -68,6 +74,10 @@ func (o *engineOptions) check() error {
 	switch {
 	case o.retention <= 0:
 		return usagef("--retention %s: it must be more than 0", &o.retention)
+	case o.archiveAfter < 0:
+		return usagef("--archive-after %s: it must not be less than 0", &o.archiveAfter)
+	case o.compactEvery <= 0:
+		return usagef("--compact-every %s: it must be more than 0", o.compactEvery)
 	case o.flushEvery <= 0:
 		return usagef("--flush-every %s: it must be more than 0", o.flushEvery)
 	case o.queueBytes <= 0:
@@ -76,6 +86,26 @@ func (o *engineOptions) check() error {
 		return usagef("--memory %s: it must be at least %dMiB", &o.memory, minMemory>>20)
 	}
 	return nil
+}
+
+// longest is how old a profile may be that is kept by any rule.
+func (o *engineOptions) longest() time.Duration {
+	d := time.Duration(o.retention)
+	for _, r := range o.keep {
+		if r.Keep < 0 {
+			return forever
+		}
+		d = max(d, r.Keep)
+	}
+	return d
+}
+
+func (o *engineOptions) retain() blocks.RetentionOptions {
+	r := blocks.RetentionOptions{Keep: time.Duration(o.retention), ArchiveAfter: time.Duration(o.archiveAfter), Rules: o.keep}
+	if r.ArchiveAfter == 0 {
+		r.ArchiveAfter = -1
+	}
+	return r
 }
 
 // engine is the store with all it stands on.
@@ -113,7 +143,7 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	e.blocks, err = blocks.Open(ctx, e.bucket, blocks.Options{
 		Dir: filepath.Join(dir, blocksDir), Region: o.region, Logger: log,
 		QueueBytes: int64(o.queueBytes), CacheBytes: cache, MemoryBytes: share.columns,
-		Lease: leases(e.control, log),
+		Lease: leases(e.control, log), Retention: o.retain(), Compact: blocks.CompactOptions{Every: o.compactEvery},
 	})
 	if err != nil {
 		return e, engineError(dir, err)
@@ -122,7 +152,7 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	var before int64
 	e.db, err = store.Open(ctx, dir, store.Options{
 		Logger: log, Backend: e.blocks, Region: o.region,
-		Retention: time.Duration(o.retention), FlushEvery: o.flushEvery,
+		Retention: o.longest(), FlushEvery: o.flushEvery,
 		MaxBytes: int64(o.queueBytes), MaxHeadBytes: share.head, MaxInFlight: share.inFlight, QueryMemory: share.query,
 		Progress: func(done, total int64) {
 			if bar == nil {

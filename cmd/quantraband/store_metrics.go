@@ -59,6 +59,16 @@ var blocksMetrics = []metric[blocks.Stats]{
 	{"missed_total", "Blocks that could not be read when they were asked.", counter, func(s blocks.Stats) float64 { return float64(s.Missed) }},
 	{"listings_total", "Listings of the bucket.", counter, func(s blocks.Stats) float64 { return float64(s.Listings) }},
 	{"listing_failures_total", "Times that did not work.", counter, func(s blocks.Stats) float64 { return float64(s.ListingsFailed) }},
+	{"compactions_total", "Merges of blocks.", counter, func(s blocks.Stats) float64 { return float64(s.Compactions) }},
+	{"compaction_failures_total", "Times that did not work.", counter, func(s blocks.Stats) float64 { return float64(s.CompactionsFailed) }},
+	{"compacted_blocks_total", "Blocks that were merged into others.", counter, func(s blocks.Stats) float64 { return float64(s.CompactedBlocks) }},
+	{"compacted_samples_total", "Samples in those merges.", counter, func(s blocks.Stats) float64 { return float64(s.CompactedSamples) }},
+	{"compaction_seconds_total", "Time that merging took.", counter, func(s blocks.Stats) float64 { return s.CompactionTime.Seconds() }},
+	{"tombstones_total", "Blocks marked as deleted.", counter, func(s blocks.Stats) float64 { return float64(s.Tombstones) }},
+	{"deleted_total", "Blocks whose bytes were deleted.", counter, func(s blocks.Stats) float64 { return float64(s.DeletedBlocks) }},
+	{"deleted_bytes_total", "Bytes that were deleted.", counter, func(s blocks.Stats) float64 { return float64(s.DeletedBytes) }},
+	{"archived_total", "Blocks moved to the archive class.", counter, func(s blocks.Stats) float64 { return float64(s.ArchivedBlocks) }},
+	{"orphans_total", "Remains of uploads that never ended, removed.", counter, func(s blocks.Stats) float64 { return float64(s.Orphans) }},
 }
 
 // statsCollector reads figures when they are asked for.

@@ -223,3 +223,31 @@ func TestColours(t *testing.T) {
 		t.Errorf("pink: %v", err)
 	}
 }
+
+func TestKeepRules(t *testing.T) {
+	var k keepRules
+	for _, s := range []string{"default/checkout=90d", "*/batch=36h", "a/*=forever"} {
+		if err := k.Set(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := k.String(), "default/checkout=90d,*/batch=36h,a/*=forever"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	o := engineOptions{retention: age(24 * time.Hour), keep: k[:2]}
+	if got := o.longest(); got != 90*24*time.Hour {
+		t.Errorf("the longest is %v", got)
+	}
+	if o.keep = k; o.longest() != forever {
+		t.Errorf("the longest is %v", o.longest())
+	}
+	r := o.retain()
+	if r.KeepFor("x", "batch") != 36*time.Hour || r.KeepFor("a", "y") >= 0 || r.KeepFor("x", "y") != 24*time.Hour || r.ArchiveAfter >= 0 {
+		t.Errorf("%+v", r)
+	}
+	for _, bad := range []string{"", "90d", "a=90d", "/b=1d", "a/b", "a/b=", "a/b=0d", "a/b=-1h", "a/b=never"} {
+		if err := new(keepRules).Set(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -29,7 +28,7 @@ func handler(e *engine, o upOptions, log *slog.Logger) (http.Handler, error) {
 		Append:   appendTo(db),
 		Logger:   log,
 		Registry: registry,
-		MaxAge:   time.Duration(o.engine.retention), // what is older would go at once
+		MaxAge:   o.engine.longest(), // what is older would go at once
 	})
 	if err != nil {
 		return nil, err

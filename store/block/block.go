@@ -74,9 +74,11 @@ type Meta struct {
 	Types    []string         `json:"types"`    // profile.Type in text; sorted; samples.parquet names them by index here as well as by text
 	Series   []Series         `json:"series"`   // sorted by service, name, labels; a row's series is an index here
 	Services map[string]int64 `json:"services"` // service -> bytes of the block that are its, about
-	Profiles int              `json:"profiles"` // distinct uploads
-	Samples  int64            `json:"samples"`
-	Stacks   int              `json:"stacks"`
+	// Shares are the same by service and type. Blocks of before it was written have none.
+	Shares   map[string]map[string]int64 `json:"shares,omitempty"`
+	Profiles int                         `json:"profiles"` // distinct uploads
+	Samples  int64                       `json:"samples"`
+	Stacks   int                         `json:"stacks"`
 
 	Files map[string]File `json:"files"`
 }

@@ -93,7 +93,7 @@ type Writer struct {
 	touched   []uint32
 	labelled  map[uint64]int64
 	roll      *rollup
-	weights   []int64 // rows of samples by service
+	weights   [][]int64 // rows of samples by service and type
 	byService map[string]int
 	names     []string
 	named     string // the function of the last row of functions.parquet
@@ -120,7 +120,7 @@ func NewWriter(dir string, m Meta, t *Tables, opt WriterOptions) (*Writer, error
 		w.labels = append(w.labels, ls)
 		if _, ok := w.byService[svc]; !ok {
 			w.byService[svc] = len(w.names)
-			w.names, w.weights = append(w.names, svc), append(w.weights, 0)
+			w.names, w.weights = append(w.names, svc), append(w.weights, make([]int64, len(m.Types)))
 		}
 	}
 	err := opt.FS.MkdirAll(dir)
@@ -202,7 +202,7 @@ func (w *Writer) Add(r *Row) error {
 	}
 	w.from, w.to = min(w.from, r.From), max(w.to, r.To)
 	w.ids[r.ID] = struct{}{}
-	w.weights[w.byService[svc]] += int64(len(r.Values)) + 8
+	w.weights[w.byService[svc]][r.Type] += int64(len(r.Values)) + 8
 	w.last, w.any = Row{Type: r.Type, Series: r.Series, From: r.From, ID: r.ID}, true
 	return nil
 }
@@ -359,12 +359,22 @@ func (w *Writer) apportion() {
 	for _, f := range w.meta.Files {
 		bytes += f.Bytes
 	}
-	for _, n := range w.weights {
-		weights += n
+	for _, types := range w.weights {
+		for _, n := range types {
+			weights += n
+		}
 	}
-	w.meta.Services = map[string]int64{}
+	w.meta.Services, w.meta.Shares = map[string]int64{}, map[string]map[string]int64{}
 	for i, name := range w.names {
-		w.meta.Services[name] = int64(float64(bytes) * float64(w.weights[i]) / float64(max(1, weights)))
+		share := map[string]int64{}
+		w.meta.Shares[name] = share
+		for typ, n := range w.weights[i] {
+			if n > 0 {
+				n = int64(float64(bytes) * float64(n) / float64(max(1, weights)))
+				share[w.meta.Types[typ]] = n
+				w.meta.Services[name] += n
+			}
+		}
 	}
 }
 

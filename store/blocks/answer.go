@@ -249,8 +249,8 @@ func (b *Blocks) idsOf(ctx context.Context, k *Block, seen map[block.ID]bool) er
 // bytes go later. A block's profiles are told apart by service as its bytes are, about.
 func (b *Blocks) Usage(ctx context.Context) ([]store.Usage, error) {
 	type key struct {
-		tenant, service, class string
-		day                    time.Time
+		tenant, service, typ, class string
+		day                         time.Time
 	}
 	sum := map[key]*store.Usage{}
 	for _, k := range b.now.Load().all {
@@ -269,14 +269,20 @@ func (b *Blocks) Usage(ctx context.Context) ([]store.Usage, error) {
 			whole += n
 		}
 		for service, n := range k.Meta.Services {
-			at := key{k.Meta.Tenant, service, class, k.Meta.Partition.UTC().Truncate(24 * time.Hour)}
-			u := sum[at]
-			if u == nil {
-				u = &store.Usage{Tenant: at.tenant, Service: service, Day: at.day, Class: class}
-				sum[at] = u
+			shares := k.Meta.Shares[service]
+			if len(shares) == 0 {
+				shares = map[string]int64{"": n}
 			}
-			u.Bytes += n
-			u.Profiles += int64(float64(k.Meta.Profiles) * float64(n) / float64(max(1, whole)))
+			for typ, n := range shares {
+				at := key{k.Meta.Tenant, service, typ, class, k.Meta.Partition.UTC().Truncate(24 * time.Hour)}
+				u := sum[at]
+				if u == nil {
+					u = &store.Usage{Tenant: at.tenant, Service: service, Type: typ, Day: at.day, Class: class}
+					sum[at] = u
+				}
+				u.Bytes += n
+				u.Profiles += float64(k.Meta.Profiles) * float64(n) / float64(max(1, whole))
+			}
 		}
 	}
 	out := make([]store.Usage, 0, len(sum))
@@ -284,7 +290,7 @@ func (b *Blocks) Usage(ctx context.Context) ([]store.Usage, error) {
 		out = append(out, *u)
 	}
 	slices.SortFunc(out, func(x, y store.Usage) int {
-		return cmp.Or(cmp.Compare(x.Tenant, y.Tenant), cmp.Compare(x.Service, y.Service), x.Day.Compare(y.Day), cmp.Compare(x.Class, y.Class))
+		return cmp.Or(cmp.Compare(x.Tenant, y.Tenant), cmp.Compare(x.Service, y.Service), cmp.Compare(x.Type, y.Type), x.Day.Compare(y.Day), cmp.Compare(x.Class, y.Class))
 	})
 	return out, nil
 }

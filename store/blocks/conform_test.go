@@ -252,7 +252,7 @@ func TestBadCopy(t *testing.T) {
 	}
 }
 
-// TestUsage: bytes and profiles by service, day and class.
+// TestUsage: bytes and profiles by service, type, day and class.
 func TestUsage(t *testing.T) {
 	ctx := context.Background()
 	mem := vfs.NewMem()
@@ -268,14 +268,24 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	us, err := b.Usage(ctx)
-	if err != nil || len(us) != 3 {
+	if err != nil || len(us) != 6 {
 		t.Fatalf("%+v, %v", us, err)
 	}
 	day := epoch.Truncate(24 * time.Hour)
-	for i, want := range []store.Usage{{Service: "svc1", Class: "local"}, {Service: "svc1", Class: "standard"}, {Service: "svc2", Class: "local"}} {
-		u := us[i]
-		if u.Tenant != "t" || u.Service != want.Service || u.Class != want.Class || !u.Day.Equal(day) || u.Profiles != 1 || u.Bytes < 100 {
-			t.Errorf("%+v, want %+v", u, want)
+	at := 0
+	for _, of := range []struct {
+		service string
+		classes []string
+	}{{"svc1", []string{"local", "standard"}}, {"svc2", []string{"local"}}} {
+		for _, typ := range one.Meta.Types {
+			for _, class := range of.classes {
+				u := us[at]
+				at++
+				// Each profile has two types, with as many samples each.
+				if u.Tenant != "t" || u.Service != of.service || u.Type != typ || u.Class != class || !u.Day.Equal(day) || u.Profiles != 0.5 || u.Bytes < 100 {
+					t.Errorf("%+v, want half a profile of %s, %s, %s", u, of.service, typ, class)
+				}
+			}
 		}
 	}
 }
