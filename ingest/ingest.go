@@ -68,6 +68,10 @@ type Options struct {
 	// profile; past it senders get 429. 0 is 256 MiB, negative is no bound. A
 	// single profile that is larger than the bound is let in when it is alone.
 	InFlightBytes int64
+	// TenantRate bounds the bytes that one tenant sends in a second, as they come, over time; TenantBurst what it may send at
+	// once after a pause. Past it it gets 429. 0 is 4 MB, and 8 s of the rate or two profiles, whichever is more; a
+	// negative TenantRate is no bound.
+	TenantRate, TenantBurst int64
 	// MaxConcurrent bounds the requests at work; past it senders get 429. 0 is 1024, negative is no bound.
 	MaxConcurrent int
 	// Timeout bounds first the reading of a body, then again what follows. 0 is 30 s, negative is no bound.
@@ -87,6 +91,7 @@ const maxAhead = time.Hour
 type Ingest struct {
 	opt      Options
 	inFlight budget
+	rates    *rates        // nil is no bound
 	requests chan struct{} // one token per request at work; nil is no bound
 	decoders chan struct{} // one token per profile being decoded: more than there are cores would only add memory
 	origins  *http.CrossOriginProtection
@@ -101,6 +106,8 @@ func New(o Options) (*Ingest, error) {
 	o.Limits.Compressed = cmp.Or(o.Limits.Compressed, 16<<20)
 	o.Limits.Decoded = cmp.Or(o.Limits.Decoded, 256<<20)
 	o.InFlightBytes = cmp.Or(o.InFlightBytes, 256<<20)
+	o.TenantRate = cmp.Or(o.TenantRate, 4e6)
+	o.TenantBurst = cmp.Or(o.TenantBurst, max(8*o.TenantRate, 2*o.Limits.Compressed))
 	o.MaxConcurrent = cmp.Or(o.MaxConcurrent, 1024)
 	o.Timeout = cmp.Or(o.Timeout, 30*time.Second)
 	o.MaxAge = cmp.Or(o.MaxAge, 7*24*time.Hour)
@@ -115,6 +122,9 @@ func New(o Options) (*Ingest, error) {
 		inFlight: budget{limit: o.InFlightBytes},
 		decoders: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		origins:  http.NewCrossOriginProtection(),
+	}
+	if o.TenantRate > 0 {
+		in.rates = newRates(o.TenantRate, o.TenantBurst, o.Now)
 	}
 	if o.MaxConcurrent > 0 {
 		in.requests = make(chan struct{}, o.MaxConcurrent)
@@ -187,6 +197,11 @@ func (in *Ingest) take(w http.ResponseWriter, r *http.Request, h *hold, receive 
 	if err != nil {
 		return Push{}, err
 	}
+	if r.ContentLength > 0 { // else it counts when it has been read
+		if err := in.rates.take(tenant, r.ContentLength); err != nil {
+			return Push{}, err
+		}
+	}
 	ctx := r.Context()
 	if in.opt.Timeout > 0 {
 		// Not every ResponseWriter has deadlines; the servers of cmd and of the tests do.
@@ -203,6 +218,11 @@ func (in *Ingest) take(w http.ResponseWriter, r *http.Request, h *hold, receive 
 		return Push{}, err
 	}
 	p.Tenant = tenant
+	if r.ContentLength < 0 {
+		if err := in.rates.take(tenant, int64(len(p.Pprof))); err != nil {
+			return Push{}, err
+		}
+	}
 	if err := checkTypes(p.Profile); err != nil {
 		return Push{}, err
 	}

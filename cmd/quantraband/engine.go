@@ -42,6 +42,8 @@ type engineOptions struct {
 	compactEvery            time.Duration
 	memory, queryMemory     byteSize
 	cacheBytes, queueBytes  byteSize
+	tenantRate              byteSize
+	tenantSeries            int
 }
 
 // placeFlags adds what says where the blocks are, which the store commands share.
@@ -64,6 +66,9 @@ func (o *engineOptions) flags(cmd *cobra.Command) {
 	f.DurationVar(&o.compactEvery, "compact-every", 30*time.Second, "how often there is a look at which blocks to merge or delete")
 	f.Var(&o.memory, "memory", "memory to stay within; the bounds below follow from it (default: GOMEMLIMIT, else the control group's limit)")
 	f.Var(&o.queryMemory, "query-memory", "memory that one question may take (default: 256MiB, at most an eighth of --memory)")
+	o.tenantRate = 4e6
+	f.Var(&o.tenantRate, "tenant-rate", "bytes a second that one tenant may send, over time; 0 is no limit")
+	f.IntVar(&o.tenantSeries, "tenant-series", 10_000, "series (distinct label sets) that one tenant may have in memory")
 	o.cacheBytes = 8 << 30
 	f.Var(&o.cacheBytes, "cache-bytes", "local disk for copies of what is in the bucket; 0 is none. A bucket that is a local folder needs none")
 	o.queueBytes = 4 << 30
@@ -78,6 +83,8 @@ func (o *engineOptions) check() error {
 		return usagef("--archive-after %s: it must not be less than 0", &o.archiveAfter)
 	case o.compactEvery <= 0:
 		return usagef("--compact-every %s: it must be more than 0", o.compactEvery)
+	case o.tenantSeries <= 0:
+		return usagef("--tenant-series %d: it must be more than 0", o.tenantSeries)
 	case o.flushEvery <= 0:
 		return usagef("--flush-every %s: it must be more than 0", o.flushEvery)
 	case o.queueBytes <= 0:
@@ -114,6 +121,7 @@ type engine struct {
 	blocks  *blocks.Blocks
 	bucket  bucket.Bucket
 	control *control.DB
+	share   memoryShares
 }
 
 // openEngine opens what is in the data folder and in the bucket. What the data folder is locked by is said as such.
@@ -136,6 +144,7 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	}
 	limit := memoryLimit(int64(o.memory), hostFile)
 	share := shares(limit, int64(o.queryMemory))
+	e.share = share
 	cache := int64(o.cacheBytes)
 	if cache == 0 {
 		cache = -1
@@ -153,7 +162,7 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	e.db, err = store.Open(ctx, dir, store.Options{
 		Logger: log, Backend: e.blocks, Region: o.region,
 		Retention: o.longest(), FlushEvery: o.flushEvery,
-		MaxBytes: int64(o.queueBytes), MaxHeadBytes: share.head, MaxInFlight: share.inFlight, QueryMemory: share.query,
+		MaxBytes: int64(o.queueBytes), MaxHeadBytes: share.head, MaxInFlight: share.inFlight, QueryMemory: share.query, MaxSeries: o.tenantSeries,
 		Progress: func(done, total int64) {
 			if bar == nil {
 				bar = a.progress("reading "+dir, total)

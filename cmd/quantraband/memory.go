@@ -16,7 +16,7 @@ const minMemory = 96 << 20
 // memoryShares is how the server divides what it may use. The rest is for what is decoded
 // on its way, for the garbage that Go lets stand, and for the runtime.
 type memoryShares struct {
-	head, query, columns, inFlight int64
+	head, query, columns, inFlight, ingest int64
 }
 
 // shares divides total; 0 is no limit, and each share is what it is at most.
@@ -29,6 +29,7 @@ func shares(total, query int64) memoryShares {
 		query:    min(256<<20, total/8),
 		columns:  min(64<<20, total/16),
 		inFlight: min(64<<20, total/16),
+		ingest:   min(256<<20, total/8),
 	}
 	if query > 0 {
 		s.query = query

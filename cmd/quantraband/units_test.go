@@ -94,7 +94,7 @@ func TestShares(t *testing.T) {
 			t.Errorf("%d: %+v", total, s)
 		}
 	}
-	if s := shares(0, 0); s != (memoryShares{1 << 30, 256 << 20, 64 << 20, 64 << 20}) {
+	if s := shares(0, 0); s != (memoryShares{1 << 30, 256 << 20, 64 << 20, 64 << 20, 256 << 20}) {
 		t.Errorf("no limit: %+v", s)
 	}
 	if s := shares(1<<30, 5); s.query != 5 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -29,14 +30,16 @@ func handler(e *engine, o upOptions, log *slog.Logger) (http.Handler, error) {
 		Logger:   log,
 		Registry: registry,
 		MaxAge:   o.engine.longest(), // what is older would go at once
+
+		InFlightBytes: e.share.ingest,
+		TenantRate:    cmp.Or(int64(o.engine.tenantRate), -1),
 	})
 	if err != nil {
 		return nil, err
 	}
 	ui, err := web.New(web.Options{
 		Store:    db,
-		Ready:    db.Healthy,
-		Healthy:  db.Healthy,
+		Ready:    db.Healthy, // what is stuck is no reason to start the process anew
 		Hosts:    o.hosts,
 		Version:  readBuild().Version,
 		Logger:   log,
