@@ -1,0 +1,652 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store/blocks"
+	"github.com/quantra-l/quantra/store/bucket"
+	quantrav1 "github.com/quantra-l/quantra/wire/quantra/v1"
+)
+
+func (a *app) benchCommand() *cobra.Command {
+	return a.group(&cobra.Command{
+		Use:     "bench",
+		GroupID: "about",
+		Short:   "Measure this program on this machine",
+		Long:    `Measure what this program costs on this machine, by real work on real profiles. docs/benchmark.md says how to read the figures.`,
+		Example: `  quantraband bench store`,
+	}, a.benchStore(), a.benchWork())
+}
+
+// benchOptions are a load.
+type benchOptions struct {
+	services, pods, clients, asks int
+	every, span                   time.Duration
+	vary, corpus, keep            string
+	seed                          uint64
+	asJSON                        bool
+	up                            []string
+}
+
+func (a *app) benchStore() *cobra.Command {
+	var o benchOptions
+	cmd := &cobra.Command{
+		Use:   "store [-- UP-FLAGS...]",
+		Short: "What it costs to keep profiles and to ask for them",
+		Long: `Start a server of its own on an empty folder, send it real profiles as a fleet would have in the last
+hours, wait until all is merged and at rest, and ask. The profiles are of this program's own allocations while it does
+44 mixes of real work (parsing, compressing, TLS, templates, ...); each upload is one of them with three of four samples left out
+by chance, so that no two are alike. --corpus takes pprof files of yours instead.
+
+Processor time and memory are the server's, from /proc (Linux). The figures that a 2-core machine must and should
+reach are beside them, for the default load.`,
+		Example: `  quantraband bench store
+  quantraband bench store --services 3 --pods 2 --span 5m
+  quantraband bench store --span 168h --every 1h     # a week, an hour a profile
+  quantraband bench store -- --memory 300MiB`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.up = args
+			if o.services < 1 || o.pods < 1 || o.clients < 1 || o.asks < 1 || o.every <= 0 || o.span < o.every {
+				return usagef("--services, --pods, --clients and --asks must be at least 1, and --span as long as --every, which must be more than 0")
+			}
+			if !slices.Contains([]string{"thin", "values", "none"}, o.vary) {
+				return usagef("--vary %s: it must be thin, values or none", o.vary)
+			}
+			return a.bench(cmd.Context(), &o)
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&o.services, "services", 20, "services in the fleet")
+	f.IntVar(&o.pods, "pods", 5, "instances of each")
+	f.DurationVar(&o.every, "every", time.Minute, "how much one profile covers")
+	f.DurationVar(&o.span, "span", time.Hour, "how long the fleet has run")
+	f.IntVar(&o.clients, "clients", 4, "uploads at a time")
+	f.IntVar(&o.asks, "asks", 20, "how often each question is asked")
+	f.StringVar(&o.vary, "vary", "thin", "how uploads differ from the profile they are made of: thin (a quarter of the samples), values, none")
+	f.StringVar(&o.corpus, "corpus", "", "`folder` of pprof files to send instead of our own")
+	f.StringVar(&o.keep, "keep", "", "`folder` for the server's data, which then stays")
+	f.Uint64Var(&o.seed, "seed", 1, "of what is left to chance")
+	f.BoolVar(&o.asJSON, "json", false, "write JSON")
+	return cmd
+}
+
+// corpusSize is how many profiles are made.
+const corpusSize = 44
+
+// makeCorpus runs children that do real work, and is their profiles.
+func (a *app) makeCorpus(ctx context.Context, dir string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	bar := a.progress("making profiles by real work", corpusSize)
+	defer bar.end()
+	work := make(chan int)
+	errs := make(chan error, corpusSize)
+	var group sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		group.Go(func() {
+			for i := range work {
+				out, err := exec.CommandContext(ctx, self, "bench", "work", "--seed", fmt.Sprint(i), "--output", filepath.Join(dir, fmt.Sprintf("work%02d.pb.gz", i))).CombinedOutput()
+				if err != nil {
+					errs <- fmt.Errorf("make a profile: %w: %s", err, oneLine(string(out)))
+				}
+			}
+		})
+	}
+	for i := range corpusSize {
+		work <- i
+		bar.add(1)
+	}
+	close(work)
+	group.Wait()
+	close(errs)
+	return <-errs
+}
+
+// readCorpus reads the profiles of a folder. Of those of Go's allocations the two columns stay that a CPU profile would have in their place.
+func readCorpus(dir string) (ps []*profile.Profile, err error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			return nil, pathError("read", name, err)
+		}
+		p, err := profile.DecodeBytes(raw, profile.Limits{})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if i := p.Column("inuse_objects"); i == 2 && len(p.Values) == 4 {
+			p.SampleTypes, p.Values = p.SampleTypes[:2], p.Values[:2]
+		}
+		if p.NumSamples() > 0 {
+			ps = append(ps, p)
+		}
+	}
+	if len(ps) == 0 {
+		return nil, fmt.Errorf("%s: no profile in it", dir)
+	}
+	return ps, nil
+}
+
+// varied is p as another window of the same program would have it.
+func varied(p *profile.Profile, how string, r *rand.Rand) *profile.Profile {
+	q := *p
+	switch how {
+	case "thin":
+		q.SampleStack, q.SampleLabels, q.Values = nil, nil, make([][]int64, len(p.Values))
+		for i := range p.SampleStack {
+			if r.IntN(4) != 0 && !(i == len(p.SampleStack)-1 && len(q.SampleStack) == 0) {
+				continue
+			}
+			q.SampleStack, q.SampleLabels = append(q.SampleStack, p.SampleStack[i]), append(q.SampleLabels, p.SampleLabels[i])
+			for t := range p.Values {
+				q.Values[t] = append(q.Values[t], p.Values[t][i])
+			}
+		}
+	case "values":
+		q.Values = make([][]int64, len(p.Values))
+		for t, vs := range p.Values {
+			for _, v := range vs {
+				q.Values[t] = append(q.Values[t], 1+v*int64(50+r.IntN(100))/100)
+			}
+		}
+	}
+	return &q
+}
+
+// upload is one profile to send.
+type benchUpload struct {
+	query string
+	body  []byte
+}
+
+// result is one figure.
+type benchFigure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+	Must  float64 `json:"must,omitempty"`
+	Want  float64 `json:"want,omitempty"`
+}
+
+type benchReport struct {
+	Profiles, Samples int64
+	Stacks            string
+	Bytes             int64 `json:"upload_bytes"`
+	CPUs              int   `json:"cpus"`
+	Figures           []benchFigure
+}
+
+func (a *app) bench(ctx context.Context, o *benchOptions) (err error) {
+	tmp, err := os.MkdirTemp("", "quantra-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	corpus := o.corpus
+	if corpus == "" {
+		corpus = filepath.Join(tmp, "corpus")
+		if err := os.Mkdir(corpus, 0o700); err != nil {
+			return err
+		}
+		if err := a.makeCorpus(ctx, corpus); err != nil {
+			return err
+		}
+	}
+	base, err := readCorpus(corpus)
+	if err != nil {
+		return err
+	}
+	data := cmp.Or(o.keep, filepath.Join(tmp, "data"))
+	b := &benchRun{app: a, o: o, data: data, base: base}
+	b.report.CPUs = runtime.NumCPU()
+	// The fleet ran in whole hours that have ended, so that they are merged as a server of long standing has merged its own.
+	b.end = time.Now().Add(-10 * time.Minute).Truncate(time.Hour)
+	if err := b.run(ctx); err != nil {
+		return err
+	}
+	return b.print()
+}
+
+type benchRun struct {
+	app    *app
+	o      *benchOptions
+	data   string
+	base   []*profile.Profile
+	end    time.Time
+	report benchReport
+
+	cmd    *exec.Cmd
+	server string
+	asker  question
+	typ    string
+}
+
+func (b *benchRun) figure(name string, value float64, unit string, must, want float64) {
+	if b.o.services != 20 || b.o.pods != 5 || b.o.span != time.Hour || b.o.every != time.Minute {
+		must, want = 0, 0 // they are for that load
+	}
+	b.report.Figures = append(b.report.Figures, benchFigure{name, value, unit, must, want})
+}
+
+func (b *benchRun) run(ctx context.Context) (err error) {
+	started := time.Now()
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.stop()) }()
+	b.figure("ready after its start", time.Since(started).Seconds(), "s", 1, 1)
+	before := b.cpu()
+	wall := time.Now()
+	waits, err := b.send(ctx)
+	if err != nil {
+		return err
+	}
+	per := 1000 / float64(b.report.Profiles)
+	b.figure("profiles taken in a second", float64(b.report.Profiles)/time.Since(wall).Seconds(), "", 0, 0)
+	b.figure("server's processor time for 1,000 profiles, until acknowledged", (b.cpu()-before)*per, "s", 0, 0)
+	b.figure("push, p50, durable on return", ms(quantile(waits, 0.5)), "ms", 50, 10)
+	b.figure("push, p99", ms(quantile(waits, 0.99)), "ms", 0, 0)
+	b.figure("peak memory while taking in", float64(b.peak())/(1<<20), "MiB", 300, 150)
+	if err := b.rest(ctx); err != nil {
+		return err
+	}
+	b.figure("server's processor time for 1,000 profiles, until merged", (b.cpu()-before)*per, "s", 6, 2.5)
+	b.figure("peak memory until merged", float64(b.peak())/(1<<20), "MiB", 0, 0)
+	if err := b.disk(ctx); err != nil {
+		return err
+	}
+	if err := b.ask(ctx); err != nil {
+		return err
+	}
+	b.figure("peak memory in all", float64(b.peak())/(1<<20), "MiB", 0, 0)
+	return nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// quantile of what is sorted in place.
+func quantile(ds []time.Duration, q float64) time.Duration {
+	slices.Sort(ds)
+	return ds[min(len(ds)-1, int(q*float64(len(ds))))]
+}
+
+// start runs a server, and returns when it is ready.
+func (b *benchRun) start(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := append([]string{"up", "--data", b.data, "--listen", "127.0.0.1:0", "--no-self-profile", "--tenant-rate", "0", "--log-level", "warn", "--compact-every", "1s"}, b.o.up...)
+	b.cmd = exec.CommandContext(ctx, self, args...)
+	b.cmd.Cancel = func() error { return b.cmd.Process.Signal(os.Interrupt) }
+	b.cmd.Stderr = b.app.stderr
+	out, err := b.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := b.cmd.Start(); err != nil {
+		return err
+	}
+	line := regexp.MustCompile(`dashboard +(http://\S+)`)
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if m := line.FindStringSubmatch(lines.Text()); m != nil {
+			b.server = m[1]
+		}
+		if strings.HasPrefix(lines.Text(), "Ctrl-C") {
+			break
+		}
+	}
+	if b.server == "" {
+		return fmt.Errorf("the server did not start: %w", b.cmd.Wait())
+	}
+	go io.Copy(io.Discard, out) // until it ends
+	b.asker = question{server: b.server, timeout: 5 * time.Minute}
+	return nil
+}
+
+func (b *benchRun) stop() error {
+	if err := b.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return errors.Join(err, b.cmd.Process.Kill()) // Windows has no interrupt for one process
+	}
+	if err := b.cmd.Wait(); err != nil {
+		return fmt.Errorf("the server: %w", err)
+	}
+	return nil
+}
+
+// cpu is the server's processor time so far, in seconds; 0 where there is no /proc.
+func (b *benchRun) cpu() float64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	// proc(5): after the name in parentheses, utime and stime are fields 14 and 15, in ticks of 1/100 s.
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	u, _ := strconv.ParseFloat(fields[11], 64)
+	s, _ := strconv.ParseFloat(fields[12], 64)
+	return (u + s) / 100
+}
+
+// peak is the most memory the server has had, in bytes; 0 where there is no /proc.
+func (b *benchRun) peak() int64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(raw)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// round is the uploads of one moment, of all the fleet.
+func (b *benchRun) round(from time.Time, r *rand.Rand) (out []benchUpload, err error) {
+	for s := range b.o.services {
+		for p := range b.o.pods {
+			v := varied(b.base[(s*b.o.pods+p)%len(b.base)], b.o.vary, r)
+			v.TimeNanos, v.DurationNanos = from.UnixNano(), int64(b.o.every)
+			var body bytes.Buffer
+			if err := v.Encode(&body); err != nil {
+				return nil, err
+			}
+			q := url.Values{"service_name": {fmt.Sprintf("service-%02d", s)}, "service_instance_id": {fmt.Sprintf("pod-%d", p)}, "name": {"memory"},
+				"from": {fmt.Sprint(from.UnixNano())}, "until": {fmt.Sprint(from.Add(b.o.every).UnixNano())}}
+			out = append(out, benchUpload{q.Encode(), body.Bytes()})
+			b.report.Profiles++
+			b.report.Samples += int64(v.NumSamples())
+			b.report.Bytes += int64(body.Len())
+		}
+	}
+	return out, nil
+}
+
+// send sends all profiles, in the order of time. What is sent next is made while nothing is under way, so that the server has the machine
+// for itself and the clients.
+func (b *benchRun) send(ctx context.Context) (waits []time.Duration, err error) {
+	r := rand.New(rand.NewPCG(b.o.seed, 2))
+	least, most := b.base[0].NumSamples(), 0
+	for _, p := range b.base {
+		least, most = min(least, p.NumSamples()), max(most, p.NumSamples())
+	}
+	b.report.Stacks = fmt.Sprintf("%d to %d", least, most)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: b.o.clients}, Timeout: 5 * time.Minute}
+	defer client.CloseIdleConnections()
+	begin := b.end.Add(-b.o.span)
+	bar := b.app.progress("sending profiles", int64(b.o.span/b.o.every))
+	defer bar.end()
+	for at := begin; at.Before(b.end); at = at.Add(b.o.every) {
+		ups, err := b.round(at, r)
+		if err != nil {
+			return nil, err
+		}
+		w, err := b.sendAll(ctx, client, ups)
+		if err != nil {
+			return nil, err
+		}
+		waits = append(waits, w...)
+		bar.add(1)
+	}
+	return waits, nil
+}
+
+func (b *benchRun) sendAll(ctx context.Context, client *http.Client, ups []benchUpload) (waits []time.Duration, err error) {
+	work := make(chan benchUpload)
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for range b.o.clients {
+		group.Go(func() {
+			for u := range work {
+				d, e := b.sendOne(ctx, client, u)
+				mu.Lock()
+				waits = append(waits, d)
+				err = cmp.Or(err, e)
+				mu.Unlock()
+			}
+		})
+	}
+	for _, u := range ups {
+		work <- u
+	}
+	close(work)
+	group.Wait()
+	return waits, err
+}
+
+// sendOne sends until it is kept, and is how long that took.
+func (b *benchRun) sendOne(ctx context.Context, client *http.Client, u benchUpload) (time.Duration, error) {
+	start := time.Now()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.server+"/api/v1/profiles?"+u.query, bytes.NewReader(u.body))
+		if err != nil {
+			return 0, err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		text, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		resp.Body.Close()
+		switch {
+		case err != nil:
+			return 0, err
+		case resp.StatusCode == http.StatusOK:
+			return time.Since(start), nil
+		case resp.StatusCode != http.StatusTooManyRequests:
+			return 0, fmt.Errorf("the server answers %s: %s", resp.Status, text)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// metrics are the server's figures of one name each.
+func (b *benchRun) metrics(ctx context.Context) (map[string]float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.server+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	out := map[string]float64{}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), " "); ok {
+			if v, err := strconv.ParseFloat(value, 64); err == nil {
+				out[name] = v
+			}
+		}
+	}
+	return out, nil
+}
+
+// rest waits until nothing is in memory, nothing waits for the bucket, and nothing has been merged for a while.
+func (b *benchRun) rest(ctx context.Context) error {
+	var before string
+	since := time.Now()
+	for end := time.Now().Add(20 * time.Minute); ; {
+		m, err := b.metrics(ctx)
+		if err != nil {
+			return err
+		}
+		now := fmt.Sprint(m["quantra_store_profiles"], m["quantra_blocks_queued"], m["quantra_blocks_asked"], m["quantra_blocks_compactions_total"])
+		if now != before || m["quantra_store_profiles"] > 0 || m["quantra_blocks_queued"] > 0 {
+			before, since = now, time.Now()
+		}
+		if time.Since(since) > 8*time.Second {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the server does not come to rest: %s profiles in memory, blocks waiting, blocks asked, merges", now)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// disk weighs what is kept.
+func (b *benchRun) disk(ctx context.Context) error {
+	var live int64
+	err := b.app.beside(ctx, &storeOptions{data: b.data, place: engineOptions{region: "local"}}, true, func(bs *blocks.Blocks, _ bucket.Bucket) error {
+		live = bs.ExportBytes()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var raw int64
+	err = filepath.WalkDir(b.data, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		raw += info.Size()
+		return err
+	})
+	b.figure("live on disk after merging", float64(live)/1e6, "MB", 75, 40)
+	b.figure("with what awaits deletion", float64(raw)/1e6, "MB", 0, 0)
+	b.figure("live bytes for a sample", float64(live)/float64(b.report.Samples), "", 0, 0)
+	return err
+}
+
+// ask asks what a dashboard asks, each several times after one that is not counted but told.
+func (b *benchRun) ask(ctx context.Context) error {
+	c := b.asker.client()
+	types, err := c.ProfileTypes(ctx, connect.NewRequest(&quantrav1.ProfileTypesRequest{}))
+	if err != nil {
+		return b.asker.serverError(err)
+	}
+	want := b.base[0].SampleTypes[min(1, len(b.base[0].SampleTypes)-1)].Type
+	for _, t := range types.Msg.ProfileTypes {
+		if pt, err := profile.ParseType(t); err == nil && (b.typ == "" || pt.Sample.Type == want) {
+			b.typ = t
+		}
+	}
+	one := `service_name="service-00"`
+	quarter := min(15*time.Minute, b.o.span)
+	for _, q := range []struct {
+		name, matchers string
+		from           time.Time
+		must, want     float64
+		pprof          bool
+	}{
+		{"flame graph, 1 service, " + spanText(quarter), one, b.end.Add(-quarter), 15, 3, false},
+		{"flame graph, 1 service, " + spanText(b.o.span), one, b.end.Add(-b.o.span), 25, 8, false},
+		{fmt.Sprintf("flame graph, %d services, %s", b.o.services, spanText(b.o.span)), "", b.end.Add(-b.o.span), 250, 80, false},
+		{fmt.Sprintf("merged pprof, %d services, %s", b.o.services, spanText(b.o.span)), "", b.end.Add(-b.o.span), 400, 150, true},
+	} {
+		sel := &quantrav1.Selection{ProfileType: b.typ, Matchers: q.matchers, Range: &quantrav1.TimeRange{FromMs: q.from.UnixMilli(), ToMs: b.end.UnixMilli()}}
+		var first time.Duration
+		var took []time.Duration
+		for i := range b.o.asks + 1 {
+			start := time.Now()
+			if err := b.askOnce(ctx, sel, q.pprof); err != nil {
+				return fmt.Errorf("%s: %w", q.name, err)
+			}
+			if d := time.Since(start); i == 0 {
+				first = d
+			} else {
+				took = append(took, d)
+			}
+		}
+		b.figure(q.name+", p50", ms(quantile(took, 0.5)), "ms", q.must, q.want)
+		b.figure("  the first time", ms(first), "ms", 0, 0)
+	}
+	return nil
+}
+
+func (b *benchRun) askOnce(ctx context.Context, sel *quantrav1.Selection, pprof bool) error {
+	if !pprof {
+		resp, err := b.asker.client().FlameGraph(ctx, connect.NewRequest(&quantrav1.FlameGraphRequest{Selection: sel}))
+		if err == nil && resp.Msg.GetTree() == nil {
+			err = errors.New("the answer has no tree")
+		}
+		return err
+	}
+	body, err := b.asker.export(ctx, "pprof", sel)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(io.Discard, body)
+	if err == nil && n == 0 {
+		err = errors.New("the answer is empty")
+	}
+	return errors.Join(err, body.Close())
+}
+
+func spanText(d time.Duration) string {
+	a := age(d)
+	return strings.TrimSuffix(a.String(), "0m")
+}
+
+func (b *benchRun) print() error {
+	r := &b.report
+	if b.o.asJSON {
+		return writeJSON(b.app.stdout, r)
+	}
+	fmt.Fprintf(b.app.stdout, "%d profiles of %d (%s samples each before --vary %s), %d samples, %s as sent; %d clients; %d CPUs\n\n",
+		r.Profiles, len(b.base), r.Stacks, b.o.vary, r.Samples, sizeText(r.Bytes), b.o.clients, r.CPUs)
+	err := b.app.lines("\tFIGURE\tMUST\tWANT\t", func(line func(...any)) {
+		for _, f := range r.Figures {
+			unit, must, want, verdict := f.Unit, "", "", ""
+			if f.Must > 0 {
+				must, want, verdict = fmt.Sprintf("%g %s", f.Must, unit), fmt.Sprintf("%g %s", f.Want, unit), "too much"
+				switch {
+				case f.Value == 0:
+					verdict = "not measured here"
+				case f.Value <= f.Want:
+					verdict = "as wanted"
+				case f.Value <= f.Must:
+					verdict = "as it must be"
+				}
+			}
+			line(f.Name, fmt.Sprintf("%.4g %s", f.Value, unit), must, want, verdict)
+		}
+	})
+	return err
+}
