@@ -49,7 +49,7 @@ type Options struct {
 	DedupeFor time.Duration
 	MaxRecent int
 
-	SegmentBytes int64 // when a new segment starts; 64 MiB, at most a quarter of MaxBytes
+	SegmentBytes int64 // when a new segment starts; 32 MiB, at most a quarter of MaxBytes
 
 	// What is let in; beyond it Append is ErrOverloaded.
 	MaxInFlight int64 // bytes of uploads that are not durable yet; 64 MiB
@@ -93,7 +93,7 @@ func (o Options) withDefaults() Options {
 	bound((*int64)(&o.Retention), int64(7*24*time.Hour))
 	bound(&o.MaxBytes, 2<<30)
 	bound(&o.MaxHeadBytes, 1<<30)
-	bound(&o.SegmentBytes, 64<<20)
+	bound(&o.SegmentBytes, 32<<20)
 	bound(&o.MaxInFlight, 64<<20)
 	bound((*int64)(&o.StuckAfter), int64(30*time.Second))
 	series, tenants := int64(o.MaxSeries), int64(o.MaxTenants)

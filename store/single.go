@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/store/block"
 )
 
 // eachProfile calls see for each profile of a question, in no order, until it returns false.
@@ -39,6 +40,12 @@ func (db *DB) eachProfile(ctx context.Context, q Query, see func(ProfileInfo) bo
 	}
 	return db.opt.Backend.Profiles(ctx, p, src.exclude, see)
 }
+
+// FormatProfileID is the id of a single profile in text, and ParseProfileID reads it.
+func FormatProfileID(id block.ID) string { return block.FormatID(id) }
+
+// ParseProfileID reads what FormatProfileID writes.
+func ParseProfileID(s string) (block.ID, error) { return block.ParseID(s) }
 
 // MaxProfiles bounds how many single profiles one answer lists.
 const MaxProfiles = 10_000

@@ -1,7 +1,9 @@
 package web
 
 import (
+	"cmp"
 	"context"
+	"math"
 	"time"
 
 	"connectrpc.com/connect"
@@ -21,6 +23,9 @@ const (
 	maxNodes     = 1 << 20
 	wantPoints   = 120
 	maxPoints    = 11000
+	maxIDs       = 1000
+	wantProfiles = 100
+	wantBuckets  = 20
 )
 
 func (q *querier) Services(ctx context.Context, req *connect.Request[v1.ServicesRequest]) (*connect.Response[v1.ServicesResponse], error) {
@@ -91,18 +96,12 @@ func (q *querier) LabelValues(ctx context.Context, req *connect.Request[v1.Label
 }
 
 func (q *querier) Series(ctx context.Context, req *connect.Request[v1.SeriesRequest]) (*connect.Response[v1.SeriesResponse], error) {
-	sel := req.Msg.GetSelection()
-	if f := sel.GetFilter(); f.GetFocus()+f.GetIgnore()+f.GetHide()+f.GetShow()+f.GetShowFrom()+f.GetTagFocus()+f.GetTagIgnore() != "" {
-		return nil, invalid("selection.filter: values over time are of whole profiles and cannot be filtered; leave it empty")
-	}
-	query, err := selectionQuery(ctx, sel)
+	query, err := unfiltered(ctx, req.Msg.GetSelection())
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range req.Msg.GetGroupBy() {
-		if err := profile.CheckLabelName(name); err != nil {
-			return nil, invalid("group_by: %w", err)
-		}
+	if err := checkGroupBy(req.Msg.GetGroupBy()); err != nil {
+		return nil, err
 	}
 	step, err := q.step(ctx, query, req.Msg.GetStepMs())
 	if err != nil {
@@ -114,12 +113,107 @@ func (q *querier) Series(ctx context.Context, req *connect.Request[v1.SeriesRequ
 	}
 	res := &v1.SeriesResponse{StepMs: series.Step.Milliseconds(), Warnings: series.Warnings}
 	for _, l := range series.Lines {
-		line := &v1.SeriesLine{TMs: make([]float64, len(l.Points)), Value: make([]float64, len(l.Points)), Profiles: make([]uint32, len(l.Points))}
-		for _, pair := range l.Labels {
-			line.Labels = append(line.Labels, &v1.Label{Name: pair.Name, Value: pair.Value})
-		}
+		line := &v1.SeriesLine{TMs: make([]float64, len(l.Points)), Value: make([]float64, len(l.Points)), Profiles: make([]uint32, len(l.Points)), Labels: wireLabels(l.Labels)}
 		for i, p := range l.Points {
 			line.TMs[i], line.Value[i], line.Profiles[i] = float64(p.Time.UnixMilli()), float64(p.Value), uint32(p.Profiles)
+		}
+		res.Lines = append(res.Lines, line)
+	}
+	return connect.NewResponse(res), nil
+}
+
+func checkGroupBy(names []string) error {
+	for _, name := range names {
+		if err := profile.CheckLabelName(name); err != nil {
+			return invalid("group_by: %w", err)
+		}
+	}
+	return nil
+}
+
+func (q *querier) LabelSets(ctx context.Context, req *connect.Request[v1.LabelSetsRequest]) (*connect.Response[v1.LabelSetsResponse], error) {
+	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	if err != nil {
+		return nil, err
+	}
+	known, err := q.opt.Store.LabelSets(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	res := &v1.LabelSetsResponse{}
+	for _, k := range known {
+		res.Sets = append(res.Sets, &v1.LabelSet{Labels: wireLabels(k.Labels), ProfileType: k.Type.String(), Profiles: uint32(k.Profiles),
+			FirstMs: time.Unix(0, k.First).UnixMilli(), LastMs: time.Unix(0, k.Last).UnixMilli()})
+	}
+	return connect.NewResponse(res), nil
+}
+
+func (q *querier) Profiles(ctx context.Context, req *connect.Request[v1.ProfilesRequest]) (*connect.Response[v1.ProfilesResponse], error) {
+	query, err := unfiltered(ctx, req.Msg.GetSelection())
+	if err != nil {
+		return nil, err
+	}
+	found, err := q.opt.Store.Profiles(ctx, query, int(cmp.Or(req.Msg.GetLimit(), wantProfiles)))
+	if err != nil {
+		return nil, err
+	}
+	res := &v1.ProfilesResponse{All: uint32(found.All), Warnings: found.Warnings}
+	for _, p := range found.Profiles {
+		res.Profiles = append(res.Profiles, &v1.ProfileInfo{Id: store.FormatProfileID(p.ID), Labels: wireLabels(p.Labels),
+			FromMs: p.From.UnixMilli(), ToMs: p.To.UnixMilli(), Total: float64(p.Total)})
+	}
+	return connect.NewResponse(res), nil
+}
+
+func (q *querier) Heatmap(ctx context.Context, req *connect.Request[v1.HeatmapRequest]) (*connect.Response[v1.HeatmapResponse], error) {
+	query, err := unfiltered(ctx, req.Msg.GetSelection())
+	if err != nil {
+		return nil, err
+	}
+	step, err := q.step(ctx, query, req.Msg.GetStepMs())
+	if err != nil {
+		return nil, err
+	}
+	h, err := q.opt.Store.Heatmap(ctx, store.HeatmapQuery{Query: query, Step: step, Buckets: int(cmp.Or(req.Msg.GetBuckets(), wantBuckets)), Log: req.Msg.GetLog()})
+	if err != nil {
+		return nil, err
+	}
+	res := &v1.HeatmapResponse{StepMs: h.Step.Milliseconds(), Min: float64(h.Min), Max: float64(h.Max), Bounds: h.Bounds, Warnings: h.Warnings}
+	for _, c := range h.Columns {
+		col := &v1.HeatmapColumn{TMs: float64(c.Time.UnixMilli()), Counts: make([]uint32, len(c.Counts))}
+		for i, n := range c.Counts {
+			col.Counts[i] = uint32(n)
+		}
+		res.Columns = append(res.Columns, col)
+	}
+	return connect.NewResponse(res), nil
+}
+
+func (q *querier) Trend(ctx context.Context, req *connect.Request[v1.TrendRequest]) (*connect.Response[v1.TrendResponse], error) {
+	query, err := unfiltered(ctx, req.Msg.GetSelection())
+	if err != nil {
+		return nil, err
+	}
+	if err := checkGroupBy(req.Msg.GetGroupBy()); err != nil {
+		return nil, err
+	}
+	step, err := q.step(ctx, query, req.Msg.GetStepMs())
+	if err != nil {
+		return nil, err
+	}
+	if req.Msg.GetStepMs() == 0 {
+		step = max(step, time.Minute) // what there is of functions is by the minute
+	}
+	trend, err := q.opt.Store.Trend(ctx, store.TrendQuery{Query: query, Functions: req.Msg.GetFunctions(), Step: step, GroupBy: req.Msg.GetGroupBy()})
+	if err != nil {
+		return nil, err
+	}
+	res := &v1.TrendResponse{StepMs: trend.Step.Milliseconds(), Warnings: trend.Warnings}
+	for _, l := range trend.Lines {
+		n := len(l.Points)
+		line := &v1.TrendLine{Function: l.Function, Labels: wireLabels(l.Labels), TMs: make([]float64, n), Self: make([]float64, n), Cumulative: make([]float64, n), Samples: make([]uint32, n)}
+		for i, p := range l.Points {
+			line.TMs[i], line.Self[i], line.Cumulative[i], line.Samples[i] = float64(p.Time.UnixMilli()), float64(p.Self), float64(p.Cumulative), uint32(min(p.Samples, math.MaxUint32))
 		}
 		res.Lines = append(res.Lines, line)
 	}

@@ -55,7 +55,36 @@ func selectionQuery(ctx context.Context, sel *v1.Selection) (store.Query, error)
 	if q.Type, err = profile.ParseType(sel.GetProfileType()); err != nil {
 		return q, invalid("%w", err)
 	}
+	if q.SampleMatchers, err = store.ParseMatchers(sel.GetSampleMatchers()); err != nil {
+		return q, invalid("sample_matchers: %w", err)
+	}
+	if n := len(sel.GetProfileIds()); n > maxIDs {
+		return q, invalid("profile_ids: %d ids, at most %d can be asked at once", n, maxIDs)
+	}
+	for _, text := range sel.GetProfileIds() {
+		id, err := store.ParseProfileID(text)
+		if err != nil {
+			return q, invalid("profile_ids: %w", err)
+		}
+		q.IDs = append(q.IDs, id)
+	}
 	return q, nil
+}
+
+// unfiltered is the query of a selection whose filter must be empty, as the answer is not made from stacks.
+func unfiltered(ctx context.Context, sel *v1.Selection) (store.Query, error) {
+	f := sel.GetFilter()
+	if f.GetFocus()+f.GetIgnore()+f.GetHide()+f.GetShow()+f.GetShowFrom()+f.GetTagFocus()+f.GetTagIgnore() != "" {
+		return store.Query{}, invalid("selection.filter: values over time are of whole profiles and cannot be filtered; leave it empty")
+	}
+	return selectionQuery(ctx, sel)
+}
+
+func wireLabels(ls profile.Labels) (out []*v1.Label) {
+	for _, l := range ls {
+		out = append(out, &v1.Label{Name: l.Name, Value: l.Value})
+	}
+	return out
 }
 
 // selected is the answer to a selection, filtered.

@@ -221,6 +221,45 @@ func askEverything(t *testing.T, c quantrav1connect.QuerierServiceClient) {
 	if m := flame.Msg; m.Meta.Total != 90 {
 		t.Errorf("filtered: %v", m)
 	}
+	sets, err := c.LabelSets(ctx, connect.NewRequest(&v1.LabelSetsRequest{Matchers: `{service_version="v2"}`}))
+	must(err)
+	if l := sets.Msg.Sets; len(l) != 1 || l[0].ProfileType != apiCPU || l[0].Profiles != 3 || l[0].FirstMs != apiNow.UnixMilli()-60_000 || l[0].LastMs != apiNow.UnixMilli()-30_000 {
+		t.Errorf("label sets: %v", sets.Msg)
+	}
+	single, err := c.Profiles(ctx, connect.NewRequest(&v1.ProfilesRequest{Selection: &v1.Selection{ProfileType: apiCPU}, Limit: 2}))
+	must(err)
+	if m := single.Msg; m.All != 6 || len(m.Profiles) != 2 || m.Profiles[0].Total != 1270 || m.Profiles[0].ToMs <= m.Profiles[0].FromMs || len(m.Profiles[0].Labels) < 2 {
+		t.Fatalf("single profiles: %v", m)
+	}
+	sel = &v1.Selection{ProfileType: apiCPU, ProfileIds: []string{single.Msg.Profiles[0].Id}}
+	flame, err = c.FlameGraph(ctx, connect.NewRequest(&v1.FlameGraphRequest{Selection: sel}))
+	must(err)
+	if m := flame.Msg.Meta; m.Total != 1270 || m.Profiles != 1 {
+		t.Errorf("one profile by its id: %v", m)
+	}
+	sel = selectVersion("v1")
+	sel.SampleMatchers = `{endpoint="/checkout"}`
+	flame, err = c.FlameGraph(ctx, connect.NewRequest(&v1.FlameGraphRequest{Selection: sel}))
+	must(err)
+	if m := flame.Msg.Meta; m.Total != 1890 {
+		t.Errorf("samples of one endpoint: %v", m)
+	}
+	heat, err := c.Heatmap(ctx, connect.NewRequest(&v1.HeatmapRequest{Selection: &v1.Selection{ProfileType: apiCPU}, StepMs: 10_000, Buckets: 2}))
+	must(err)
+	if m := heat.Msg; m.Min != 1000 || m.Max != 1270 || len(m.Bounds) != 3 || len(m.Columns) != 3 || !slices.Equal(m.Columns[0].Counts, []uint32{1, 1}) {
+		t.Errorf("heat map: %v", m)
+	}
+	trend, err := c.Trend(ctx, connect.NewRequest(&v1.TrendRequest{Selection: &v1.Selection{ProfileType: apiCPU}, Functions: []string{"shop.(*Cache).evict", "none"}, GroupBy: []string{profile.LabelVersion}}))
+	must(err)
+	var evict [2]float64
+	for i, l := range trend.Msg.Lines {
+		for _, v := range l.Self {
+			evict[min(i, 1)] += v
+		}
+	}
+	if m := trend.Msg; len(m.Lines) != 2 || m.Lines[1].Labels[0].Value != "v2" || evict != [2]float64{90, 900} || m.StepMs != 60_000 || m.Lines[0].Samples[0] == 0 {
+		t.Errorf("trend: %v", m)
+	}
 	none, err := c.FlameGraph(ctx, connect.NewRequest(&v1.FlameGraphRequest{Selection: selectVersion("v9")}))
 	must(err)
 	if m := none.Msg; m.Meta.Profiles != 0 || m.Meta.Total != 0 || len(m.Tree.Name) != 1 {

@@ -30,6 +30,7 @@ import (
 	"github.com/quantra-l/quantra/store/blocks"
 	"github.com/quantra-l/quantra/store/bucket"
 	quantrav1 "github.com/quantra-l/quantra/wire/quantra/v1"
+	"github.com/quantra-l/quantra/wire/quantra/v1/quantrav1connect"
 )
 
 func (a *app) benchCommand() *cobra.Command {
@@ -135,6 +136,9 @@ func readCorpus(dir string) (ps []*profile.Profile, err error) {
 		return nil, err
 	}
 	for _, name := range names {
+		if strings.HasPrefix(filepath.Base(name), ".") {
+			continue
+		}
 		raw, err := os.ReadFile(name)
 		if err != nil {
 			return nil, pathError("read", name, err)
@@ -378,7 +382,8 @@ func (b *benchRun) peak() int64 {
 func (b *benchRun) round(from time.Time, r *rand.Rand) (out []benchUpload, err error) {
 	for s := range b.o.services {
 		for p := range b.o.pods {
-			v := varied(b.base[(s*b.o.pods+p)%len(b.base)], b.o.vary, r)
+			// A service has two programs, as while a version is rolled out.
+			v := varied(b.base[(s+p%2*b.o.services)%len(b.base)], b.o.vary, r)
 			v.TimeNanos, v.DurationNanos = from.UnixNano(), int64(b.o.every)
 			var body bytes.Buffer
 			if err := v.Encode(&body); err != nil {
@@ -597,6 +602,35 @@ func (b *benchRun) ask(ctx context.Context) error {
 		b.figure(q.name+", p50", ms(quantile(took, 0.5)), "ms", q.must, q.want)
 		b.figure("  the first time", ms(first), "ms", 0, 0)
 	}
+	return b.askTrend(ctx, c)
+}
+
+// askTrend asks for a function that most programs have, over all the time there is.
+func (b *benchRun) askTrend(ctx context.Context, c quantrav1connect.QuerierServiceClient) error {
+	sel := &quantrav1.Selection{ProfileType: b.typ, Range: &quantrav1.TimeRange{FromMs: b.end.Add(-b.o.span).UnixMilli(), ToMs: b.end.UnixMilli()}}
+	top, err := c.Top(ctx, connect.NewRequest(&quantrav1.TopRequest{Selection: sel, Limit: 1}))
+	if err != nil || len(top.Msg.Rows) == 0 {
+		return fmt.Errorf("no function to ask for: %w", b.asker.serverError(err))
+	}
+	var first time.Duration
+	var took []time.Duration
+	for i := range b.o.asks + 1 {
+		start := time.Now()
+		resp, err := c.Trend(ctx, connect.NewRequest(&quantrav1.TrendRequest{Selection: sel, Functions: []string{top.Msg.Rows[0].Name}}))
+		if err != nil {
+			return b.asker.serverError(err)
+		}
+		if len(resp.Msg.Lines) == 0 {
+			return fmt.Errorf("%s has no trend", top.Msg.Rows[0].Name)
+		}
+		if d := time.Since(start); i == 0 {
+			first = d
+		} else {
+			took = append(took, d)
+		}
+	}
+	b.figure(fmt.Sprintf("trend of a function, %d services, %s, p50", b.o.services, spanText(b.o.span)), ms(quantile(took, 0.5)), "ms", 0, 0)
+	b.figure("  the first time", ms(first), "ms", 0, 0)
 	return nil
 }
 

@@ -32,8 +32,10 @@ type question struct {
 	since             time.Duration
 	from, to          string
 
-	sampleType string
-	filter     profile.Filter
+	sampleType    string
+	filter        profile.Filter
+	sampleMatcher string
+	ids           []string
 
 	asJSON bool
 }
@@ -74,6 +76,8 @@ func (q *question) sampleFlags(cmd *cobra.Command) {
 	q.seriesFlags(cmd)
 	cmd.Flags().StringVarP(&q.sampleType, "type", "t", "cpu",
 		"profile `type`: cpu, alloc, heap, goroutine, mutex, block, a sample type, or all five parts")
+	cmd.Flags().StringVar(&q.sampleMatcher, "samples", "", "only samples whose own labels match, as `'span_id=\"5f3a\"'`")
+	cmd.Flags().StringSliceVar(&q.ids, "id", nil, "only the profiles with these `ids`, of query profiles")
 	cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(friendlyNames(), cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -155,7 +159,7 @@ func (q *question) selection(ctx context.Context, c quantrav1connect.QuerierServ
 	if err != nil {
 		return nil, err
 	}
-	return &quantrav1.Selection{ProfileType: typ, Matchers: matchers, Range: r, Filter: wireFilter(q.filter)}, nil
+	return &quantrav1.Selection{ProfileType: typ, Matchers: matchers, Range: r, Filter: wireFilter(q.filter), SampleMatchers: q.sampleMatcher, ProfileIds: q.ids}, nil
 }
 
 func wireFilter(f profile.Filter) *quantrav1.Filter {
@@ -263,11 +267,11 @@ func (a *app) queryCommand() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "query",
 		GroupID: "main",
-		Short:   "Ask a running server: services, labels, top, flame, series, types, export",
+		Short:   "Ask a running server: services, labels, top, flame, series, trend, profiles, types, export",
 		Long: `Ask a running server what its profiles say. The server is the one that --server
 or the environment variable QUANTRA_SERVER names, else ` + defaultServer + `.`,
 		Example: `  quantraband query services
   quantraband query top --service checkout --type alloc --since 1h
   quantraband query flame -m 'service_name="checkout", service_version="v2"'`,
-	}, a.queryServices(), a.queryLabels(), a.queryTypes(), a.queryTop(), a.queryFlame(), a.querySeries(), a.queryExport())
+	}, a.queryServices(), a.queryLabels(), a.queryTypes(), a.queryTop(), a.queryFlame(), a.querySeries(), a.queryTrend(), a.queryProfiles(), a.queryExport())
 }

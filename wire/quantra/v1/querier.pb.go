@@ -85,9 +85,14 @@ type Selection struct {
 	// process_cpu:cpu:nanoseconds:cpu:nanoseconds
 	ProfileType string `protobuf:"bytes,1,opt,name=profile_type,json=profileType,proto3" json:"profile_type,omitempty"`
 	// {service_name="checkout", service_version!="v1"}; empty is everything.
-	Matchers      string     `protobuf:"bytes,2,opt,name=matchers,proto3" json:"matchers,omitempty"`
-	Range         *TimeRange `protobuf:"bytes,3,opt,name=range,proto3" json:"range,omitempty"`
-	Filter        *Filter    `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	Matchers string     `protobuf:"bytes,2,opt,name=matchers,proto3" json:"matchers,omitempty"`
+	Range    *TimeRange `protobuf:"bytes,3,opt,name=range,proto3" json:"range,omitempty"`
+	Filter   *Filter    `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Only samples whose own labels match, as {span_id="5f3a..."}: they are looked for where the samples lie,
+	// and need not be summed first as for filter.tag_focus.
+	SampleMatchers string `protobuf:"bytes,5,opt,name=sample_matchers,json=sampleMatchers,proto3" json:"sample_matchers,omitempty"`
+	// If there are any, only these profiles, by the ids that Profiles tells; at most 1000.
+	ProfileIds    []string `protobuf:"bytes,6,rep,name=profile_ids,json=profileIds,proto3" json:"profile_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -146,6 +151,20 @@ func (x *Selection) GetRange() *TimeRange {
 func (x *Selection) GetFilter() *Filter {
 	if x != nil {
 		return x.Filter
+	}
+	return nil
+}
+
+func (x *Selection) GetSampleMatchers() string {
+	if x != nil {
+		return x.SampleMatchers
+	}
+	return ""
+}
+
+func (x *Selection) GetProfileIds() []string {
+	if x != nil {
+		return x.ProfileIds
 	}
 	return nil
 }
@@ -1934,6 +1953,782 @@ func (x *SampleLabelValue) GetTotal() float64 {
 	return 0
 }
 
+type LabelSetsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Matchers      string                 `protobuf:"bytes,1,opt,name=matchers,proto3" json:"matchers,omitempty"`
+	Range         *TimeRange             `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelSetsRequest) Reset() {
+	*x = LabelSetsRequest{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelSetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelSetsRequest) ProtoMessage() {}
+
+func (x *LabelSetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelSetsRequest.ProtoReflect.Descriptor instead.
+func (*LabelSetsRequest) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *LabelSetsRequest) GetMatchers() string {
+	if x != nil {
+		return x.Matchers
+	}
+	return ""
+}
+
+func (x *LabelSetsRequest) GetRange() *TimeRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+type LabelSetsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sets          []*LabelSet            `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelSetsResponse) Reset() {
+	*x = LabelSetsResponse{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelSetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelSetsResponse) ProtoMessage() {}
+
+func (x *LabelSetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelSetsResponse.ProtoReflect.Descriptor instead.
+func (*LabelSetsResponse) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *LabelSetsResponse) GetSets() []*LabelSet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+type LabelSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Labels        []*Label               `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty"`
+	ProfileType   string                 `protobuf:"bytes,2,opt,name=profile_type,json=profileType,proto3" json:"profile_type,omitempty"`
+	Profiles      uint32                 `protobuf:"varint,3,opt,name=profiles,proto3" json:"profiles,omitempty"`
+	FirstMs       int64                  `protobuf:"varint,4,opt,name=first_ms,json=firstMs,proto3" json:"first_ms,omitempty"` // start of the first window
+	LastMs        int64                  `protobuf:"varint,5,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`    // end of the last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelSet) Reset() {
+	*x = LabelSet{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelSet) ProtoMessage() {}
+
+func (x *LabelSet) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelSet.ProtoReflect.Descriptor instead.
+func (*LabelSet) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *LabelSet) GetLabels() []*Label {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *LabelSet) GetProfileType() string {
+	if x != nil {
+		return x.ProfileType
+	}
+	return ""
+}
+
+func (x *LabelSet) GetProfiles() uint32 {
+	if x != nil {
+		return x.Profiles
+	}
+	return 0
+}
+
+func (x *LabelSet) GetFirstMs() int64 {
+	if x != nil {
+		return x.FirstMs
+	}
+	return 0
+}
+
+func (x *LabelSet) GetLastMs() int64 {
+	if x != nil {
+		return x.LastMs
+	}
+	return 0
+}
+
+type ProfilesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selection     *Selection             `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"` // its filter must be empty
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`        // at most 10000; 0 is 100
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfilesRequest) Reset() {
+	*x = ProfilesRequest{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfilesRequest) ProtoMessage() {}
+
+func (x *ProfilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfilesRequest.ProtoReflect.Descriptor instead.
+func (*ProfilesRequest) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ProfilesRequest) GetSelection() *Selection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *ProfilesRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ProfilesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Profiles      []*ProfileInfo         `protobuf:"bytes,1,rep,name=profiles,proto3" json:"profiles,omitempty"` // by time
+	All           uint32                 `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`          // how many there are, those past the limit among them
+	Warnings      []string               `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfilesResponse) Reset() {
+	*x = ProfilesResponse{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfilesResponse) ProtoMessage() {}
+
+func (x *ProfilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfilesResponse.ProtoReflect.Descriptor instead.
+func (*ProfilesResponse) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ProfilesResponse) GetProfiles() []*ProfileInfo {
+	if x != nil {
+		return x.Profiles
+	}
+	return nil
+}
+
+func (x *ProfilesResponse) GetAll() uint32 {
+	if x != nil {
+		return x.All
+	}
+	return 0
+}
+
+func (x *ProfilesResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type ProfileInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // for Selection.profile_ids
+	Labels        []*Label               `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty"`
+	FromMs        int64                  `protobuf:"varint,3,opt,name=from_ms,json=fromMs,proto3" json:"from_ms,omitempty"`
+	ToMs          int64                  `protobuf:"varint,4,opt,name=to_ms,json=toMs,proto3" json:"to_ms,omitempty"`
+	Total         float64                `protobuf:"fixed64,5,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileInfo) Reset() {
+	*x = ProfileInfo{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileInfo) ProtoMessage() {}
+
+func (x *ProfileInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileInfo.ProtoReflect.Descriptor instead.
+func (*ProfileInfo) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ProfileInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ProfileInfo) GetLabels() []*Label {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ProfileInfo) GetFromMs() int64 {
+	if x != nil {
+		return x.FromMs
+	}
+	return 0
+}
+
+func (x *ProfileInfo) GetToMs() int64 {
+	if x != nil {
+		return x.ToMs
+	}
+	return 0
+}
+
+func (x *ProfileInfo) GetTotal() float64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+type HeatmapRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selection     *Selection             `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`          // its filter must be empty
+	StepMs        int64                  `protobuf:"varint,2,opt,name=step_ms,json=stepMs,proto3" json:"step_ms,omitempty"` // width of a column, at least 1000; 0 lets the server choose about 120
+	Buckets       uint32                 `protobuf:"varint,3,opt,name=buckets,proto3" json:"buckets,omitempty"`             // at most 200; 0 is 20
+	Log           bool                   `protobuf:"varint,4,opt,name=log,proto3" json:"log,omitempty"`                     // buckets grow by a constant factor instead of a constant
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeatmapRequest) Reset() {
+	*x = HeatmapRequest{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeatmapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeatmapRequest) ProtoMessage() {}
+
+func (x *HeatmapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeatmapRequest.ProtoReflect.Descriptor instead.
+func (*HeatmapRequest) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *HeatmapRequest) GetSelection() *Selection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *HeatmapRequest) GetStepMs() int64 {
+	if x != nil {
+		return x.StepMs
+	}
+	return 0
+}
+
+func (x *HeatmapRequest) GetBuckets() uint32 {
+	if x != nil {
+		return x.Buckets
+	}
+	return 0
+}
+
+func (x *HeatmapRequest) GetLog() bool {
+	if x != nil {
+		return x.Log
+	}
+	return false
+}
+
+type HeatmapResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StepMs        int64                  `protobuf:"varint,1,opt,name=step_ms,json=stepMs,proto3" json:"step_ms,omitempty"`
+	Min           float64                `protobuf:"fixed64,2,opt,name=min,proto3" json:"min,omitempty"` // of the totals
+	Max           float64                `protobuf:"fixed64,3,opt,name=max,proto3" json:"max,omitempty"`
+	Bounds        []float64              `protobuf:"fixed64,4,rep,packed,name=bounds,proto3" json:"bounds,omitempty"` // of the buckets, one more than there are
+	Columns       []*HeatmapColumn       `protobuf:"bytes,5,rep,name=columns,proto3" json:"columns,omitempty"`
+	Warnings      []string               `protobuf:"bytes,6,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeatmapResponse) Reset() {
+	*x = HeatmapResponse{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeatmapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeatmapResponse) ProtoMessage() {}
+
+func (x *HeatmapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeatmapResponse.ProtoReflect.Descriptor instead.
+func (*HeatmapResponse) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *HeatmapResponse) GetStepMs() int64 {
+	if x != nil {
+		return x.StepMs
+	}
+	return 0
+}
+
+func (x *HeatmapResponse) GetMin() float64 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *HeatmapResponse) GetMax() float64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *HeatmapResponse) GetBounds() []float64 {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *HeatmapResponse) GetColumns() []*HeatmapColumn {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+func (x *HeatmapResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type HeatmapColumn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TMs           float64                `protobuf:"fixed64,1,opt,name=t_ms,json=tMs,proto3" json:"t_ms,omitempty"`
+	Counts        []uint32               `protobuf:"varint,2,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeatmapColumn) Reset() {
+	*x = HeatmapColumn{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeatmapColumn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeatmapColumn) ProtoMessage() {}
+
+func (x *HeatmapColumn) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeatmapColumn.ProtoReflect.Descriptor instead.
+func (*HeatmapColumn) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *HeatmapColumn) GetTMs() float64 {
+	if x != nil {
+		return x.TMs
+	}
+	return 0
+}
+
+func (x *HeatmapColumn) GetCounts() []uint32 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+type TrendRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selection     *Selection             `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`          // its filter must be empty
+	Functions     []string               `protobuf:"bytes,2,rep,name=functions,proto3" json:"functions,omitempty"`          // names, exact; 1 to 100
+	StepMs        int64                  `protobuf:"varint,3,opt,name=step_ms,json=stepMs,proto3" json:"step_ms,omitempty"` // at least 60000; 0 lets the server choose about 120 points
+	GroupBy       []string               `protobuf:"bytes,4,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrendRequest) Reset() {
+	*x = TrendRequest{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrendRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrendRequest) ProtoMessage() {}
+
+func (x *TrendRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrendRequest.ProtoReflect.Descriptor instead.
+func (*TrendRequest) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *TrendRequest) GetSelection() *Selection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *TrendRequest) GetFunctions() []string {
+	if x != nil {
+		return x.Functions
+	}
+	return nil
+}
+
+func (x *TrendRequest) GetStepMs() int64 {
+	if x != nil {
+		return x.StepMs
+	}
+	return 0
+}
+
+func (x *TrendRequest) GetGroupBy() []string {
+	if x != nil {
+		return x.GroupBy
+	}
+	return nil
+}
+
+type TrendResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StepMs        int64                  `protobuf:"varint,1,opt,name=step_ms,json=stepMs,proto3" json:"step_ms,omitempty"`
+	Lines         []*TrendLine           `protobuf:"bytes,2,rep,name=lines,proto3" json:"lines,omitempty"` // by function and labels; steps without the function are not there
+	Warnings      []string               `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrendResponse) Reset() {
+	*x = TrendResponse{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrendResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrendResponse) ProtoMessage() {}
+
+func (x *TrendResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrendResponse.ProtoReflect.Descriptor instead.
+func (*TrendResponse) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *TrendResponse) GetStepMs() int64 {
+	if x != nil {
+		return x.StepMs
+	}
+	return 0
+}
+
+func (x *TrendResponse) GetLines() []*TrendLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *TrendResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type TrendLine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Function      string                 `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	Labels        []*Label               `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty"`
+	TMs           []float64              `protobuf:"fixed64,3,rep,packed,name=t_ms,json=tMs,proto3" json:"t_ms,omitempty"`
+	Self          []float64              `protobuf:"fixed64,4,rep,packed,name=self,proto3" json:"self,omitempty"`
+	Cumulative    []float64              `protobuf:"fixed64,5,rep,packed,name=cumulative,proto3" json:"cumulative,omitempty"` // a recursive function counts once a sample
+	Samples       []uint32               `protobuf:"varint,6,rep,packed,name=samples,proto3" json:"samples,omitempty"`        // that the point rests on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrendLine) Reset() {
+	*x = TrendLine{}
+	mi := &file_quantra_v1_querier_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrendLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrendLine) ProtoMessage() {}
+
+func (x *TrendLine) ProtoReflect() protoreflect.Message {
+	mi := &file_quantra_v1_querier_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrendLine.ProtoReflect.Descriptor instead.
+func (*TrendLine) Descriptor() ([]byte, []int) {
+	return file_quantra_v1_querier_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *TrendLine) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *TrendLine) GetLabels() []*Label {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *TrendLine) GetTMs() []float64 {
+	if x != nil {
+		return x.TMs
+	}
+	return nil
+}
+
+func (x *TrendLine) GetSelf() []float64 {
+	if x != nil {
+		return x.Self
+	}
+	return nil
+}
+
+func (x *TrendLine) GetCumulative() []float64 {
+	if x != nil {
+		return x.Cumulative
+	}
+	return nil
+}
+
+func (x *TrendLine) GetSamples() []uint32 {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
 var File_quantra_v1_querier_proto protoreflect.FileDescriptor
 
 const file_quantra_v1_querier_proto_rawDesc = "" +
@@ -1942,12 +2737,15 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"quantra.v1\"9\n" +
 	"\tTimeRange\x12\x17\n" +
 	"\afrom_ms\x18\x01 \x01(\x03R\x06fromMs\x12\x13\n" +
-	"\x05to_ms\x18\x02 \x01(\x03R\x04toMs\"\xa3\x01\n" +
+	"\x05to_ms\x18\x02 \x01(\x03R\x04toMs\"\xed\x01\n" +
 	"\tSelection\x12!\n" +
 	"\fprofile_type\x18\x01 \x01(\tR\vprofileType\x12\x1a\n" +
 	"\bmatchers\x18\x02 \x01(\tR\bmatchers\x12+\n" +
 	"\x05range\x18\x03 \x01(\v2\x15.quantra.v1.TimeRangeR\x05range\x12*\n" +
-	"\x06filter\x18\x04 \x01(\v2\x12.quantra.v1.FilterR\x06filter\"\xb7\x01\n" +
+	"\x06filter\x18\x04 \x01(\v2\x12.quantra.v1.FilterR\x06filter\x12'\n" +
+	"\x0fsample_matchers\x18\x05 \x01(\tR\x0esampleMatchers\x12\x1f\n" +
+	"\vprofile_ids\x18\x06 \x03(\tR\n" +
+	"profileIds\"\xb7\x01\n" +
 	"\x06Filter\x12\x14\n" +
 	"\x05focus\x18\x01 \x01(\tR\x05focus\x12\x16\n" +
 	"\x06ignore\x18\x02 \x01(\tR\x06ignore\x12\x12\n" +
@@ -2073,7 +2871,64 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"\x06values\x18\x02 \x03(\v2\x1c.quantra.v1.SampleLabelValueR\x06values\">\n" +
 	"\x10SampleLabelValue\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\tR\x05value\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x01R\x05total2\x94\x06\n" +
+	"\x05total\x18\x02 \x01(\x01R\x05total\"[\n" +
+	"\x10LabelSetsRequest\x12\x1a\n" +
+	"\bmatchers\x18\x01 \x01(\tR\bmatchers\x12+\n" +
+	"\x05range\x18\x02 \x01(\v2\x15.quantra.v1.TimeRangeR\x05range\"=\n" +
+	"\x11LabelSetsResponse\x12(\n" +
+	"\x04sets\x18\x01 \x03(\v2\x14.quantra.v1.LabelSetR\x04sets\"\xa8\x01\n" +
+	"\bLabelSet\x12)\n" +
+	"\x06labels\x18\x01 \x03(\v2\x11.quantra.v1.LabelR\x06labels\x12!\n" +
+	"\fprofile_type\x18\x02 \x01(\tR\vprofileType\x12\x1a\n" +
+	"\bprofiles\x18\x03 \x01(\rR\bprofiles\x12\x19\n" +
+	"\bfirst_ms\x18\x04 \x01(\x03R\afirstMs\x12\x17\n" +
+	"\alast_ms\x18\x05 \x01(\x03R\x06lastMs\"\\\n" +
+	"\x0fProfilesRequest\x123\n" +
+	"\tselection\x18\x01 \x01(\v2\x15.quantra.v1.SelectionR\tselection\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"u\n" +
+	"\x10ProfilesResponse\x123\n" +
+	"\bprofiles\x18\x01 \x03(\v2\x17.quantra.v1.ProfileInfoR\bprofiles\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\rR\x03all\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\x8c\x01\n" +
+	"\vProfileInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
+	"\x06labels\x18\x02 \x03(\v2\x11.quantra.v1.LabelR\x06labels\x12\x17\n" +
+	"\afrom_ms\x18\x03 \x01(\x03R\x06fromMs\x12\x13\n" +
+	"\x05to_ms\x18\x04 \x01(\x03R\x04toMs\x12\x14\n" +
+	"\x05total\x18\x05 \x01(\x01R\x05total\"\x8a\x01\n" +
+	"\x0eHeatmapRequest\x123\n" +
+	"\tselection\x18\x01 \x01(\v2\x15.quantra.v1.SelectionR\tselection\x12\x17\n" +
+	"\astep_ms\x18\x02 \x01(\x03R\x06stepMs\x12\x18\n" +
+	"\abuckets\x18\x03 \x01(\rR\abuckets\x12\x10\n" +
+	"\x03log\x18\x04 \x01(\bR\x03log\"\xb7\x01\n" +
+	"\x0fHeatmapResponse\x12\x17\n" +
+	"\astep_ms\x18\x01 \x01(\x03R\x06stepMs\x12\x10\n" +
+	"\x03min\x18\x02 \x01(\x01R\x03min\x12\x10\n" +
+	"\x03max\x18\x03 \x01(\x01R\x03max\x12\x16\n" +
+	"\x06bounds\x18\x04 \x03(\x01R\x06bounds\x123\n" +
+	"\acolumns\x18\x05 \x03(\v2\x19.quantra.v1.HeatmapColumnR\acolumns\x12\x1a\n" +
+	"\bwarnings\x18\x06 \x03(\tR\bwarnings\":\n" +
+	"\rHeatmapColumn\x12\x11\n" +
+	"\x04t_ms\x18\x01 \x01(\x01R\x03tMs\x12\x16\n" +
+	"\x06counts\x18\x02 \x03(\rR\x06counts\"\x95\x01\n" +
+	"\fTrendRequest\x123\n" +
+	"\tselection\x18\x01 \x01(\v2\x15.quantra.v1.SelectionR\tselection\x12\x1c\n" +
+	"\tfunctions\x18\x02 \x03(\tR\tfunctions\x12\x17\n" +
+	"\astep_ms\x18\x03 \x01(\x03R\x06stepMs\x12\x19\n" +
+	"\bgroup_by\x18\x04 \x03(\tR\agroupBy\"q\n" +
+	"\rTrendResponse\x12\x17\n" +
+	"\astep_ms\x18\x01 \x01(\x03R\x06stepMs\x12+\n" +
+	"\x05lines\x18\x02 \x03(\v2\x15.quantra.v1.TrendLineR\x05lines\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\xb3\x01\n" +
+	"\tTrendLine\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12)\n" +
+	"\x06labels\x18\x02 \x03(\v2\x11.quantra.v1.LabelR\x06labels\x12\x11\n" +
+	"\x04t_ms\x18\x03 \x03(\x01R\x03tMs\x12\x12\n" +
+	"\x04self\x18\x04 \x03(\x01R\x04self\x12\x1e\n" +
+	"\n" +
+	"cumulative\x18\x05 \x03(\x01R\n" +
+	"cumulative\x12\x18\n" +
+	"\asamples\x18\x06 \x03(\rR\asamples2\xbb\b\n" +
 	"\x0eQuerierService\x12J\n" +
 	"\bServices\x12\x1b.quantra.v1.ServicesRequest\x1a\x1c.quantra.v1.ServicesResponse\"\x03\x90\x02\x01\x12V\n" +
 	"\fProfileTypes\x12\x1f.quantra.v1.ProfileTypesRequest\x1a .quantra.v1.ProfileTypesResponse\"\x03\x90\x02\x01\x12P\n" +
@@ -2086,7 +2941,11 @@ const file_quantra_v1_querier_proto_rawDesc = "" +
 	"\x03Top\x12\x16.quantra.v1.TopRequest\x1a\x17.quantra.v1.TopResponse\"\x03\x90\x02\x01\x12J\n" +
 	"\bSandwich\x12\x1b.quantra.v1.SandwichRequest\x1a\x1c.quantra.v1.SandwichResponse\"\x03\x90\x02\x01\x12>\n" +
 	"\x04Diff\x12\x17.quantra.v1.DiffRequest\x1a\x18.quantra.v1.DiffResponse\"\x03\x90\x02\x01\x12V\n" +
-	"\fSampleLabels\x12\x1f.quantra.v1.SampleLabelsRequest\x1a .quantra.v1.SampleLabelsResponse\"\x03\x90\x02\x01B8Z6github.com/quantra-l/quantra/wire/quantra/v1;quantrav1b\x06proto3"
+	"\fSampleLabels\x12\x1f.quantra.v1.SampleLabelsRequest\x1a .quantra.v1.SampleLabelsResponse\"\x03\x90\x02\x01\x12M\n" +
+	"\tLabelSets\x12\x1c.quantra.v1.LabelSetsRequest\x1a\x1d.quantra.v1.LabelSetsResponse\"\x03\x90\x02\x01\x12J\n" +
+	"\bProfiles\x12\x1b.quantra.v1.ProfilesRequest\x1a\x1c.quantra.v1.ProfilesResponse\"\x03\x90\x02\x01\x12G\n" +
+	"\aHeatmap\x12\x1a.quantra.v1.HeatmapRequest\x1a\x1b.quantra.v1.HeatmapResponse\"\x03\x90\x02\x01\x12A\n" +
+	"\x05Trend\x12\x18.quantra.v1.TrendRequest\x1a\x19.quantra.v1.TrendResponse\"\x03\x90\x02\x01B8Z6github.com/quantra-l/quantra/wire/quantra/v1;quantrav1b\x06proto3"
 
 var (
 	file_quantra_v1_querier_proto_rawDescOnce sync.Once
@@ -2100,7 +2959,7 @@ func file_quantra_v1_querier_proto_rawDescGZIP() []byte {
 	return file_quantra_v1_querier_proto_rawDescData
 }
 
-var file_quantra_v1_querier_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_quantra_v1_querier_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_quantra_v1_querier_proto_goTypes = []any{
 	(*TimeRange)(nil),            // 0: quantra.v1.TimeRange
 	(*Selection)(nil),            // 1: quantra.v1.Selection
@@ -2133,6 +2992,18 @@ var file_quantra_v1_querier_proto_goTypes = []any{
 	(*SampleLabelsResponse)(nil), // 28: quantra.v1.SampleLabelsResponse
 	(*SampleLabelKey)(nil),       // 29: quantra.v1.SampleLabelKey
 	(*SampleLabelValue)(nil),     // 30: quantra.v1.SampleLabelValue
+	(*LabelSetsRequest)(nil),     // 31: quantra.v1.LabelSetsRequest
+	(*LabelSetsResponse)(nil),    // 32: quantra.v1.LabelSetsResponse
+	(*LabelSet)(nil),             // 33: quantra.v1.LabelSet
+	(*ProfilesRequest)(nil),      // 34: quantra.v1.ProfilesRequest
+	(*ProfilesResponse)(nil),     // 35: quantra.v1.ProfilesResponse
+	(*ProfileInfo)(nil),          // 36: quantra.v1.ProfileInfo
+	(*HeatmapRequest)(nil),       // 37: quantra.v1.HeatmapRequest
+	(*HeatmapResponse)(nil),      // 38: quantra.v1.HeatmapResponse
+	(*HeatmapColumn)(nil),        // 39: quantra.v1.HeatmapColumn
+	(*TrendRequest)(nil),         // 40: quantra.v1.TrendRequest
+	(*TrendResponse)(nil),        // 41: quantra.v1.TrendResponse
+	(*TrendLine)(nil),            // 42: quantra.v1.TrendLine
 }
 var file_quantra_v1_querier_proto_depIdxs = []int32{
 	0,  // 0: quantra.v1.Selection.range:type_name -> quantra.v1.TimeRange
@@ -2166,31 +3037,50 @@ var file_quantra_v1_querier_proto_depIdxs = []int32{
 	16, // 28: quantra.v1.SampleLabelsResponse.meta:type_name -> quantra.v1.Meta
 	29, // 29: quantra.v1.SampleLabelsResponse.keys:type_name -> quantra.v1.SampleLabelKey
 	30, // 30: quantra.v1.SampleLabelKey.values:type_name -> quantra.v1.SampleLabelValue
-	3,  // 31: quantra.v1.QuerierService.Services:input_type -> quantra.v1.ServicesRequest
-	6,  // 32: quantra.v1.QuerierService.ProfileTypes:input_type -> quantra.v1.ProfileTypesRequest
-	8,  // 33: quantra.v1.QuerierService.LabelNames:input_type -> quantra.v1.LabelNamesRequest
-	10, // 34: quantra.v1.QuerierService.LabelValues:input_type -> quantra.v1.LabelValuesRequest
-	12, // 35: quantra.v1.QuerierService.Series:input_type -> quantra.v1.SeriesRequest
-	18, // 36: quantra.v1.QuerierService.FlameGraph:input_type -> quantra.v1.FlameGraphRequest
-	20, // 37: quantra.v1.QuerierService.Top:input_type -> quantra.v1.TopRequest
-	23, // 38: quantra.v1.QuerierService.Sandwich:input_type -> quantra.v1.SandwichRequest
-	25, // 39: quantra.v1.QuerierService.Diff:input_type -> quantra.v1.DiffRequest
-	27, // 40: quantra.v1.QuerierService.SampleLabels:input_type -> quantra.v1.SampleLabelsRequest
-	4,  // 41: quantra.v1.QuerierService.Services:output_type -> quantra.v1.ServicesResponse
-	7,  // 42: quantra.v1.QuerierService.ProfileTypes:output_type -> quantra.v1.ProfileTypesResponse
-	9,  // 43: quantra.v1.QuerierService.LabelNames:output_type -> quantra.v1.LabelNamesResponse
-	11, // 44: quantra.v1.QuerierService.LabelValues:output_type -> quantra.v1.LabelValuesResponse
-	13, // 45: quantra.v1.QuerierService.Series:output_type -> quantra.v1.SeriesResponse
-	19, // 46: quantra.v1.QuerierService.FlameGraph:output_type -> quantra.v1.FlameGraphResponse
-	21, // 47: quantra.v1.QuerierService.Top:output_type -> quantra.v1.TopResponse
-	24, // 48: quantra.v1.QuerierService.Sandwich:output_type -> quantra.v1.SandwichResponse
-	26, // 49: quantra.v1.QuerierService.Diff:output_type -> quantra.v1.DiffResponse
-	28, // 50: quantra.v1.QuerierService.SampleLabels:output_type -> quantra.v1.SampleLabelsResponse
-	41, // [41:51] is the sub-list for method output_type
-	31, // [31:41] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	0,  // 31: quantra.v1.LabelSetsRequest.range:type_name -> quantra.v1.TimeRange
+	33, // 32: quantra.v1.LabelSetsResponse.sets:type_name -> quantra.v1.LabelSet
+	15, // 33: quantra.v1.LabelSet.labels:type_name -> quantra.v1.Label
+	1,  // 34: quantra.v1.ProfilesRequest.selection:type_name -> quantra.v1.Selection
+	36, // 35: quantra.v1.ProfilesResponse.profiles:type_name -> quantra.v1.ProfileInfo
+	15, // 36: quantra.v1.ProfileInfo.labels:type_name -> quantra.v1.Label
+	1,  // 37: quantra.v1.HeatmapRequest.selection:type_name -> quantra.v1.Selection
+	39, // 38: quantra.v1.HeatmapResponse.columns:type_name -> quantra.v1.HeatmapColumn
+	1,  // 39: quantra.v1.TrendRequest.selection:type_name -> quantra.v1.Selection
+	42, // 40: quantra.v1.TrendResponse.lines:type_name -> quantra.v1.TrendLine
+	15, // 41: quantra.v1.TrendLine.labels:type_name -> quantra.v1.Label
+	3,  // 42: quantra.v1.QuerierService.Services:input_type -> quantra.v1.ServicesRequest
+	6,  // 43: quantra.v1.QuerierService.ProfileTypes:input_type -> quantra.v1.ProfileTypesRequest
+	8,  // 44: quantra.v1.QuerierService.LabelNames:input_type -> quantra.v1.LabelNamesRequest
+	10, // 45: quantra.v1.QuerierService.LabelValues:input_type -> quantra.v1.LabelValuesRequest
+	12, // 46: quantra.v1.QuerierService.Series:input_type -> quantra.v1.SeriesRequest
+	18, // 47: quantra.v1.QuerierService.FlameGraph:input_type -> quantra.v1.FlameGraphRequest
+	20, // 48: quantra.v1.QuerierService.Top:input_type -> quantra.v1.TopRequest
+	23, // 49: quantra.v1.QuerierService.Sandwich:input_type -> quantra.v1.SandwichRequest
+	25, // 50: quantra.v1.QuerierService.Diff:input_type -> quantra.v1.DiffRequest
+	27, // 51: quantra.v1.QuerierService.SampleLabels:input_type -> quantra.v1.SampleLabelsRequest
+	31, // 52: quantra.v1.QuerierService.LabelSets:input_type -> quantra.v1.LabelSetsRequest
+	34, // 53: quantra.v1.QuerierService.Profiles:input_type -> quantra.v1.ProfilesRequest
+	37, // 54: quantra.v1.QuerierService.Heatmap:input_type -> quantra.v1.HeatmapRequest
+	40, // 55: quantra.v1.QuerierService.Trend:input_type -> quantra.v1.TrendRequest
+	4,  // 56: quantra.v1.QuerierService.Services:output_type -> quantra.v1.ServicesResponse
+	7,  // 57: quantra.v1.QuerierService.ProfileTypes:output_type -> quantra.v1.ProfileTypesResponse
+	9,  // 58: quantra.v1.QuerierService.LabelNames:output_type -> quantra.v1.LabelNamesResponse
+	11, // 59: quantra.v1.QuerierService.LabelValues:output_type -> quantra.v1.LabelValuesResponse
+	13, // 60: quantra.v1.QuerierService.Series:output_type -> quantra.v1.SeriesResponse
+	19, // 61: quantra.v1.QuerierService.FlameGraph:output_type -> quantra.v1.FlameGraphResponse
+	21, // 62: quantra.v1.QuerierService.Top:output_type -> quantra.v1.TopResponse
+	24, // 63: quantra.v1.QuerierService.Sandwich:output_type -> quantra.v1.SandwichResponse
+	26, // 64: quantra.v1.QuerierService.Diff:output_type -> quantra.v1.DiffResponse
+	28, // 65: quantra.v1.QuerierService.SampleLabels:output_type -> quantra.v1.SampleLabelsResponse
+	32, // 66: quantra.v1.QuerierService.LabelSets:output_type -> quantra.v1.LabelSetsResponse
+	35, // 67: quantra.v1.QuerierService.Profiles:output_type -> quantra.v1.ProfilesResponse
+	38, // 68: quantra.v1.QuerierService.Heatmap:output_type -> quantra.v1.HeatmapResponse
+	41, // 69: quantra.v1.QuerierService.Trend:output_type -> quantra.v1.TrendResponse
+	56, // [56:70] is the sub-list for method output_type
+	42, // [42:56] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_quantra_v1_querier_proto_init() }
@@ -2204,7 +3094,7 @@ func file_quantra_v1_querier_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quantra_v1_querier_proto_rawDesc), len(file_quantra_v1_querier_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

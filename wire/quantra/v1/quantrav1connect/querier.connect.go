@@ -62,6 +62,15 @@ const (
 	// QuerierServiceSampleLabelsProcedure is the fully-qualified name of the QuerierService's
 	// SampleLabels RPC.
 	QuerierServiceSampleLabelsProcedure = "/quantra.v1.QuerierService/SampleLabels"
+	// QuerierServiceLabelSetsProcedure is the fully-qualified name of the QuerierService's LabelSets
+	// RPC.
+	QuerierServiceLabelSetsProcedure = "/quantra.v1.QuerierService/LabelSets"
+	// QuerierServiceProfilesProcedure is the fully-qualified name of the QuerierService's Profiles RPC.
+	QuerierServiceProfilesProcedure = "/quantra.v1.QuerierService/Profiles"
+	// QuerierServiceHeatmapProcedure is the fully-qualified name of the QuerierService's Heatmap RPC.
+	QuerierServiceHeatmapProcedure = "/quantra.v1.QuerierService/Heatmap"
+	// QuerierServiceTrendProcedure is the fully-qualified name of the QuerierService's Trend RPC.
+	QuerierServiceTrendProcedure = "/quantra.v1.QuerierService/Trend"
 )
 
 // QuerierServiceClient is a client for the quantra.v1.QuerierService service.
@@ -83,6 +92,14 @@ type QuerierServiceClient interface {
 	Diff(context.Context, *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error)
 	// Labels is the value by sample label (pprof tags), key by key.
 	SampleLabels(context.Context, *connect.Request[v1.SampleLabelsRequest]) (*connect.Response[v1.SampleLabelsResponse], error)
+	// LabelSets is each series and profile type there is.
+	LabelSets(context.Context, *connect.Request[v1.LabelSetsRequest]) (*connect.Response[v1.LabelSetsResponse], error)
+	// Profiles lists single profiles, those with the largest totals.
+	Profiles(context.Context, *connect.Request[v1.ProfilesRequest]) (*connect.Response[v1.ProfilesResponse], error)
+	// Heatmap counts profiles by time and total.
+	Heatmap(context.Context, *connect.Request[v1.HeatmapRequest]) (*connect.Response[v1.HeatmapResponse], error)
+	// Trend is what functions had over time.
+	Trend(context.Context, *connect.Request[v1.TrendRequest]) (*connect.Response[v1.TrendResponse], error)
 }
 
 // NewQuerierServiceClient constructs a client for the quantra.v1.QuerierService service. By
@@ -166,6 +183,34 @@ func NewQuerierServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		labelSets: connect.NewClient[v1.LabelSetsRequest, v1.LabelSetsResponse](
+			httpClient,
+			baseURL+QuerierServiceLabelSetsProcedure,
+			connect.WithSchema(querierServiceMethods.ByName("LabelSets")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		profiles: connect.NewClient[v1.ProfilesRequest, v1.ProfilesResponse](
+			httpClient,
+			baseURL+QuerierServiceProfilesProcedure,
+			connect.WithSchema(querierServiceMethods.ByName("Profiles")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		heatmap: connect.NewClient[v1.HeatmapRequest, v1.HeatmapResponse](
+			httpClient,
+			baseURL+QuerierServiceHeatmapProcedure,
+			connect.WithSchema(querierServiceMethods.ByName("Heatmap")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		trend: connect.NewClient[v1.TrendRequest, v1.TrendResponse](
+			httpClient,
+			baseURL+QuerierServiceTrendProcedure,
+			connect.WithSchema(querierServiceMethods.ByName("Trend")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -181,6 +226,10 @@ type querierServiceClient struct {
 	sandwich     *connect.Client[v1.SandwichRequest, v1.SandwichResponse]
 	diff         *connect.Client[v1.DiffRequest, v1.DiffResponse]
 	sampleLabels *connect.Client[v1.SampleLabelsRequest, v1.SampleLabelsResponse]
+	labelSets    *connect.Client[v1.LabelSetsRequest, v1.LabelSetsResponse]
+	profiles     *connect.Client[v1.ProfilesRequest, v1.ProfilesResponse]
+	heatmap      *connect.Client[v1.HeatmapRequest, v1.HeatmapResponse]
+	trend        *connect.Client[v1.TrendRequest, v1.TrendResponse]
 }
 
 // Services calls quantra.v1.QuerierService.Services.
@@ -233,6 +282,26 @@ func (c *querierServiceClient) SampleLabels(ctx context.Context, req *connect.Re
 	return c.sampleLabels.CallUnary(ctx, req)
 }
 
+// LabelSets calls quantra.v1.QuerierService.LabelSets.
+func (c *querierServiceClient) LabelSets(ctx context.Context, req *connect.Request[v1.LabelSetsRequest]) (*connect.Response[v1.LabelSetsResponse], error) {
+	return c.labelSets.CallUnary(ctx, req)
+}
+
+// Profiles calls quantra.v1.QuerierService.Profiles.
+func (c *querierServiceClient) Profiles(ctx context.Context, req *connect.Request[v1.ProfilesRequest]) (*connect.Response[v1.ProfilesResponse], error) {
+	return c.profiles.CallUnary(ctx, req)
+}
+
+// Heatmap calls quantra.v1.QuerierService.Heatmap.
+func (c *querierServiceClient) Heatmap(ctx context.Context, req *connect.Request[v1.HeatmapRequest]) (*connect.Response[v1.HeatmapResponse], error) {
+	return c.heatmap.CallUnary(ctx, req)
+}
+
+// Trend calls quantra.v1.QuerierService.Trend.
+func (c *querierServiceClient) Trend(ctx context.Context, req *connect.Request[v1.TrendRequest]) (*connect.Response[v1.TrendResponse], error) {
+	return c.trend.CallUnary(ctx, req)
+}
+
 // QuerierServiceHandler is an implementation of the quantra.v1.QuerierService service.
 type QuerierServiceHandler interface {
 	// Services lists what sends profiles.
@@ -252,6 +321,14 @@ type QuerierServiceHandler interface {
 	Diff(context.Context, *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error)
 	// Labels is the value by sample label (pprof tags), key by key.
 	SampleLabels(context.Context, *connect.Request[v1.SampleLabelsRequest]) (*connect.Response[v1.SampleLabelsResponse], error)
+	// LabelSets is each series and profile type there is.
+	LabelSets(context.Context, *connect.Request[v1.LabelSetsRequest]) (*connect.Response[v1.LabelSetsResponse], error)
+	// Profiles lists single profiles, those with the largest totals.
+	Profiles(context.Context, *connect.Request[v1.ProfilesRequest]) (*connect.Response[v1.ProfilesResponse], error)
+	// Heatmap counts profiles by time and total.
+	Heatmap(context.Context, *connect.Request[v1.HeatmapRequest]) (*connect.Response[v1.HeatmapResponse], error)
+	// Trend is what functions had over time.
+	Trend(context.Context, *connect.Request[v1.TrendRequest]) (*connect.Response[v1.TrendResponse], error)
 }
 
 // NewQuerierServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -331,6 +408,34 @@ func NewQuerierServiceHandler(svc QuerierServiceHandler, opts ...connect.Handler
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	querierServiceLabelSetsHandler := connect.NewUnaryHandler(
+		QuerierServiceLabelSetsProcedure,
+		svc.LabelSets,
+		connect.WithSchema(querierServiceMethods.ByName("LabelSets")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	querierServiceProfilesHandler := connect.NewUnaryHandler(
+		QuerierServiceProfilesProcedure,
+		svc.Profiles,
+		connect.WithSchema(querierServiceMethods.ByName("Profiles")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	querierServiceHeatmapHandler := connect.NewUnaryHandler(
+		QuerierServiceHeatmapProcedure,
+		svc.Heatmap,
+		connect.WithSchema(querierServiceMethods.ByName("Heatmap")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	querierServiceTrendHandler := connect.NewUnaryHandler(
+		QuerierServiceTrendProcedure,
+		svc.Trend,
+		connect.WithSchema(querierServiceMethods.ByName("Trend")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/quantra.v1.QuerierService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case QuerierServiceServicesProcedure:
@@ -353,6 +458,14 @@ func NewQuerierServiceHandler(svc QuerierServiceHandler, opts ...connect.Handler
 			querierServiceDiffHandler.ServeHTTP(w, r)
 		case QuerierServiceSampleLabelsProcedure:
 			querierServiceSampleLabelsHandler.ServeHTTP(w, r)
+		case QuerierServiceLabelSetsProcedure:
+			querierServiceLabelSetsHandler.ServeHTTP(w, r)
+		case QuerierServiceProfilesProcedure:
+			querierServiceProfilesHandler.ServeHTTP(w, r)
+		case QuerierServiceHeatmapProcedure:
+			querierServiceHeatmapHandler.ServeHTTP(w, r)
+		case QuerierServiceTrendProcedure:
+			querierServiceTrendHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -400,4 +513,20 @@ func (UnimplementedQuerierServiceHandler) Diff(context.Context, *connect.Request
 
 func (UnimplementedQuerierServiceHandler) SampleLabels(context.Context, *connect.Request[v1.SampleLabelsRequest]) (*connect.Response[v1.SampleLabelsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quantra.v1.QuerierService.SampleLabels is not implemented"))
+}
+
+func (UnimplementedQuerierServiceHandler) LabelSets(context.Context, *connect.Request[v1.LabelSetsRequest]) (*connect.Response[v1.LabelSetsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quantra.v1.QuerierService.LabelSets is not implemented"))
+}
+
+func (UnimplementedQuerierServiceHandler) Profiles(context.Context, *connect.Request[v1.ProfilesRequest]) (*connect.Response[v1.ProfilesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quantra.v1.QuerierService.Profiles is not implemented"))
+}
+
+func (UnimplementedQuerierServiceHandler) Heatmap(context.Context, *connect.Request[v1.HeatmapRequest]) (*connect.Response[v1.HeatmapResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quantra.v1.QuerierService.Heatmap is not implemented"))
+}
+
+func (UnimplementedQuerierServiceHandler) Trend(context.Context, *connect.Request[v1.TrendRequest]) (*connect.Response[v1.TrendResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quantra.v1.QuerierService.Trend is not implemented"))
 }
