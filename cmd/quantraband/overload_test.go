@@ -74,7 +74,11 @@ func TestOverload(t *testing.T) {
 	t.Setenv("GOMEMLIMIT", fmt.Sprint(limit))
 	dir := t.TempDir()
 	s := mustStart(t, "--data", dir, "--no-self-profile", "--flush-every", "1s", "--tenant-rate", "0")
-	body := largeProfile(t, 3000)
+	stacks := 3000
+	if underRace {
+		stacks = 300
+	}
+	body := largeProfile(t, stacks)
 	begin := time.Now().Add(-time.Hour)
 	var acked, doubtful [clients]int
 	var refused, other atomic.Int64
@@ -125,7 +129,7 @@ func TestOverload(t *testing.T) {
 		// The limit is Go's to aim at, not a wall; half as much again is what a control group would have to leave it.
 		peak := peakRSS(t, s.cmd.Process.Pid)
 		t.Logf("peak memory %d MiB with GOMEMLIMIT=%d MiB", peak>>20, limit>>20)
-		if peak > limit*3/2 {
+		if peak > limit*3/2 && !underRace {
 			t.Errorf("it took %d MiB", peak>>20)
 		}
 	}
