@@ -66,6 +66,9 @@ It is read from roll-ups by the minute, so that a week is one small read.`,
 		for _, w := range resp.Msg.Warnings {
 			a.warn(w)
 		}
+		if len(resp.Msg.Lines) == 0 {
+			a.warn("no sample in this range has such a function; names are whole, as `quantraband query top` lists them")
+		}
 		t, err := profile.ParseType(sel.ProfileType)
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.server, err)
