@@ -20,6 +20,7 @@ import (
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/store/blocks"
 	"github.com/quantra-l/quantra/store/bucket"
+	"github.com/quantra-l/quantra/store/clickhouse"
 )
 
 // leaseTTL is how long the work of a server that died lies before another takes it up.
@@ -36,6 +37,7 @@ const (
 // engineOptions say where profiles are kept, and within which bounds.
 type engineOptions struct {
 	bucket, region, control string
+	clickhouse              string
 	flushEvery              time.Duration
 	retention, archiveAfter age
 	keep                    keepRules
@@ -53,10 +55,15 @@ func (o *engineOptions) placeFlags(cmd *cobra.Command) {
 	f.StringVar(&o.region, "region", "local", "`name` of the region whose profiles these are: a-z, 0-9 and -")
 }
 
+func (o *engineOptions) clickhouseFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.clickhouse, "clickhouse", "", "profiles are kept in ClickHouse, not in a bucket: `URL`, as clickhouse://USER@HOST:8123/DATABASE; the password is in "+clickhousePassword)
+}
+
 func (o *engineOptions) flags(cmd *cobra.Command) {
 	o.placeFlags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.control, "control", "", "`database` that servers on one bucket share: postgres://USER@HOST/DATABASE (default: a file in the data folder, for one server)")
+	o.clickhouseFlag(cmd)
 	f.DurationVar(&o.flushEvery, "flush-every", time.Minute, "how long profiles stay in memory and in the log before they become a block")
 	o.retention = age(30 * 24 * time.Hour)
 	f.Var(&o.retention, "retention", "how long profiles are kept")
@@ -77,6 +84,8 @@ func (o *engineOptions) flags(cmd *cobra.Command) {
 
 func (o *engineOptions) check() error {
 	switch {
+	case o.clickhouse != "" && o.bucket != "":
+		return usagef("--clickhouse and --bucket are two places for the same profiles: give one")
 	case o.retention <= 0:
 		return usagef("--retention %s: it must be more than 0", &o.retention)
 	case o.archiveAfter < 0:
@@ -117,11 +126,12 @@ func (o *engineOptions) retain() blocks.RetentionOptions {
 
 // engine is the store with all it stands on.
 type engine struct {
-	db      *store.DB
-	blocks  *blocks.Blocks
-	bucket  bucket.Bucket
-	control *control.DB
-	share   memoryShares
+	db         *store.DB
+	blocks     *blocks.Blocks // nil where clickhouse is
+	bucket     bucket.Bucket  // nil where clickhouse is
+	clickhouse *clickhouse.DB
+	control    *control.DB
+	share      memoryShares
 }
 
 // openEngine opens what is in the data folder and in the bucket. What the data folder is locked by is said as such.
@@ -132,35 +142,22 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 			err = errors.Join(err, e.Close())
 		}
 	}()
-	if e.bucket, err = openBucket(ctx, dir, o.bucket, false); err != nil {
-		return e, err
-	}
-	where := cmp.Or(o.control, "sqlite:"+filepath.Join(dir, controlDB))
-	if e.control, err = control.Open(ctx, where, control.Options{Logger: log}); err != nil {
-		return e, controlError(err)
-	}
-	if o.control == "" && !strings.HasPrefix(e.bucket.URL(), "file://") {
-		log.Info("the control database is a file of this server's own: servers that share the bucket need one together; see --control")
-	}
 	limit := memoryLimit(int64(o.memory), hostFile)
 	share := shares(limit, int64(o.queryMemory))
 	e.share = share
-	cache := int64(o.cacheBytes)
-	if cache == 0 {
-		cache = -1
+	var backend store.Backend
+	if o.clickhouse != "" {
+		backend, err = e.openClickHouse(ctx, o, log)
+	} else {
+		backend, err = e.openBlocks(ctx, dir, o, log)
 	}
-	e.blocks, err = blocks.Open(ctx, e.bucket, blocks.Options{
-		Dir: filepath.Join(dir, blocksDir), Region: o.region, Logger: log,
-		QueueBytes: int64(o.queueBytes), CacheBytes: cache, MemoryBytes: share.columns,
-		Lease: leases(e.control, log), Retention: o.retain(), Compact: blocks.CompactOptions{Every: o.compactEvery},
-	})
 	if err != nil {
-		return e, engineError(dir, err)
+		return e, err
 	}
 	var bar *progress
 	var before int64
 	e.db, err = store.Open(ctx, dir, store.Options{
-		Logger: log, Backend: e.blocks, Region: o.region,
+		Logger: log, Backend: backend, Region: o.region,
 		Retention: o.longest(), FlushEvery: o.flushEvery,
 		MaxBytes: int64(o.queueBytes), MaxHeadBytes: share.head, MaxInFlight: share.inFlight, QueryMemory: share.query, MaxSeries: o.tenantSeries,
 		Progress: func(done, total int64) {
@@ -177,6 +174,77 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	return e, engineError(dir, err)
 }
 
+// openBlocks opens the bucket and what is in it.
+func (e *engine) openBlocks(ctx context.Context, dir string, o engineOptions, log *slog.Logger) (_ store.Backend, err error) {
+	if e.bucket, err = openBucket(ctx, dir, o.bucket, false); err != nil {
+		return nil, err
+	}
+	where := cmp.Or(o.control, "sqlite:"+filepath.Join(dir, controlDB))
+	if e.control, err = control.Open(ctx, where, control.Options{Logger: log}); err != nil {
+		return nil, controlError(err)
+	}
+	if o.control == "" && !strings.HasPrefix(e.bucket.URL(), "file://") {
+		log.Info("the control database is a file of this server's own: servers that share the bucket need one together; see --control")
+	}
+	cache := int64(o.cacheBytes)
+	if cache == 0 {
+		cache = -1
+	}
+	e.blocks, err = blocks.Open(ctx, e.bucket, blocks.Options{
+		Dir: filepath.Join(dir, blocksDir), Region: o.region, Logger: log,
+		QueueBytes: int64(o.queueBytes), CacheBytes: cache, MemoryBytes: e.share.columns,
+		Lease: leases(e.control, log), Retention: o.retain(), Compact: blocks.CompactOptions{Every: o.compactEvery},
+	})
+	if err != nil {
+		return nil, engineError(dir, err)
+	}
+	return e.blocks, nil
+}
+
+// clickhousePassword is where the password is read: on a command line all who list processes would see it.
+const clickhousePassword = "CLICKHOUSE_PASSWORD"
+
+func (e *engine) openClickHouse(ctx context.Context, o engineOptions, log *slog.Logger) (_ store.Backend, err error) {
+	opt := clickhouse.Options{Logger: log, Retention: time.Duration(o.retention), ColdAfter: o.retain().ArchiveAfter, DictionaryBytes: e.share.columns}
+	for _, k := range o.keep {
+		opt.Keep = append(opt.Keep, clickhouse.Keep{Tenant: k.Tenant, Service: k.Service, For: k.Keep})
+	}
+	if e.clickhouse, err = openClickHouse(ctx, o.clickhouse, opt); err != nil {
+		return nil, err
+	}
+	return e.clickhouse, nil
+}
+
+// openClickHouse opens what the flag names.
+func openClickHouse(ctx context.Context, flag string, opt clickhouse.Options) (db *clickhouse.DB, err error) {
+	if opt.URL, err = clickhouseURL(flag, os.Getenv(clickhousePassword)); err != nil {
+		return nil, err
+	}
+	db, err = clickhouse.Open(ctx, opt)
+	switch {
+	case errors.Is(err, store.ErrInvalid):
+		return nil, usagef("--clickhouse: %w", err)
+	case errors.Is(err, store.ErrUnavailable):
+		return nil, unavailablef("%w", err)
+	}
+	return db, err
+}
+
+// clickhouseURL is the flag's URL with the password of the environment.
+func clickhouseURL(flag, password string) (string, error) {
+	u, err := url.Parse(flag)
+	if err != nil {
+		return "", usagef("--clickhouse: not a URL; it should be clickhouse://USER@HOST:8123/DATABASE")
+	}
+	if _, ok := u.User.Password(); ok {
+		return "", usagef("--clickhouse: a password on the command line is seen by all who list processes; give it in %s", clickhousePassword)
+	}
+	if password != "" {
+		u.User = url.UserPassword(u.User.Username(), password)
+	}
+	return u.String(), nil
+}
+
 // Close closes all that is open, in the order in which it stands on each other.
 func (e *engine) Close() error {
 	var errs []error
@@ -185,6 +253,8 @@ func (e *engine) Close() error {
 		errs = append(errs, e.db.Close()) // closes its backend
 	case e.blocks != nil:
 		errs = append(errs, e.blocks.Close())
+	case e.clickhouse != nil:
+		errs = append(errs, e.clickhouse.Close())
 	}
 	if e.control != nil {
 		errs = append(errs, e.control.Close())

@@ -12,11 +12,14 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/quantra-l/quantra/store/clickhouse/clickhousetest"
 )
 
 // TestMain lets this test binary be quantraband: in scripts, and wherever a
 // test starts a real process (see startServer).
 func TestMain(m *testing.M) {
+	clickhousetest.Main()
 	testscript.Main(m, map[string]func(){"quantraband": main})
 }
 

@@ -13,7 +13,14 @@ import (
 // to send it profiles.
 func writeReady(w io.Writer, base, dir string, e *engine, o upOptions) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "quantraband is ready.\n\n  dashboard    %s\n  data folder  %s (%s)\n", base, dir, recovered(e.db.Stats(), e.blocks.Stats().Asked))
+	kept := 0
+	if e.blocks != nil {
+		kept = e.blocks.Stats().Asked
+	}
+	fmt.Fprintf(&b, "quantraband is ready.\n\n  dashboard    %s\n  data folder  %s (%s)\n", base, dir, recovered(e.db.Stats(), kept))
+	if e.clickhouse != nil {
+		fmt.Fprintf(&b, "  ClickHouse   %s\n", e.clickhouse)
+	}
 	if o.engine.bucket != "" {
 		fmt.Fprintf(&b, "  bucket       %s\n", e.bucket.URL())
 	}

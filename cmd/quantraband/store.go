@@ -145,7 +145,7 @@ one that runs does this by itself.`,
 	f := cmd.Flags()
 	f.StringVar(&o.data, "data", "", "the server's data `folder` (default: quantra in the user's data home)")
 	engine.flags(cmd)
-	for _, name := range []string{"flush-every", "compact-every", "memory", "query-memory", "queue-bytes", "tenant-rate", "tenant-series"} {
+	for _, name := range []string{"flush-every", "compact-every", "memory", "query-memory", "queue-bytes", "tenant-rate", "tenant-series", "clickhouse"} {
 		f.MarkHidden(name) // a server's
 	}
 	f.BoolVar(&o.asJSON, "json", false, "write JSON")

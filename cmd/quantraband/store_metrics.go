@@ -5,6 +5,7 @@ import (
 
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/store/blocks"
+	"github.com/quantra-l/quantra/store/clickhouse"
 )
 
 const (
@@ -69,6 +70,17 @@ var blocksMetrics = []metric[blocks.Stats]{
 	{"deleted_bytes_total", "Bytes that were deleted.", counter, func(s blocks.Stats) float64 { return float64(s.DeletedBytes) }},
 	{"archived_total", "Blocks moved to the archive class.", counter, func(s blocks.Stats) float64 { return float64(s.ArchivedBlocks) }},
 	{"orphans_total", "Remains of uploads that never ended, removed.", counter, func(s blocks.Stats) float64 { return float64(s.Orphans) }},
+}
+
+// clickhouseMetrics are of what goes to ClickHouse. Its own metrics are its own.
+var clickhouseMetrics = []metric[clickhouse.Stats]{
+	{"blocks_total", "Blocks put.", counter, func(s clickhouse.Stats) float64 { return float64(s.Blocks) }},
+	{"profiles_total", "Profiles in them.", counter, func(s clickhouse.Stats) float64 { return float64(s.Profiles) }},
+	{"bytes_total", "Bytes of their files.", counter, func(s clickhouse.Stats) float64 { return float64(s.Bytes) }},
+	{"put_failures_total", "Times that did not work.", counter, func(s clickhouse.Stats) float64 { return float64(s.PutFailed) }},
+	{"statements_total", "Statements sent.", counter, func(s clickhouse.Stats) float64 { return float64(s.Statements) }},
+	{"retries_total", "Times one was sent again.", counter, func(s clickhouse.Stats) float64 { return float64(s.Retries) }},
+	{"dictionary_bytes", "Bytes of the names of stacks in memory.", gauge, func(s clickhouse.Stats) float64 { return float64(s.DictionaryBytes) }},
 }
 
 // statsCollector reads figures when they are asked for.

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/store/blocks"
 	"github.com/quantra-l/quantra/store/bucket"
+	"github.com/quantra-l/quantra/store/clickhouse"
 )
 
 // usageBy are what bytes can be told apart by, in the order of the columns.
@@ -57,6 +59,7 @@ dollars a GiB and month, without requests.`,
 		},
 	}
 	o.flags(cmd)
+	o.place.clickhouseFlag(cmd)
 	f := cmd.Flags()
 	f.StringSliceVar(&by, "by", []string{"service"}, "what to tell apart: some of `"+strings.Join(usageBy, ",")+"`")
 	f.Float64Var(&p.standard, "price", 0.023, "`dollars` for a GiB and month")
@@ -77,8 +80,8 @@ type usageRow struct {
 }
 
 func (a *app) usage(ctx context.Context, o *storeOptions, by []string, p prices) error {
-	return a.beside(ctx, o, true, func(bs *blocks.Blocks, _ bucket.Bucket) error {
-		all, err := bs.Usage(ctx)
+	return a.backendBeside(ctx, o, func(of store.Backend) error {
+		all, err := of.Usage(ctx)
 		if err != nil {
 			return err
 		}
@@ -107,6 +110,19 @@ func (a *app) usage(ctx context.Context, o *storeOptions, by []string, p prices)
 			}
 		})
 	})
+}
+
+// backendBeside opens the bucket, or ClickHouse, to be read.
+func (a *app) backendBeside(ctx context.Context, o *storeOptions, use func(store.Backend) error) (err error) {
+	if o.place.clickhouse == "" {
+		return a.beside(ctx, o, true, func(bs *blocks.Blocks, _ bucket.Bucket) error { return use(bs) })
+	}
+	db, err := openClickHouse(ctx, o.place.clickhouse, clickhouse.Options{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return use(db)
 }
 
 // groupUsage sums up by what by names, the largest first.

@@ -23,8 +23,12 @@ func handler(e *engine, o upOptions, log *slog.Logger) (http.Handler, error) {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		newStatsCollector("quantra_store_", db.Stats, storeMetrics),
-		newStatsCollector("quantra_blocks_", e.blocks.Stats, blocksMetrics),
 	)
+	if e.clickhouse != nil {
+		registry.MustRegister(newStatsCollector("quantra_clickhouse_", e.clickhouse.Stats, clickhouseMetrics))
+	} else {
+		registry.MustRegister(newStatsCollector("quantra_blocks_", e.blocks.Stats, blocksMetrics))
+	}
 	in, err := ingest.New(ingest.Options{
 		Append:   appendTo(db),
 		Logger:   log,

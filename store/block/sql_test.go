@@ -21,23 +21,17 @@ import (
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store/block"
+	"github.com/quantra-l/quantra/store/clickhouse/clickhousetest"
 )
 
 const cpuType = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
 
-// TestMain: libchdb brings its own signal handlers and allocator, so it runs in a child, which is this program again.
 func TestMain(m *testing.M) {
-	if os.Getenv("QUANTRA_TEST_CHDB") != "" {
-		if err := chdb(os.Getenv("CHDB_LIB_PATH")); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	clickhousetest.Main()
 	os.Exit(m.Run())
 }
 
-// duckdb does in Python what chdb does here.
+// duckdb reads statements from its input, JSON, and writes the rows of each.
 const duckdb = `
 import duckdb, json, sys
 con = duckdb.connect()
@@ -61,30 +55,46 @@ func missing(t *testing.T, what string) {
 	t.Skip(what)
 }
 
-// engineCommand runs the page's SQL: it is a command that reads statements and writes rows.
-func engineCommand(t *testing.T, name string) *exec.Cmd {
+// answers runs the page's SQL in an engine: the rows of each statement.
+func answers(t *testing.T, engine string, statements []string) (all [][][]string) {
 	t.Helper()
-	switch name {
-	case "clickhouse":
-		lib := os.Getenv("CHDB_LIB_PATH")
-		if lib == "" {
-			missing(t, "CHDB_LIB_PATH does not name libchdb.so (npm package chdb): the SQL of docs/format/block.md is not held to ClickHouse")
+	if engine == "clickhouse" {
+		db := clickhousetest.Database(t)
+		for _, s := range statements {
+			rows := [][]string{}
+			if !strings.HasPrefix(s, "CREATE") {
+				s += " FORMAT JSONCompactStringsEachRow"
+			}
+			for dec := json.NewDecoder(strings.NewReader(clickhousetest.Query(t, db, s))); dec.More(); {
+				var row []string
+				if err := dec.Decode(&row); err != nil {
+					t.Fatal(err)
+				}
+				rows = append(rows, row)
+			}
+			all = append(all, rows)
 		}
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), self)
-		cmd.Env = append(os.Environ(), "QUANTRA_TEST_CHDB=1")
-		cmd.Dir = t.TempDir()
-		return cmd
-	default:
-		python := cmp.Or(os.Getenv("QUANTRA_PYTHON"), "python3")
-		if exec.Command(python, "-c", "import duckdb").Run() != nil {
-			missing(t, "QUANTRA_PYTHON (python3 if unset) has no module duckdb (pip install duckdb): the SQL of docs/format/block.md is not held to DuckDB")
-		}
-		return exec.CommandContext(t.Context(), python, "-c", duckdb)
+		return all
 	}
+	python := cmp.Or(os.Getenv("QUANTRA_PYTHON"), "python3")
+	if exec.Command(python, "-c", "import duckdb").Run() != nil {
+		missing(t, "QUANTRA_PYTHON (python3 if unset) has no module duckdb (pip install duckdb): the SQL of docs/format/block.md is not held to DuckDB")
+	}
+	raw, err := json.Marshal(statements)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), python, "-c", duckdb)
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(raw), &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.Bytes())
+	}
+	if err := json.Unmarshal(out, &all); err != nil {
+		t.Fatalf("%v\n%.2000s", err, out)
+	}
+	return all
 }
 
 // page is the SQL of docs/format/block.md by name.
@@ -161,7 +171,6 @@ func TestSQL(t *testing.T) {
 	want := naive(all)
 	for _, engine := range []string{"clickhouse", "duckdb"} {
 		t.Run(engine, func(t *testing.T) {
-			cmd := engineCommand(t, engine)
 			var statements []string
 			for s := range strings.SplitSeq(sql[engine], ";\n") {
 				if s = strings.TrimSpace(s); s != "" {
@@ -174,20 +183,7 @@ func TestSQL(t *testing.T) {
 				names = append(names, name)
 				statements = append(statements, strings.TrimSpace(sql[name]))
 			}
-			raw, err := json.Marshal(statements)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var stderr bytes.Buffer
-			cmd.Stdin, cmd.Stderr = bytes.NewReader(raw), &stderr
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("%v\n%s", err, stderr.Bytes())
-			}
-			var got [][][]string
-			if err := json.Unmarshal(out, &got); err != nil {
-				t.Fatalf("%v\n%.2000s", err, out)
-			}
+			got := answers(t, engine, statements)
 			if len(got) != len(statements) {
 				t.Fatalf("%d answers to %d statements", len(got), len(statements))
 			}
