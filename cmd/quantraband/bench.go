@@ -30,7 +30,6 @@ import (
 	"github.com/quantra-l/quantra/store/blocks"
 	"github.com/quantra-l/quantra/store/bucket"
 	quantrav1 "github.com/quantra-l/quantra/wire/quantra/v1"
-	"github.com/quantra-l/quantra/wire/quantra/v1/quantrav1connect"
 )
 
 func (a *app) benchCommand() *cobra.Command {
@@ -46,7 +45,9 @@ func (a *app) benchCommand() *cobra.Command {
 // benchOptions are a load.
 type benchOptions struct {
 	services, pods, clients, asks int
-	every, span                   time.Duration
+	every                         time.Duration
+	spans                         []time.Duration
+	peers                         []*benchPeer
 	vary, corpus, keep            string
 	seed                          uint64
 	asJSON                        bool
@@ -55,6 +56,7 @@ type benchOptions struct {
 
 func (a *app) benchStore() *cobra.Command {
 	var o benchOptions
+	var peers []string
 	cmd := &cobra.Command{
 		Use:   "store [-- UP-FLAGS...]",
 		Short: "What it costs to keep profiles and to ask for them",
@@ -64,15 +66,31 @@ hours, wait until all is merged and at rest, and ask. The profiles are of this p
 by chance, so that no two are alike. --corpus takes pprof files of yours instead.
 
 Processor time and memory are the server's, from /proc (Linux). The figures that a 2-core machine must and should
-reach are beside them, for the default load.`,
+reach are beside them, for the default load.
+
+--peer sends the same uploads to another store that runs already, when this one's turn is over, and asks it the same; its
+processor time, memory and disk are told where its pid and folder are given. Several --span have a column each.`,
 		Example: `  quantraband bench store
   quantraband bench store --services 3 --pods 2 --span 5m
+  quantraband bench store --peer pyroscope=http://127.0.0.1:4041,pid=4711,data=/tmp/pyroscope
+  quantraband bench store --span 15m,1h,4h
   quantraband bench store --span 168h --every 1h     # a week, an hour a profile
   quantraband bench store -- --memory 300MiB`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.up = args
-			if o.services < 1 || o.pods < 1 || o.clients < 1 || o.asks < 1 || o.every <= 0 || o.span < o.every {
+			if o.services < 1 || o.pods < 1 || o.clients < 1 || o.asks < 1 || o.every <= 0 || len(o.spans) == 0 || slices.Min(o.spans) < o.every {
 				return usagef("--services, --pods, --clients and --asks must be at least 1, and --span as long as --every, which must be more than 0")
+			}
+			for _, text := range peers {
+				p, err := parsePeer(text)
+				if err != nil {
+					return err
+				}
+				p.connections(o.clients)
+				o.peers = append(o.peers, p)
+			}
+			if len(o.peers) > 0 && len(o.spans) > 1 {
+				return usagef("--peer with several --span: what a peer has of one it would have of the next; give one")
 			}
 			if !slices.Contains([]string{"thin", "values", "none"}, o.vary) {
 				return usagef("--vary %s: it must be thin, values or none", o.vary)
@@ -84,7 +102,8 @@ reach are beside them, for the default load.`,
 	f.IntVar(&o.services, "services", 20, "services in the fleet")
 	f.IntVar(&o.pods, "pods", 5, "instances of each")
 	f.DurationVar(&o.every, "every", time.Minute, "how much one profile covers")
-	f.DurationVar(&o.span, "span", time.Hour, "how long the fleet has run")
+	f.DurationSliceVar(&o.spans, "span", []time.Duration{time.Hour}, "how long the fleet has run; several are measured one after the other")
+	f.StringArrayVar(&peers, "peer", nil, "another store to measure beside: pyroscope=`URL` or parca=URL, with ,pid=N and ,data=FOLDER")
 	f.IntVar(&o.clients, "clients", 4, "uploads at a time")
 	f.IntVar(&o.asks, "asks", 20, "how often each question is asked")
 	f.StringVar(&o.vary, "vary", "thin", "how uploads differ from the profile they are made of: thin (a quarter of the samples), values, none")
@@ -186,13 +205,25 @@ func varied(p *profile.Profile, how string, r *rand.Rand) *profile.Profile {
 	return &q
 }
 
-// upload is one profile to send.
+// benchName is the name of the profiles.
+const benchName = "memory"
+
+// benchUpload is one profile to send.
 type benchUpload struct {
-	query string
-	body  []byte
+	service, pod string
+	from, to     time.Time
+	body         []byte
 }
 
-// result is one figure.
+// benchQuestion is what is asked, of one service or of all.
+type benchQuestion struct {
+	name, service string
+	from, to      time.Time
+	must, want    float64
+	pprof         bool
+}
+
+// benchFigure is one result.
 type benchFigure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
@@ -201,12 +232,20 @@ type benchFigure struct {
 	Want  float64 `json:"want,omitempty"`
 }
 
-type benchReport struct {
+// benchColumn is the figures of one store under one load.
+type benchColumn struct {
+	Store             string `json:"store"`
+	Span              string `json:"span"`
 	Profiles, Samples int64
-	Stacks            string
-	Bytes             int64 `json:"upload_bytes"`
-	CPUs              int   `json:"cpus"`
-	Figures           []benchFigure
+	Bytes             int64         `json:"upload_bytes"`
+	Figures           []benchFigure `json:"figures"`
+}
+
+type benchReport struct {
+	Stacks  string        `json:"samples_of_a_profile"` // before --vary
+	Corpus  int           `json:"corpus"`
+	CPUs    int           `json:"cpus"`
+	Columns []benchColumn `json:"columns"`
 }
 
 func (a *app) bench(ctx context.Context, o *benchOptions) (err error) {
@@ -229,58 +268,89 @@ func (a *app) bench(ctx context.Context, o *benchOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	data := cmp.Or(o.keep, filepath.Join(tmp, "data"))
-	b := &benchRun{app: a, o: o, data: data, base: base}
-	b.report.CPUs = runtime.NumCPU()
-	// The fleet ran in whole hours that have ended, so that they are merged as a server of long standing has merged its own.
-	b.end = time.Now().Add(-10 * time.Minute).Truncate(time.Hour)
-	if err := b.run(ctx); err != nil {
-		return err
+	least, most := base[0].NumSamples(), 0
+	for _, p := range base {
+		least, most = min(least, p.NumSamples()), max(most, p.NumSamples())
 	}
-	return b.print()
+	report := benchReport{CPUs: runtime.NumCPU(), Corpus: len(base), Stacks: fmt.Sprintf("%d to %d", least, most)}
+	// The fleet ran in whole hours that have ended, so that they are merged as a server of long standing has merged its own.
+	end := time.Now().Add(-10 * time.Minute).Truncate(time.Hour)
+	var runs []*benchRun
+	for i, span := range o.spans {
+		data := filepath.Join(cmp.Or(o.keep, tmp), fmt.Sprintf("data-%d", i))
+		if o.keep != "" && len(o.spans) == 1 {
+			data = o.keep
+		}
+		runs = append(runs, &benchRun{span: span, data: data})
+	}
+	for _, p := range o.peers {
+		runs = append(runs, &benchRun{span: o.spans[0], peer: p, data: p.data, pid: p.pid})
+	}
+	for _, b := range runs {
+		b.app, b.o, b.base, b.end = a, o, base, end
+		b.column.Store, b.column.Span = "quantraband", spanText(b.span)
+		if b.peer != nil {
+			b.column.Store = b.peer.kind
+		}
+		if err := b.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", b.column.Store, err)
+		}
+		report.Columns = append(report.Columns, b.column)
+	}
+	return a.benchPrint(o, &report)
 }
 
+// benchRun is one store under one load.
 type benchRun struct {
 	app    *app
 	o      *benchOptions
+	span   time.Duration
+	peer   *benchPeer // nil: a server of our own
 	data   string
 	base   []*profile.Profile
 	end    time.Time
-	report benchReport
+	column benchColumn
 
 	cmd    *exec.Cmd
+	pid    int
 	server string
 	asker  question
 	typ    string
 }
 
 func (b *benchRun) figure(name string, value float64, unit string, must, want float64) {
-	if b.o.services != 20 || b.o.pods != 5 || b.o.span != time.Hour || b.o.every != time.Minute {
+	if b.o.services != 20 || b.o.pods != 5 || b.o.clients != 4 || b.span != time.Hour || b.o.every != time.Minute {
 		must, want = 0, 0 // they are for that load
 	}
-	b.report.Figures = append(b.report.Figures, benchFigure{name, value, unit, must, want})
+	b.column.Figures = append(b.column.Figures, benchFigure{name, value, unit, must, want})
 }
 
 func (b *benchRun) run(ctx context.Context) (err error) {
-	started := time.Now()
-	if err := b.start(ctx); err != nil {
-		return err
+	if b.peer == nil {
+		started := time.Now()
+		if err := b.start(ctx); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, b.stop()) }()
+		b.figure("ready after its start", time.Since(started).Seconds(), "s", 1, 1)
 	}
-	defer func() { err = errors.Join(err, b.stop()) }()
-	b.figure("ready after its start", time.Since(started).Seconds(), "s", 1, 1)
 	before := b.cpu()
 	wall := time.Now()
 	waits, err := b.send(ctx)
 	if err != nil {
 		return err
 	}
-	per := 1000 / float64(b.report.Profiles)
-	b.figure("profiles taken in a second", float64(b.report.Profiles)/time.Since(wall).Seconds(), "", 0, 0)
+	per := 1000 / float64(b.column.Profiles)
+	b.figure("profiles taken in a second", float64(b.column.Profiles)/time.Since(wall).Seconds(), "", 0, 0)
 	b.figure("server's processor time for 1,000 profiles, until acknowledged", (b.cpu()-before)*per, "s", 0, 0)
 	b.figure("push, p50, durable on return", ms(quantile(waits, 0.5)), "ms", 50, 10)
 	b.figure("push, p99", ms(quantile(waits, 0.99)), "ms", 0, 0)
 	b.figure("peak memory while taking in", float64(b.peak())/(1<<20), "MiB", 300, 150)
-	if err := b.rest(ctx); err != nil {
+	rest := b.rest
+	if b.peer != nil {
+		rest = b.restPeer
+	}
+	if err := rest(ctx); err != nil {
 		return err
 	}
 	b.figure("server's processor time for 1,000 profiles, until merged", (b.cpu()-before)*per, "s", 6, 2.5)
@@ -333,6 +403,7 @@ func (b *benchRun) start(ctx context.Context) error {
 		return fmt.Errorf("the server did not start: %w", b.cmd.Wait())
 	}
 	go io.Copy(io.Discard, out) // until it ends
+	b.pid = b.cmd.Process.Pid
 	b.asker = question{server: b.server, timeout: 5 * time.Minute}
 	return nil
 }
@@ -349,7 +420,7 @@ func (b *benchRun) stop() error {
 
 // cpu is the server's processor time so far, in seconds; 0 where there is no /proc.
 func (b *benchRun) cpu() float64 {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.cmd.Process.Pid))
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.pid))
 	if err != nil {
 		return 0
 	}
@@ -365,7 +436,7 @@ func (b *benchRun) cpu() float64 {
 
 // peak is the most memory the server has had, in bytes; 0 where there is no /proc.
 func (b *benchRun) peak() int64 {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.pid))
 	if err != nil {
 		return 0
 	}
@@ -389,12 +460,10 @@ func (b *benchRun) round(from time.Time, r *rand.Rand) (out []benchUpload, err e
 			if err := v.Encode(&body); err != nil {
 				return nil, err
 			}
-			q := url.Values{"service_name": {fmt.Sprintf("service-%02d", s)}, "service_instance_id": {fmt.Sprintf("pod-%d", p)}, "name": {"memory"},
-				"from": {fmt.Sprint(from.UnixNano())}, "until": {fmt.Sprint(from.Add(b.o.every).UnixNano())}}
-			out = append(out, benchUpload{q.Encode(), body.Bytes()})
-			b.report.Profiles++
-			b.report.Samples += int64(v.NumSamples())
-			b.report.Bytes += int64(body.Len())
+			out = append(out, benchUpload{fmt.Sprintf("service-%02d", s), fmt.Sprintf("pod-%d", p), from, from.Add(b.o.every), body.Bytes()})
+			b.column.Profiles++
+			b.column.Samples += int64(v.NumSamples())
+			b.column.Bytes += int64(body.Len())
 		}
 	}
 	return out, nil
@@ -404,15 +473,10 @@ func (b *benchRun) round(from time.Time, r *rand.Rand) (out []benchUpload, err e
 // for itself and the clients.
 func (b *benchRun) send(ctx context.Context) (waits []time.Duration, err error) {
 	r := rand.New(rand.NewPCG(b.o.seed, 2))
-	least, most := b.base[0].NumSamples(), 0
-	for _, p := range b.base {
-		least, most = min(least, p.NumSamples()), max(most, p.NumSamples())
-	}
-	b.report.Stacks = fmt.Sprintf("%d to %d", least, most)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: b.o.clients}, Timeout: 5 * time.Minute}
 	defer client.CloseIdleConnections()
-	begin := b.end.Add(-b.o.span)
-	bar := b.app.progress("sending profiles", int64(b.o.span/b.o.every))
+	begin := b.end.Add(-b.span)
+	bar := b.app.progress("sending profiles", int64(b.span/b.o.every))
 	defer bar.end()
 	for at := begin; at.Before(b.end); at = at.Add(b.o.every) {
 		ups, err := b.round(at, r)
@@ -430,7 +494,7 @@ func (b *benchRun) send(ctx context.Context) (waits []time.Duration, err error) 
 }
 
 func (b *benchRun) sendAll(ctx context.Context, client *http.Client, ups []benchUpload) (waits []time.Duration, err error) {
-	work := make(chan benchUpload)
+	work := make(chan *benchUpload)
 	var mu sync.Mutex
 	var group sync.WaitGroup
 	for range b.o.clients {
@@ -444,8 +508,8 @@ func (b *benchRun) sendAll(ctx context.Context, client *http.Client, ups []bench
 			}
 		})
 	}
-	for _, u := range ups {
-		work <- u
+	for i := range ups {
+		work <- &ups[i]
 	}
 	close(work)
 	group.Wait()
@@ -453,26 +517,17 @@ func (b *benchRun) sendAll(ctx context.Context, client *http.Client, ups []bench
 }
 
 // sendOne sends until it is kept, and is how long that took.
-func (b *benchRun) sendOne(ctx context.Context, client *http.Client, u benchUpload) (time.Duration, error) {
+func (b *benchRun) sendOne(ctx context.Context, client *http.Client, u *benchUpload) (time.Duration, error) {
 	start := time.Now()
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.server+"/api/v1/profiles?"+u.query, bytes.NewReader(u.body))
-		if err != nil {
-			return 0, err
+		var err error
+		if b.peer != nil {
+			err = b.peer.push(ctx, u)
+		} else {
+			err = b.push(ctx, client, u)
 		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return 0, err
-		}
-		text, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		resp.Body.Close()
-		switch {
-		case err != nil:
-			return 0, err
-		case resp.StatusCode == http.StatusOK:
-			return time.Since(start), nil
-		case resp.StatusCode != http.StatusTooManyRequests:
-			return 0, fmt.Errorf("the server answers %s: %s", resp.Status, text)
+		if !errors.Is(err, errBusy) {
+			return time.Since(start), err
 		}
 		select {
 		case <-ctx.Done():
@@ -480,6 +535,31 @@ func (b *benchRun) sendOne(ctx context.Context, client *http.Client, u benchUplo
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// push sends an upload to our own server.
+func (b *benchRun) push(ctx context.Context, client *http.Client, u *benchUpload) error {
+	q := url.Values{"service_name": {u.service}, "service_instance_id": {u.pod}, "name": {benchName},
+		"from": {fmt.Sprint(u.from.UnixNano())}, "until": {fmt.Sprint(u.to.UnixNano())}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.server+"/api/v1/profiles?"+q.Encode(), bytes.NewReader(u.body))
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
+	resp.Body.Close()
+	switch {
+	case err != nil:
+		return err
+	case resp.StatusCode == http.StatusTooManyRequests:
+		return errBusy
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("the server answers %s: %s", resp.Status, text)
+	}
+	return nil
 }
 
 // metrics are the server's figures of one name each.
@@ -531,8 +611,32 @@ func (b *benchRun) rest(ctx context.Context) error {
 	}
 }
 
+// restPeer waits until a peer does next to nothing: it does not say what it has left to do. Of a process that is not known it waits a minute.
+func (b *benchRun) restPeer(ctx context.Context) error {
+	const step, quiet, most = 10 * time.Second, 0.05, 5 * time.Minute
+	for waited := time.Duration(0); waited < most; waited += step {
+		before := b.cpu()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(step):
+		}
+		if used := (b.cpu() - before) / step.Seconds(); used < quiet && (b.pid != 0 || waited >= time.Minute) {
+			break
+		}
+	}
+	return nil
+}
+
 // disk weighs what is kept.
 func (b *benchRun) disk(ctx context.Context) error {
+	if b.peer != nil {
+		raw, err := folderBytes(b.data)
+		if raw > 0 {
+			b.figure("with what awaits deletion", float64(raw)/1e6, "MB", 0, 0)
+		}
+		return err
+	}
 	var live int64
 	err := b.app.beside(ctx, &storeOptions{data: b.data, place: engineOptions{region: "local"}}, true, func(bs *blocks.Blocks, _ bucket.Bucket) error {
 		live = bs.ExportBytes()
@@ -541,8 +645,22 @@ func (b *benchRun) disk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var raw int64
-	err = filepath.WalkDir(b.data, func(_ string, d fs.DirEntry, err error) error {
+	raw, err := folderBytes(b.data)
+	b.figure("live on disk after merging", float64(live)/1e6, "MB", 75, 40)
+	b.figure("with what awaits deletion", float64(raw)/1e6, "MB", 0, 0)
+	b.figure("live bytes for a sample", float64(live)/float64(b.column.Samples), "", 0, 0)
+	return err
+}
+
+// folderBytes is what the files in a folder weigh.
+func folderBytes(dir string) (n int64, err error) {
+	if dir == "" {
+		return 0, nil
+	}
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -550,78 +668,73 @@ func (b *benchRun) disk(ctx context.Context) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		raw += info.Size()
+		n += info.Size()
 		return err
 	})
-	b.figure("live on disk after merging", float64(live)/1e6, "MB", 75, 40)
-	b.figure("with what awaits deletion", float64(raw)/1e6, "MB", 0, 0)
-	b.figure("live bytes for a sample", float64(live)/float64(b.report.Samples), "", 0, 0)
-	return err
+	return n, err
 }
 
 // ask asks what a dashboard asks, each several times after one that is not counted but told.
 func (b *benchRun) ask(ctx context.Context) error {
-	c := b.asker.client()
-	types, err := c.ProfileTypes(ctx, connect.NewRequest(&quantrav1.ProfileTypesRequest{}))
+	if err := b.chooseType(ctx); err != nil {
+		return err
+	}
+	one, all := "service-00", fmt.Sprintf("%d services", b.o.services)
+	quarter := min(15*time.Minute, b.span)
+	part, whole := spanText(quarter), spanText(b.span)
+	if len(b.o.spans) > 1 { // names are the same in all columns
+		part, whole = "15m at most", "all"
+	}
+	for _, q := range []benchQuestion{
+		{"flame graph, 1 service, " + part, one, b.end.Add(-quarter), b.end, 15, 3, false},
+		{"flame graph, 1 service, " + whole, one, b.end.Add(-b.span), b.end, 25, 8, false},
+		{"flame graph, " + all + ", " + whole, "", b.end.Add(-b.span), b.end, 250, 80, false},
+		{"merged pprof, " + all + ", " + whole, "", b.end.Add(-b.span), b.end, 400, 150, true},
+	} {
+		err := b.askOften(q.name, q.must, q.want, func() error {
+			if b.peer != nil {
+				return b.peer.ask(ctx, &q, b.typ)
+			}
+			return b.askOnce(ctx, &q)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if b.peer != nil {
+		return nil
+	}
+	return b.askTrend(ctx, "trend of a function, "+all+", "+whole)
+}
+
+// chooseType is the second column of the profiles, or the only one.
+func (b *benchRun) chooseType(ctx context.Context) error {
+	p := b.base[0]
+	of := p.SampleTypes[min(1, len(p.SampleTypes)-1)]
+	if b.peer != nil {
+		b.typ = profile.Type{Name: benchName, Sample: of, Period: p.PeriodType}.String()
+		return nil
+	}
+	types, err := b.asker.client().ProfileTypes(ctx, connect.NewRequest(&quantrav1.ProfileTypesRequest{}))
 	if err != nil {
 		return b.asker.serverError(err)
 	}
-	want := b.base[0].SampleTypes[min(1, len(b.base[0].SampleTypes)-1)].Type
 	for _, t := range types.Msg.ProfileTypes {
-		if pt, err := profile.ParseType(t); err == nil && (b.typ == "" || pt.Sample.Type == want) {
+		if pt, err := profile.ParseType(t); err == nil && (b.typ == "" || pt.Sample.Type == of.Type) {
 			b.typ = t
 		}
 	}
-	one := `service_name="service-00"`
-	quarter := min(15*time.Minute, b.o.span)
-	for _, q := range []struct {
-		name, matchers string
-		from           time.Time
-		must, want     float64
-		pprof          bool
-	}{
-		{"flame graph, 1 service, " + spanText(quarter), one, b.end.Add(-quarter), 15, 3, false},
-		{"flame graph, 1 service, " + spanText(b.o.span), one, b.end.Add(-b.o.span), 25, 8, false},
-		{fmt.Sprintf("flame graph, %d services, %s", b.o.services, spanText(b.o.span)), "", b.end.Add(-b.o.span), 250, 80, false},
-		{fmt.Sprintf("merged pprof, %d services, %s", b.o.services, spanText(b.o.span)), "", b.end.Add(-b.o.span), 400, 150, true},
-	} {
-		sel := &quantrav1.Selection{ProfileType: b.typ, Matchers: q.matchers, Range: &quantrav1.TimeRange{FromMs: q.from.UnixMilli(), ToMs: b.end.UnixMilli()}}
-		var first time.Duration
-		var took []time.Duration
-		for i := range b.o.asks + 1 {
-			start := time.Now()
-			if err := b.askOnce(ctx, sel, q.pprof); err != nil {
-				return fmt.Errorf("%s: %w", q.name, err)
-			}
-			if d := time.Since(start); i == 0 {
-				first = d
-			} else {
-				took = append(took, d)
-			}
-		}
-		b.figure(q.name+", p50", ms(quantile(took, 0.5)), "ms", q.must, q.want)
-		b.figure("  the first time", ms(first), "ms", 0, 0)
-	}
-	return b.askTrend(ctx, c)
+	return nil
 }
 
-// askTrend asks for a function that most programs have, over all the time there is.
-func (b *benchRun) askTrend(ctx context.Context, c quantrav1connect.QuerierServiceClient) error {
-	sel := &quantrav1.Selection{ProfileType: b.typ, Range: &quantrav1.TimeRange{FromMs: b.end.Add(-b.o.span).UnixMilli(), ToMs: b.end.UnixMilli()}}
-	top, err := c.Top(ctx, connect.NewRequest(&quantrav1.TopRequest{Selection: sel, Limit: 1}))
-	if err != nil || len(top.Msg.Rows) == 0 {
-		return fmt.Errorf("no function to ask for: %w", b.asker.serverError(err))
-	}
+// askOften asks once, which is told apart, and then as often as was wanted.
+func (b *benchRun) askOften(name string, must, want float64, ask func() error) error {
 	var first time.Duration
 	var took []time.Duration
 	for i := range b.o.asks + 1 {
 		start := time.Now()
-		resp, err := c.Trend(ctx, connect.NewRequest(&quantrav1.TrendRequest{Selection: sel, Functions: []string{top.Msg.Rows[0].Name}}))
-		if err != nil {
-			return b.asker.serverError(err)
-		}
-		if len(resp.Msg.Lines) == 0 {
-			return fmt.Errorf("%s has no trend", top.Msg.Rows[0].Name)
+		if err := ask(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		if d := time.Since(start); i == 0 {
 			first = d
@@ -629,13 +742,34 @@ func (b *benchRun) askTrend(ctx context.Context, c quantrav1connect.QuerierServi
 			took = append(took, d)
 		}
 	}
-	b.figure(fmt.Sprintf("trend of a function, %d services, %s, p50", b.o.services, spanText(b.o.span)), ms(quantile(took, 0.5)), "ms", 0, 0)
-	b.figure("  the first time", ms(first), "ms", 0, 0)
+	b.figure(name+", p50", ms(quantile(took, 0.5)), "ms", must, want)
+	b.figure(name+", the first time", ms(first), "ms", 0, 0)
 	return nil
 }
 
-func (b *benchRun) askOnce(ctx context.Context, sel *quantrav1.Selection, pprof bool) error {
-	if !pprof {
+// askTrend asks for a function that most programs have, over all the time there is.
+func (b *benchRun) askTrend(ctx context.Context, name string) error {
+	c := b.asker.client()
+	sel := &quantrav1.Selection{ProfileType: b.typ, Range: &quantrav1.TimeRange{FromMs: b.end.Add(-b.span).UnixMilli(), ToMs: b.end.UnixMilli()}}
+	top, err := c.Top(ctx, connect.NewRequest(&quantrav1.TopRequest{Selection: sel, Limit: 1}))
+	if err != nil || len(top.Msg.Rows) == 0 {
+		return fmt.Errorf("no function to ask for: %w", b.asker.serverError(err))
+	}
+	return b.askOften(name, 0, 0, func() error {
+		resp, err := c.Trend(ctx, connect.NewRequest(&quantrav1.TrendRequest{Selection: sel, Functions: []string{top.Msg.Rows[0].Name}}))
+		if err == nil && len(resp.Msg.Lines) == 0 {
+			err = fmt.Errorf("%s has no trend", top.Msg.Rows[0].Name)
+		}
+		return err
+	})
+}
+
+func (b *benchRun) askOnce(ctx context.Context, q *benchQuestion) error {
+	sel := &quantrav1.Selection{ProfileType: b.typ, Range: &quantrav1.TimeRange{FromMs: q.from.UnixMilli(), ToMs: q.to.UnixMilli()}}
+	if q.service != "" {
+		sel.Matchers = fmt.Sprintf("service_name=%q", q.service)
+	}
+	if !q.pprof {
 		resp, err := b.asker.client().FlameGraph(ctx, connect.NewRequest(&quantrav1.FlameGraphRequest{Selection: sel}))
 		if err == nil && resp.Msg.GetTree() == nil {
 			err = errors.New("the answer has no tree")
@@ -658,18 +792,36 @@ func spanText(d time.Duration) string {
 	return strings.TrimSuffix(a.String(), "0m")
 }
 
-func (b *benchRun) print() error {
-	r := &b.report
-	if b.o.asJSON {
-		return writeJSON(b.app.stdout, r)
+func (a *app) benchPrint(o *benchOptions, r *benchReport) error {
+	if o.asJSON {
+		return writeJSON(a.stdout, r)
 	}
-	fmt.Fprintf(b.app.stdout, "%d profiles of %d (%s samples each before --vary %s), %d samples, %s as sent; %d clients; %d CPUs\n\n",
-		r.Profiles, len(b.base), r.Stacks, b.o.vary, r.Samples, sizeText(r.Bytes), b.o.clients, r.CPUs)
-	err := b.app.lines("\tFIGURE\tMUST\tWANT\t", func(line func(...any)) {
-		for _, f := range r.Figures {
-			unit, must, want, verdict := f.Unit, "", "", ""
+	for _, c := range r.Columns {
+		fmt.Fprintf(a.stdout, "%s: %d profiles of %s, of %d (%s samples each before --vary %s), %d samples, %s as sent; %d clients; %d CPUs\n",
+			c.Store, c.Profiles, c.Span, r.Corpus, r.Stacks, o.vary, c.Samples, sizeText(c.Bytes), o.clients, r.CPUs)
+	}
+	fmt.Fprintln(a.stdout)
+	header := ""
+	for _, c := range r.Columns {
+		name := strings.ToUpper(c.Store)
+		if len(o.spans) > 1 {
+			name = c.Span
+		}
+		header += "\t" + name
+	}
+	return a.lines(header+"\tMUST\tWANT\t", func(line func(...any)) {
+		for _, f := range r.Columns[0].Figures {
+			cells := []any{f.Name}
+			for _, c := range r.Columns {
+				cell := "-"
+				if i := slices.IndexFunc(c.Figures, func(g benchFigure) bool { return g.Name == f.Name }); i >= 0 && (c.Figures[i].Value != 0 || c.Figures[i].Must == 0) {
+					cell = strings.TrimSpace(fmt.Sprintf("%.4g %s", c.Figures[i].Value, f.Unit))
+				}
+				cells = append(cells, cell)
+			}
+			must, want, verdict := "", "", ""
 			if f.Must > 0 {
-				must, want, verdict = fmt.Sprintf("%g %s", f.Must, unit), fmt.Sprintf("%g %s", f.Want, unit), "too much"
+				must, want, verdict = fmt.Sprintf("%g %s", f.Must, f.Unit), fmt.Sprintf("%g %s", f.Want, f.Unit), "too much"
 				switch {
 				case f.Value == 0:
 					verdict = "not measured here"
@@ -679,8 +831,7 @@ func (b *benchRun) print() error {
 					verdict = "as it must be"
 				}
 			}
-			line(f.Name, fmt.Sprintf("%.4g %s", f.Value, unit), must, want, verdict)
+			line(append(cells, must, want, verdict)...)
 		}
 	})
-	return err
 }
