@@ -398,7 +398,7 @@ func TestEmptyAndBroken(t *testing.T) {
 	s.CloseClientConnections()
 	s.Close()
 	b.do(chromedp.Click(`button[aria-label="Refresh now"]`))
-	b.until(`/does not answer/.test(document.querySelector(".banner").innerText)`)
+	b.until(`/does not answer/.test(document.querySelector(".banner").innerText) && /Not reached/.test(document.querySelector(".top").innerText) && !/Live/.test(document.querySelector(".top").innerText)`)
 }
 
 func TestThemes(t *testing.T) {

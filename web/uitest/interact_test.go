@@ -57,6 +57,18 @@ func TestMenuTurnAndRefresh(t *testing.T) {
 	sendOne(t, st, "checkout", functions(3))
 	b.until(fmt.Sprintf(`window.__mark === 1 && %s > %d`, profiles, before))
 
+	// A button that is held down while new data come is still there when it is let go.
+	const facts = `document.querySelector(".facts").innerText`
+	top := eval[[]float64](b, `(() => { const r = [...document.querySelectorAll(".seg button")].find((x) => x.textContent === "Top table").getBoundingClientRect(); return [r.left + r.width / 2, r.top + r.height / 2] })()`)
+	b.do(chromedp.MouseEvent(chromedp.MousePressed, top[0], top[1], chromedp.ButtonLeft, chromedp.ClickCount(1)))
+	was := eval[string](b, facts)
+	sendOne(t, st, "checkout", functions(4))
+	b.until(fmt.Sprintf(`%s !== %q`, facts, was))
+	b.do(chromedp.MouseEvent(chromedp.MouseReleased, top[0], top[1], chromedp.ButtonLeft, chromedp.ClickCount(1)))
+	b.until(`new URLSearchParams(location.search).get("view") === "top"`)
+	b.do(chromedp.Click(`//button[text()="Flame graph"]`))
+	b.until(`new URLSearchParams(location.search).get("view") === "flame"`)
+
 	// Turned over, the root is at the bottom.
 	b.do(chromedp.Click(`button[aria-label="Turn the graph over"]`))
 	b.until(`new URLSearchParams(location.search).get("dir") === "up" && document.querySelector("button[aria-label='Turn the graph over']").getAttribute("aria-pressed") === "true"`)

@@ -36,6 +36,20 @@ const remedies: { [code: string]: string } = {
   network: "Is quantraband running? The page keeps trying while live refresh is on.",
 };
 
+let reached = true;
+let changed: (reached: boolean) => void = () => {};
+
+/** onReach hears when the server is no longer reached, and when it is again. */
+export function onReach(f: (reached: boolean) => void): void {
+  changed = f;
+}
+
+function reach(now: boolean): void {
+  if (now === reached) return;
+  reached = now;
+  changed(now);
+}
+
 async function call<T>(method: string, req: unknown, signal?: AbortSignal): Promise<T> {
   let res: Response;
   try {
@@ -47,8 +61,10 @@ async function call<T>(method: string, req: unknown, signal?: AbortSignal): Prom
     });
   } catch (e) {
     if ((e as Error).name === "AbortError") throw e;
+    reach(false);
     throw new Fault("network", "The server does not answer.", remedies.network);
   }
+  reach(true);
   if (res.ok) return (await res.json()) as T;
   let code = "unknown", message = `${method}: HTTP ${res.status}`;
   try {

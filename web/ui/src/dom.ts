@@ -4,6 +4,35 @@
 type Child = Node | string | null | undefined | false;
 type Props = { [k: string]: unknown };
 
+// What is held down right now, and what waits until it is let go.
+let held: Node | null = null;
+const waiting = new Map<Element, () => (Node | string)[]>();
+
+function release(): void {
+  // The click comes after the release, and first of all.
+  setTimeout(() => {
+    held = null;
+    const all = [...waiting];
+    waiting.clear();
+    for (const [el, make] of all) el.replaceChildren(...make());
+  });
+}
+
+document.addEventListener("pointerdown", (e) => { held = e.target as Node; }, true);
+document.addEventListener("pointerup", release, true);
+document.addEventListener("pointercancel", release, true);
+
+/** rebuild gives el other children, but not under a finger or a mouse button that is down on one of them: the click would go
+ * nowhere. Then it waits until that is over. */
+export function rebuild(el: Element, make: () => (Node | string)[]): void {
+  if (held && el.contains(held)) {
+    waiting.set(el, make);
+    return;
+  }
+  waiting.delete(el);
+  el.replaceChildren(...make());
+}
+
 /** h makes an element. Properties that start with "on" are listeners; `class`,
  * aria-*, data-* and the like are attributes. */
 export function h<K extends keyof HTMLElementTagNameMap>(tag: K, props?: Props | null, ...children: (Child | Child[])[]): HTMLElementTagNameMap[K] {

@@ -1,6 +1,7 @@
 // The dashboard: a shell, a router and a timer for live refresh.
 
-import { closeMenu, h, icon, seg, tip } from "./dom";
+import { onReach } from "./api";
+import { closeMenu, h, icon, rebuild, seg, tip } from "./dom";
 import { DiffPage } from "./diff";
 import { ExplorePage } from "./explore";
 import { ServicesPage } from "./services";
@@ -28,7 +29,7 @@ const main = h("main", { class: "main", id: "main" });
 const nav = h("nav", { class: "nav", "aria-label": "Pages" });
 const live = h("div", { class: "row" });
 const look = h("div", null);
-let page: Page | null = null, path = "", timer = 0;
+let page: Page | null = null, path = "", timer = 0, lost = false;
 
 function refreshMs(): number {
   const p = params(), r = p.get("refresh");
@@ -46,11 +47,12 @@ function shell(): void {
   }));
   const ms = refreshMs(), closed = !span(p).live;
   const now = ms ? `${ms / 1000} s` : "Off";
-  live.replaceChildren(...(page ? [
-    ms ? h("span", { class: "live", title: `The page refreshes every ${now}` }, h("i"), "Live") : "",
+  rebuild(live, () => page ? [
+    lost ? h("span", { class: "live lost", role: "status", title: "The server does not answer" }, h("i"), "Not reached")
+      : ms ? h("span", { class: "live", title: `The page refreshes every ${now}` }, h("i"), "Live") : "",
     closed ? "" : pick("Refresh", now, () => [["off", "Off"], ["5s", "5 s"], ["10s", "10 s"], ["30s", "30 s"]].map(([v, text]) => ({ text, checked: v === (ms ? ms / 1000 + "s" : "off"), run: () => set({ refresh: v }, true) })), "refresh", "ghost"),
     closed ? "" : h("button", { class: "btn ghost", type: "button", title: "Refresh now", "aria-label": "Refresh now", onclick: () => page?.tick() }, icon("refresh")),
-  ] : []));
+  ] : []);
   clearInterval(timer);
   if (ms) timer = window.setInterval(() => { if (!document.hidden) page?.tick(); }, ms);
 }
@@ -101,5 +103,6 @@ document.addEventListener("keydown", (e) => {
 document.getElementById("app")!.append(
   h("header", { class: "top" }, h("a", { class: "brand", href: "/" }, h("img", { src: "/icon.svg", width: 20, height: 20, alt: "" }), "Quantra-L"), nav, h("div", { class: "grow" }), live, look), main);
 themes();
+onReach((now) => { lost = !now; shell(); });
 onNavigate(show);
 show();

@@ -1,7 +1,7 @@
 // The first page: what sends profiles, and how to send some.
 
 import { api, type SeriesResponse, type Service } from "./api";
-import { copy, h, icon } from "./dom";
+import { copy, h, icon, rebuild } from "./dom";
 import { Banner, rangePick } from "./controls";
 import { ago, count, rate, sortTypes, stamp, typeInfo, value } from "./format";
 import { apiRange, fitDefault, go, link, niceStep, params, serviceSpan, set, sidesOf, span, type Span } from "./state";
@@ -31,7 +31,7 @@ export class ServicesPage implements Page {
 
   update(): void {
     const p = params(), s = span(p);
-    this.range.replaceChildren(rangePick(s, (from, to) => set({ from, to: to === "now" ? "" : to })));
+    rebuild(this.range, () => [rangePick(s, (from, to) => set({ from, to: to === "now" ? "" : to }))]);
     if (this.have && this.have.range.from === s.from && this.have.range.to === s.to) this.draw();
     else this.tick();
   }
@@ -54,7 +54,7 @@ export class ServicesPage implements Page {
     const series = type ? await api.series({ profileType: type, matchers: "", range: apiRange({ fromMs: from, toMs: s.toMs }) }, step, ["service_name"], signal) : {};
     this.banner.clear();
     this.have = { services, series, type, range: s, from, step: Number(series.stepMs ?? step) };
-    this.range.replaceChildren(rangePick(s, (a, b) => set({ from: a, to: b === "now" ? "" : b })));
+    rebuild(this.range, () => [rangePick(s, (a, b) => set({ from: a, to: b === "now" ? "" : b }))]);
     this.draw();
   }
 
