@@ -40,7 +40,7 @@ func openStore(t testing.TB, fs vfs.FS, back store.Backend) *store.DB {
 // drained waits until all but the segment that is being written has been handed over.
 func drained(t testing.TB, db *store.DB) {
 	t.Helper()
-	for range 30_000 {
+	for range 120_000 {
 		if db.Stats().Segments <= 1 {
 			return
 		}

@@ -125,12 +125,18 @@ type insert struct {
 	more  []table
 	rows  int64 // that there must be of the block afterwards; less than 0: equal rows are one, and do not count
 	when  string
+	whose string // selects service and when of each row of files
+	lasts string // which rows are counted; "": all
 }
 
 func (p *putting) send(ctx context.Context, in insert, careful bool) error {
 	token := p.meta.ULID.String() + "/" + in.into
 	if !careful || in.rows < 0 {
 		return p.insert(ctx, in, token)
+	}
+	in, err := p.lasting(ctx, in, time.Now())
+	if err != nil {
+		return err
 	}
 	// The first insert has the token that one before it had, which may be under way on the server still, so that of the two one counts.
 	const tries = 3
@@ -139,12 +145,12 @@ func (p *putting) send(ctx context.Context, in insert, careful bool) error {
 		if err != nil || n == in.rows {
 			return err
 		}
-		if n != 0 {
+		if n != 0 || in.lasts != "" { // what is let go of may be there though nothing else is
 			if err := p.remove(ctx, in); err != nil {
 				return err
 			}
 		}
-		if n != 0 || try > 0 {
+		if n != 0 || in.lasts != "" || try > 0 {
 			// What the server remembers under the old token is not there any more.
 			token = p.meta.ULID.String() + "/" + in.into + "/" + strconv.FormatInt(time.Now().UnixNano(), 36)
 		}
@@ -159,6 +165,38 @@ func (p *putting) send(ctx context.Context, in insert, careful bool) error {
 		return fmt.Errorf("%w: %d rows are there after %d inserts of %d", store.ErrUnavailable, n, tries, in.rows)
 	}
 	return nil
+}
+
+// settle is how long ClickHouse's clock and ours may differ, and a block take.
+const settle = time.Hour
+
+// lasting is in with only those rows counted that ClickHouse keeps until it is long done: a merge may take the others
+// at any time, and of a block that is late by more than the retention none may ever be found.
+func (p *putting) lasting(ctx context.Context, in insert, now time.Time) (insert, error) {
+	opt := &p.db.opt
+	soonest := opt.Retention
+	for _, k := range opt.Keep {
+		if k.For >= 0 && (soonest < 0 || k.For < soonest) {
+			soonest = k.For
+		}
+	}
+	now = now.Add(settle)
+	if soonest < 0 || p.meta.Partition.Add(soonest).After(now) {
+		return in, nil
+	}
+	in.lasts = fmt.Sprintf("%s > toDateTime(%d, 'UTC')", lives(tableNamed(in.into), opt.Retention, opt.Keep), now.Unix())
+	st := statement{sql: fmt.Sprintf("SELECT toInt64(count()) FROM (SELECT %s AS tenant, * FROM (%s)) WHERE %s", quote(p.meta.Tenant), in.whose, in.lasts),
+		tables: []table{p.seriesTable()}, settings: p.db.target.ask, read: true}
+	for _, name := range in.files {
+		t, err := p.table(ctx, name)
+		if err != nil {
+			return in, err
+		}
+		st.tables = append(st.tables, t)
+	}
+	var err error
+	in.rows, err = p.db.number(ctx, st)
+	return in, err
 }
 
 func (p *putting) insert(ctx context.Context, in insert, token string) error {
@@ -185,8 +223,17 @@ func (p *putting) where(in insert) string {
 		in.when, instant(p.meta.Partition.Add(p.meta.Span()).UnixNano()), quote(p.meta.ULID.String()))
 }
 
-func (p *putting) count(ctx context.Context, in insert) (n int64, err error) {
-	rs, err := p.db.ask(ctx, "SELECT toInt64(count()) FROM "+in.into+" WHERE "+p.where(in), "Int64")
+func (p *putting) count(ctx context.Context, in insert) (int64, error) {
+	sql := "SELECT toInt64(count()) FROM " + in.into + " WHERE " + p.where(in)
+	if in.lasts != "" {
+		sql += " AND " + in.lasts
+	}
+	return p.db.number(ctx, statement{sql: sql, settings: p.db.target.ask, read: true})
+}
+
+// number is the one number that a statement answers.
+func (db *DB) number(ctx context.Context, st statement) (n int64, err error) {
+	rs, err := db.http.ask(ctx, st, "Int64")
 	if err != nil {
 		return 0, err
 	}
@@ -325,21 +372,21 @@ func (p *putting) samples(nth []table) insert {
 	if _, ok := p.meta.Files[block.LabelsFile]; ok {
 		files, sets = append(files, block.LabelsFile), numbered("cityHash64(f)", "("+labelRows+")", "labels", 1)
 	}
-	return insert{into: "samples", rows: p.meta.Samples, when: "time", files: files, more: append([]table{p.seriesTable()}, nth...),
+	return insert{into: "samples", rows: p.meta.Samples, when: "time", whose: "SELECT service, time FROM _samples", files: files, more: append([]table{p.seriesTable()}, nth...),
 		sql: fmt.Sprintf("(tenant, type, service, series, time, nth, labels, stack, value, block) WITH %s AS series_of, %s AS stack_of, %s AS set_of"+
 			" SELECT %s, type, service, series_of[series + 1], time, nth, set_of[labels + 1], stack_of[stack + 1], value, %s FROM %s",
 			numbered("series", "_series", "n", 0), numbered("id", "_stacks", "stack", 1), sets, quote(p.meta.Tenant), quote(p.meta.ULID.String()), fromNth("_samples", nth))}
 }
 
 func (p *putting) functions() insert {
-	return insert{into: "functions", rows: p.meta.Files[block.FunctionsFile].Rows, when: "minute", files: []string{block.FunctionsFile}, more: []table{p.seriesTable()},
+	return insert{into: "functions", rows: p.meta.Files[block.FunctionsFile].Rows, when: "minute", whose: "SELECT s.service AS service, minute FROM _functions AS f JOIN _series AS s ON f.series = s.n", files: []string{block.FunctionsFile}, more: []table{p.seriesTable()},
 		sql: fmt.Sprintf("(tenant, type, function, service, series, minute, self, cumulative, samples, block) WITH %s AS series_of, %s AS service_of"+
 			" SELECT %s, type, function, service_of[series + 1], series_of[series + 1], minute, self, cumulative, samples, %s FROM _functions",
 			numbered("series", "_series", "n", 0), numbered("service", "_series", "n", 0), quote(p.meta.Tenant), quote(p.meta.ULID.String()))}
 }
 
 func (p *putting) profiles(nth []table) insert {
-	return insert{into: "profiles", rows: p.meta.Files[block.ProfilesFile].Rows, when: "time", files: []string{block.ProfilesFile}, more: append([]table{p.seriesTable()}, nth...),
+	return insert{into: "profiles", rows: p.meta.Files[block.ProfilesFile].Rows, when: "time", whose: "SELECT service, time FROM _profiles", files: []string{block.ProfilesFile}, more: append([]table{p.seriesTable()}, nth...),
 		sql: fmt.Sprintf("(tenant, type, service, series, time, end_time, nth, duration, period, total, samples, id, block) WITH %s AS series_of"+
 			" SELECT %s, type, service, series_of[series + 1], time, end_time, nth, duration, period, total, rows, id, %s FROM %s",
 			numbered("series", "_series", "n", 0), quote(p.meta.Tenant), quote(p.meta.ULID.String()), fromNth("_profiles", nth))}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,6 +116,11 @@ func (t target) engine(table, replacing string) string {
 		args = append(args, replacing)
 	}
 	return kind + "(" + strings.Join(args, ", ") + ")"
+}
+
+// tableNamed is the table of that name, which must be one of ours.
+func tableNamed(name string) *tableOf {
+	return &tables[slices.IndexFunc(tables, func(x tableOf) bool { return x.name == name })]
 }
 
 // create is the statements that make a table: one, or one on every server and one that spreads over them.
