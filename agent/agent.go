@@ -7,26 +7,26 @@
 //	}
 //	defer a.Stop(context.Background()) // a nil *Agent is safe
 //
-// It takes CPU profiles at 100 Hz, the heap and what was allocated, goroutines
-// and contended mutexes, in windows of 10 s, and uploads them every minute. It
-// never forces a garbage collection, never makes the program wait for the
-// network and keeps a bounded amount of memory.
+// It takes CPU profiles at 100 Hz, the heap and what was allocated, goroutines,
+// contended mutexes and the runtime's own figures, in windows of 10 s, and
+// uploads them every minute. It measures what it costs and keeps a [Budget]: 1 % of
+// the program's processor time, 10 MB. It never forces a garbage collection and never
+// makes the program wait for the network or a disk.
 //
-// Environment: QUANTRA_SERVER is the server where [Options] names none,
-// QUANTRA_REGION becomes the label "region", and PROFILER_ENABLED=false makes
-// [Start] return an agent that does nothing.
+// Environment: QUANTRA_SERVER, QUANTRA_REGION, QUANTRA_KEY_FILE and QUANTRA_SPOOL stand for [Options]
+// that are empty, PROFILER_ENABLED=false makes [Start] return an agent that does nothing, and
+// PROFILER_OPTIMIZER_ENABLED=false makes it refuse all settings that the server would lease.
 //
 // This package imports the standard library only, and its exported face is the
 // one thing in this module that later versions promise to keep.
 package agent
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"runtime"
 	"runtime/pprof"
 	"sync"
@@ -61,6 +61,8 @@ type Agent struct {
 	queue  *queue
 	status *status
 
+	sign func(req *http.Request, body []byte, now time.Time) error // nil signs nothing
+
 	stopOnce sync.Once
 	stopping chan struct{}      // closed by Stop: close the window, flush
 	abort    context.CancelFunc // ends requests under way
@@ -71,14 +73,20 @@ type Agent struct {
 // sources are where profiles come from: the runtime, but for tests in virtual
 // time, in which the runtime's real clocks have no place.
 type sources struct {
-	startCPU func(io.Writer) error
-	stopCPU  func()
-	lookup   func(name string, w io.Writer) error
+	startCPU  func(w io.Writer, hz int) error // errRate where this rate cannot be had
+	stopCPU   func()
+	rates     bool                 // whether other rates than 100 may be tried
+	calibrate func() time.Duration // what a sample's signal costs
+	lookup    func(name string, w io.Writer) error
+	turns     *turns // of the process's one CPU profiler
 }
 
 var runtimeSources = sources{
-	startCPU: pprof.StartCPUProfile,
-	stopCPU:  pprof.StopCPUProfile,
+	startCPU:  startCPU,
+	stopCPU:   pprof.StopCPUProfile,
+	rates:     runtime.GOOS == "linux",
+	calibrate: func() time.Duration { return calibrateSignal(startCPU, pprof.StopCPUProfile) },
+	turns:     new(turns),
 	lookup: func(name string, w io.Writer) error {
 		p := pprof.Lookup(name)
 		if p == nil {
@@ -174,7 +182,9 @@ func (a *Agent) Status() Status {
 	}
 	s := a.status.get()
 	s.Enabled = true
-	s.Queued, s.QueuedBytes, s.Dropped = a.queue.stats()
+	var dropped int64
+	s.Queued, s.QueuedBytes, dropped = a.queue.stats()
+	s.Dropped += dropped
 	return s
 }
 
@@ -182,242 +192,46 @@ func (a *Agent) Status() Status {
 func (a *Agent) run(ctx, sendCtx context.Context) {
 	defer close(a.done)
 	defer a.abort()
+	// By this label the agent finds its own samples; who it starts inherits it.
+	pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels(selfLabel, "1")))
 	s := newSender(a.cfg, a.queue, a.status)
+	s.sign = a.sign
 	var sending sync.WaitGroup
 	sending.Go(func() { a.flushErr = s.loop(sendCtx) })
-	restore := a.runtimeSettings()
 	a.windows(ctx, s)
-	restore()
 	close(s.final)
 	sending.Wait()
-}
-
-// runtimeSettings makes the runtime record what we are asked for. restore
-// undoes it, unless the program has changed the setting meanwhile.
-func (a *Agent) runtimeSettings() (restore func()) {
-	mutex := a.cfg.types&Mutex != 0 && runtime.SetMutexProfileFraction(-1) == 0
-	if mutex {
-		runtime.SetMutexProfileFraction(mutexFraction)
-	}
-	if a.cfg.types&Block != 0 {
-		runtime.SetBlockProfileRate(blockRate)
-	}
-	return func() {
-		if mutex && runtime.SetMutexProfileFraction(-1) == mutexFraction {
-			runtime.SetMutexProfileFraction(0)
-		}
-		if a.cfg.types&Block != 0 {
-			runtime.SetBlockProfileRate(0) // the runtime cannot say what it was
-		}
-	}
 }
 
 // windows profiles one window after the other until ctx ends or Stop is called.
 func (a *Agent) windows(ctx context.Context, s *sender) {
 	c := newCollector(a)
+	defer a.src.turns.leave(a)
+	defer c.restore()
+	if a.cfg.types&CPU != 0 && a.src.turns.take(a) {
+		c.signal = a.src.calibrate()
+		a.src.turns.release(a)
+	}
 	c.baseline()
 	// The first window has a random length, so that a fleet that starts together
 	// does not beat in step from then on.
 	length := time.Duration((0.5 + rand.Float64()/2) * float64(a.cfg.window))
 	for early := true; ; {
-		from := time.Now()
-		c.startCPU()
-		timer := time.NewTimer(length)
-		ended := false
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			ended = true
-		case <-a.stopping:
-			ended = true
-		}
-		timer.Stop()
-		c.collect(from, time.Now())
-		if ended {
+		if c.window(length, ctx, a.stopping) {
 			return
 		}
 		// The first profiles go at once, so that a page fills soon.
-		if queued, _, _ := a.queue.stats(); early && queued > 0 || a.queue.halfFull() {
-			s.hurry()
+		queued, _, _ := a.queue.stats()
+		if early && queued > 0 {
+			poke(s.now)
 			early = false
+		}
+		if a.queue.halfFull() {
+			poke(s.now)
+			poke(s.spill)
 		}
 		length = jitter(a.cfg.window, 0.05)
 	}
 }
 
-// collector takes the profiles of a window. Only run's goroutine uses it.
-type collector struct {
-	a         *Agent
-	cpu       *bytes.Buffer // nil where no CPU profile of ours runs
-	buf       bytes.Buffer
-	meters    map[Types]*meter
-	goroutine int // windows since goroutines were listed
-}
-
-func newCollector(a *Agent) *collector {
-	c := &collector{a: a, meters: map[Types]*meter{}}
-	if t := a.cfg.types & (Heap | Allocs); t != 0 {
-		on, off := column{keep: true}, column{}
-		alloc, inuse := off, off
-		if t&Allocs != 0 {
-			alloc = column{keep: true, delta: true}
-		}
-		if t&Heap != 0 {
-			inuse = on
-		}
-		c.meters[t] = newMeter("memory", "allocs", alloc, alloc, inuse, inuse)
-	}
-	both := column{keep: true, delta: true}
-	if a.cfg.types&Mutex != 0 {
-		c.meters[Mutex] = newMeter("mutex", "mutex", both, both)
-	}
-	if a.cfg.types&Block != 0 {
-		c.meters[Block] = newMeter("block", "block", both, both)
-	}
-	return c
-}
-
-// baseline reads the running totals, so that the first window has only what was added in it.
-func (c *collector) baseline() {
-	now := time.Now()
-	for _, m := range c.meters {
-		if _, err := c.measure(m, now, now); err != nil {
-			c.a.status.gap(m.name, err)
-		}
-	}
-}
-
-func (c *collector) startCPU() {
-	if c.a.cfg.types&CPU == 0 {
-		return
-	}
-	buf := new(bytes.Buffer)
-	if err := c.a.src.startCPU(buf); err != nil {
-		c.a.status.gap("process_cpu", fmt.Errorf("another profiler has the CPU profile: %w", err))
-		return
-	}
-	c.cpu = buf
-}
-
-// collect ends the window and queues its profiles. What fails is a gap.
-func (c *collector) collect(from, until time.Time) {
-	put := func(name string, body []byte, err error) {
-		switch {
-		case err != nil:
-			c.a.status.gap(name, err)
-		case len(body) > 0:
-			c.a.queue.push(item{name: name, from: from, until: until, body: body})
-		}
-	}
-	if c.cpu != nil {
-		c.a.src.stopCPU()
-		put("process_cpu", c.cpu.Bytes(), nil)
-		c.cpu = nil
-	}
-	for _, m := range c.meters {
-		body, err := c.measure(m, from, until)
-		put(m.name, body, err)
-	}
-	if c.a.cfg.types&Goroutine != 0 {
-		if c.goroutine++; c.goroutine > runtime.NumGoroutine()/goroutinesPerWindow {
-			c.goroutine = 0
-			buf := new(bytes.Buffer)
-			err := c.a.src.lookup("goroutine", buf)
-			put("goroutine", buf.Bytes(), err)
-		}
-	}
-}
-
-func (c *collector) measure(m *meter, from, until time.Time) ([]byte, error) {
-	c.buf.Reset()
-	if err := c.a.src.lookup(m.source, &c.buf); err != nil {
-		return nil, err
-	}
-	return m.measure(c.buf.Bytes(), from, until)
-}
-
-// Status is what an agent did since it started.
-type Status struct {
-	Enabled bool // false for a nil agent and where PROFILER_ENABLED=false
-
-	Uploaded      int64     // profiles that the server acknowledged
-	UploadedBytes int64     // their bytes
-	LastUpload    time.Time // when it last did; zero if never
-	Failed        int64     // requests that failed, each try counted
-	Rejected      int64     // profiles that the server refused for good, not tried again
-	Dropped       int64     // profiles given up: the queue was full, or Stop ended first
-
-	Queued      int // profiles that wait for an upload
-	QueuedBytes int // their bytes
-
-	Gaps    int64  // profiles that could not be taken, as when another profiler had the CPU profile
-	LastGap string // which and why; "" if there was none
-
-	LastError string // why the last failed request failed; it stays after a success
-}
-
-// status is a Status behind a lock. It logs when things change from good to bad and back, not
-// each time: a server that is away for an hour is two lines.
-type status struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	s       Status
-	failing bool
-	gapped  map[string]bool // by profile: its last window was a gap, said already
-}
-
-func newStatus(log *slog.Logger) *status {
-	return &status{log: log, gapped: map[string]bool{}}
-}
-
-func (s *status) get() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.s
-}
-
-func (s *status) gap(name string, err error) {
-	s.mu.Lock()
-	s.s.Gaps++
-	s.s.LastGap = name + ": " + err.Error()
-	said := s.gapped[name]
-	s.gapped[name] = true
-	s.mu.Unlock()
-	if !said {
-		s.log.Warn("profile could not be taken, trying again each window", "profile", name, "err", err)
-	}
-}
-
-func (s *status) uploaded(n int, at time.Time) {
-	s.mu.Lock()
-	s.s.Uploaded++
-	s.s.UploadedBytes += int64(n)
-	s.s.LastUpload = at
-	again := s.failing
-	s.failing = false
-	s.mu.Unlock()
-	if again {
-		s.log.Info("profiles are uploaded again")
-	}
-}
-
-func (s *status) failed(err error, rejected bool) {
-	s.mu.Lock()
-	s.s.Failed++
-	if rejected {
-		s.s.Rejected++
-	}
-	s.s.LastError = err.Error()
-	said := s.failing
-	s.failing = true
-	s.mu.Unlock()
-	if !said {
-		s.log.Warn("profiles cannot be uploaded", "err", err)
-	}
-}
-
-// jitter is d, give or take part of it at random.
-func jitter(d time.Duration, part float64) time.Duration {
-	return d + time.Duration((2*rand.Float64()-1)*part*float64(d))
-}
+func (a *Agent) nudge() {}

@@ -24,6 +24,9 @@ import (
 // maxTotals bounds the decompressed totals that a meter reads.
 const maxTotals = 256 << 20
 
+// maxKeptBuffer is the most that a buffer keeps from window to window.
+const maxKeptBuffer = 1 << 20
+
 // maxColumns is the most sample types that a meter reads.
 const maxColumns = 4
 
@@ -36,7 +39,8 @@ type column struct {
 // meter remembers one running profile. One goroutine at a time.
 type meter struct {
 	name   string // the upload's
-	source string // runtime/pprof's
+	source string // runtime/pprof's; "" has write
+	write  func(io.Writer) error
 	cols   []column
 	looked bool
 	period int64
@@ -75,10 +79,40 @@ func (m *meter) measure(totals []byte, from, until time.Time) ([]byte, error) {
 	if err := p.parse(m.in.Bytes()); err != nil {
 		return nil, fmt.Errorf("totals: %w", err)
 	}
+	if m.source == "" && len(m.cols) == 0 { // a Source's: all its columns are totals
+		for range p.types {
+			m.cols = append(m.cols, column{keep: true, delta: true})
+		}
+	}
 	if len(p.types) != len(m.cols) {
 		return nil, fmt.Errorf("totals: %d sample types, want %d", len(p.types), len(m.cols))
 	}
-	return m.delta(&p, from, until)
+	body, err := m.delta(&p, from, until)
+	for _, b := range []*bytes.Buffer{&m.in, &m.out} {
+		if b.Cap() > maxKeptBuffer {
+			*b = bytes.Buffer{}
+		}
+	}
+	return body, err
+}
+
+// memory is what the meter holds between windows, in bytes: of a map's entry 40 bytes of key and value, and as
+// much again for what is free in it, and gzip's own 800 KB at the fastest level.
+func (m *meter) memory() int64 {
+	n := int64(len(m.last))*2*48 + int64(m.in.Cap()+m.out.Cap())
+	if m.zip != nil {
+		n += 800 << 10
+	}
+	return n
+}
+
+// firstNumber is the first of packed numbers.
+func firstNumber(b []byte) (uint64, error) {
+	n, w := binary.Uvarint(b)
+	if w <= 0 {
+		return 0, errMessage
+	}
+	return n, nil
 }
 
 // delta replaces each sample of p by what was added, and forgets those to which nothing was.

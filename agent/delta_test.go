@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -235,15 +236,16 @@ func TestWholeAgent(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
+		io.WriteString(w, `{"service":"x"}`)
 		seen[name] = true
-		if len(seen) == 5 && all != nil {
+		if len(seen) == 6 && all != nil {
 			close(all)
 			all = nil
 		}
 	}))
 	defer srv.Close()
 	done := all
-	a, err := Start(t.Context(), Options{Server: srv.URL, Types: DefaultTypes | Block, Window: 100 * time.Millisecond, Upload: 50 * time.Millisecond, Logger: quiet()})
+	a, err := Start(t.Context(), Options{Server: srv.URL, Types: DefaultTypes | Block, Window: 100 * time.Millisecond, Upload: 50 * time.Millisecond, Logger: quiet(), SpoolBytes: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,28 +11,47 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
 // Types is a set of kinds of profiles: CPU|Heap, and so on.
-type Types uint8
+type Types uint16
 
 // The kinds of profiles.
 const (
-	CPU       Types = 1 << iota // where the processor's time goes, by samples at 100 Hz
-	Heap                        // what is live: objects and bytes, as of the last garbage collection
-	Allocs                      // what was allocated in the window: objects and bytes
-	Goroutine                   // where goroutines are
-	Mutex                       // which contended mutexes made others wait in the window, and how long
-	Block                       // where goroutines waited in the window, and how long
+	CPU           Types = 1 << iota // where the processor's time goes, by samples
+	Heap                            // what is live: objects and bytes, as of the last garbage collection
+	Allocs                          // what was allocated in the window: objects and bytes
+	Goroutine                       // where goroutines are
+	Mutex                           // which contended mutexes made others wait in the window, and how long
+	Block                           // where goroutines waited in the window, and how long
+	GoroutineLeak                   // goroutines that can never run again, once in ten minutes; see DefaultTypes
+	Runtime                         // figures of runtime/metrics and of the agent itself
 
 	// DefaultTypes is what an empty set means: all but Block, whose cost grows
-	// with the program's own channel operations.
-	DefaultTypes = CPU | Heap | Allocs | Goroutine | Mutex
-	allTypes     = DefaultTypes | Block
+	// with the program's own channel operations, and GoroutineLeak, for which the
+	// runtime runs a garbage collection of its own; that one is a gap in [Status] where
+	// the runtime does not offer it (Go 1.26 does with GOEXPERIMENT=goroutineleakprofile).
+	DefaultTypes = CPU | Heap | Allocs | Goroutine | Mutex | Runtime
+	allTypes     = DefaultTypes | Block | GoroutineLeak
 )
+
+// typeNames are the types as [Types.String] writes them, in their order.
+var typeNames = []string{"CPU", "Heap", "Allocs", "Goroutine", "Mutex", "Block", "GoroutineLeak", "Runtime"}
+
+// String is as "CPU|Heap".
+func (t Types) String() string {
+	var names []string
+	for i, name := range typeNames {
+		if t&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, "|")
+}
 
 // Options says what is profiled and where it goes. The zero value works.
 type Options struct {
@@ -45,8 +65,14 @@ type Options struct {
 	Instance string
 	// Labels are further labels of all profiles, as in {"team": "pay"}. Names match
 	// [a-zA-Z_][a-zA-Z0-9_]*; those that start with "__", those of the fields above
-	// and name, from and until are taken. A "region" here beats QUANTRA_REGION.
+	// and name, from and until are taken; "region" is [Options.Region].
 	Labels map[string]string
+
+	// Region is where the program runs, a label of its profiles. "" is QUANTRA_REGION, else what
+	// the metadata service of GCP, AWS or Azure says within 300 ms, asked in the background, else "local".
+	Region string
+	// Endpoints are the servers of regions, by region; where there is none for the region it is Server.
+	Endpoints map[string]string
 
 	// Server is the base URL of the server. "" is QUANTRA_SERVER, else http://127.0.0.1:4040.
 	Server string
@@ -58,9 +84,8 @@ type Options struct {
 
 	// Types is what is profiled. 0 is DefaultTypes.
 	Types Types
-	// CPURate is the CPU profile's samples a second. 0 is 100, <0 turns the CPU profile
-	// off. 100 is the only rate: the runtime's profiler has no other without
-	// writing a warning to the program's stderr at every window.
+	// CPURate is the CPU profile's samples a second: 50, 100 or 200. 0 is 100, <0 turns the CPU
+	// profile off. Rates other than 100 need Linux; elsewhere it is 100, and Status says so.
 	CPURate int
 	// Window is the time that one profile covers, give or take 5 % so that a fleet does not
 	// beat in step. 0 is 10 s; at least 100 ms, <0 is an error.
@@ -68,9 +93,25 @@ type Options struct {
 	// Upload is the time between uploads, give or take 10 %. 0 is 60 s; <0 is an error.
 	// The first window is uploaded at once, and so is a queue that is half full.
 	Upload time.Duration
-	// QueueBytes bounds the profiles that wait for an upload, the oldest are dropped first.
-	// 0 is 8 MiB; <0 is an error.
+	// QueueBytes bounds the profiles that wait in memory for an upload; past it they go to
+	// the spool, or the oldest are dropped. 0 is 4 MiB; <0 is an error.
 	QueueBytes int
+	// SpoolDir is the folder for profiles that wait on disk while the server is away, until this or
+	// the next run of the service uploads them. Nothing is written while the server answers. "" is
+	// QUANTRA_SPOOL, else quantra/spool in the user's cache folder; there is no
+	// spool where no folder is to be had.
+	SpoolDir string
+	// SpoolBytes bounds what waits on disk, for each process; past it the oldest are dropped.
+	// 0 is 64 MiB; <0 turns the spool off.
+	SpoolBytes int64
+	// KeyFile is the file with the agent's Ed25519 key (PKCS #8 in PEM), by which it signs what it sends; it is made,
+	// readable by its owner only, where it is missing. "" is QUANTRA_KEY_FILE, else a key that lives in memory.
+	KeyFile string
+
+	// Budget is what the agent may cost. The zero value has defaults.
+	Budget Budget
+	// Sources are further profiles, as lock.Source().
+	Sources []Source
 
 	// Logger hears when uploads begin to fail, when they work again, and of
 	// profiles that cannot be taken. nil is slog.Default().
@@ -79,12 +120,17 @@ type Options struct {
 
 const (
 	envServer  = "QUANTRA_SERVER"
-	envRegion  = "QUANTRA_REGION"
+	envSpool   = "QUANTRA_SPOOL"
+	envKey     = "QUANTRA_KEY_FILE"
 	envEnabled = "PROFILER_ENABLED"
+
+	profilesPath = "/api/v1/profiles"
+	userAgent    = "quantra-agent/1"
 
 	labelService  = "service_name"
 	labelVersion  = "service_version"
 	labelInstance = "service_instance_id"
+	labelRegion   = "region"
 
 	defaultServer = "http://127.0.0.1:4040"
 	// The server's bounds on labels: it is better to be told at Start than by
@@ -97,12 +143,21 @@ const (
 // config is Options after its defaults, checked.
 type config struct {
 	endpoint   *url.URL
+	endpoints  map[string]*url.URL // by region
+	region     string              // "" is to be found out
+	locate     func(context.Context) (region, source string)
 	labels     url.Values
 	types      Types
+	rate       int // 0 takes no CPU profile
+	budget     Budget
+	sources    []Source
 	window     time.Duration
 	upload     time.Duration
 	timeout    time.Duration
 	queueBytes int
+	spoolDir   string // "" is no spool
+	spoolBytes int64
+	keyFile    string
 	client     *http.Client
 	ownClient  bool // the connections are ours to close
 	logger     *slog.Logger
@@ -141,23 +196,34 @@ func (o Options) resolve() (config, error) {
 	add("Timeout", err)
 	c.types, err = o.profileTypes()
 	add("Types", err)
-	if o.CPURate > 0 && o.CPURate != 100 {
-		add("CPURate", fmt.Errorf("%d: the Go runtime samples at 100 a second; leave it 0, or set it below 0 to take no CPU profile", o.CPURate))
-	}
+	c.rate, err = o.cpuRate()
+	add("CPURate", err)
 	switch c.queueBytes = o.QueueBytes; {
 	case c.queueBytes == 0:
-		c.queueBytes = 8 << 20
+		c.queueBytes = 4 << 20
 	case c.queueBytes < 0:
-		add("QueueBytes", fmt.Errorf("%d is below 0; leave it 0 for 8 MiB", o.QueueBytes))
+		add("QueueBytes", fmt.Errorf("%d is below 0; leave it 0 for 4 MiB", o.QueueBytes))
 	}
+	c.spoolDir, c.spoolBytes = o.spool()
+	c.keyFile = or(o.KeyFile, func() string { return os.Getenv(envKey) })
+	c.budget = o.Budget.resolve()
+	add("Sources", checkSources(o.Sources))
+	c.sources = o.Sources
 	c.endpoint, err = endpoint(o.Server)
 	add("Server", err)
+	c.endpoints = map[string]*url.URL{}
+	for region, server := range o.Endpoints {
+		c.endpoints[region], err = endpoint(or(server, func() string { return defaultServer }))
+		add(fmt.Sprintf("Endpoints[%q]", region), err)
+	}
+	c.region = o.Region
 	c.labels, err = o.uploadLabels()
 	add("Labels", err)
 	if len(errs) > 0 {
 		return config{}, errors.Join(errs...)
 	}
 	c.client, c.ownClient = client(o.HTTPClient)
+	c.locate = func(context.Context) (string, string) { return "local", "default" }
 	return c, nil
 }
 
@@ -173,13 +239,71 @@ func period(d, zero, least time.Duration) (time.Duration, error) {
 	return d, nil
 }
 
+func (o Options) cpuRate() (int, error) {
+	switch {
+	case o.CPURate < 0:
+		return 0, nil
+	case o.CPURate == 0:
+		return defaultRate, nil
+	case !slices.Contains(cpuRates, o.CPURate):
+		return 0, fmt.Errorf("%d: it must be 50, 100 or 200 samples a second; leave it 0 for 100, or set it below 0 to take no CPU profile", o.CPURate)
+	}
+	return o.CPURate, nil
+}
+
+// spool is where profiles wait on disk; "" is nowhere.
+func (o Options) spool() (dir string, limit int64) {
+	if limit = o.SpoolBytes; limit < 0 {
+		return "", 0
+	} else if limit == 0 {
+		limit = 64 << 20
+	}
+	dir = or(o.SpoolDir, func() string { return os.Getenv(envSpool) })
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return "", 0 // no home: a service that was given no folder
+		}
+		dir = filepath.Join(cache, "quantra", "spool")
+	}
+	return dir, limit
+}
+
+func (b Budget) resolve() Budget {
+	if b.CPU == 0 {
+		b.CPU = 0.01
+	}
+	if b.Memory == 0 {
+		b.Memory = 10e6
+	}
+	if b.BytesPerMinute == 0 {
+		b.BytesPerMinute = 1e6
+	}
+	return b
+}
+
+// checkSources refuses names that are wrong, taken or there twice.
+func checkSources(sources []Source) error {
+	taken := []string{"process_cpu", "memory", "goroutine", "mutex", "block", "goroutineleak", "runtime"}
+	for i, s := range sources {
+		if !labelName(s.Name) || slices.Contains(taken, s.Name) {
+			return fmt.Errorf("%d: the name %.40q must match [a-zA-Z_][a-zA-Z0-9_]* and be none of %s or of those before", i, s.Name, strings.Join(taken, ", "))
+		}
+		if s.Write == nil {
+			return fmt.Errorf("%d, %q: Write is nil", i, s.Name)
+		}
+		taken = append(taken, s.Name)
+	}
+	return nil
+}
+
 func (o Options) profileTypes() (Types, error) {
 	t := o.Types
 	if t == 0 {
 		t = DefaultTypes
 	}
 	if t&^allTypes != 0 {
-		return 0, fmt.Errorf("%#x has bits that are no type; join CPU, Heap, Allocs, Goroutine, Mutex and Block with |", uint8(t))
+		return 0, fmt.Errorf("%#x has bits that are no type; join %s with |", uint16(t), strings.Join(typeNames, ", "))
 	}
 	if o.CPURate < 0 {
 		t &^= CPU
@@ -204,20 +328,17 @@ func endpoint(server string) (*url.URL, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q%s: it must be like %s: http or https, a host, no query", u.Redacted(), from, defaultServer)
 	}
-	return u.JoinPath("/api/v1/profiles"), nil
+	return u.JoinPath(profilesPath), nil
 }
 
 // uploadLabels are the labels of all uploads, as the query has them.
 func (o Options) uploadLabels() (url.Values, error) {
 	v := url.Values{}
-	if r := os.Getenv(envRegion); r != "" {
-		v.Set("region", r)
-	}
 	names := map[string]string{}
 	maps.Copy(names, o.Labels)
 	for name, value := range names {
 		switch name {
-		case labelService, labelVersion, labelInstance:
+		case labelService, labelVersion, labelInstance, labelRegion:
 			return nil, fmt.Errorf("%q has a field of its own in Options", name)
 		case "name", "from", "until":
 			return nil, fmt.Errorf("%q is a parameter of the upload; choose another name", name)
@@ -241,8 +362,11 @@ func (o Options) uploadLabels() (url.Values, error) {
 			return nil, fmt.Errorf("the value of %q is not UTF-8", name)
 		}
 	}
-	if len(v) > maxLabels {
-		return nil, fmt.Errorf("%d labels, service, version, instance and region included, are too many, the limit is %d", len(v), maxLabels)
+	if len(o.Region) > maxLabelValue || !utf8.ValidString(o.Region) {
+		return nil, fmt.Errorf("Region is not UTF-8 of at most %d bytes", maxLabelValue)
+	}
+	if n := len(v) + 1; n > maxLabels {
+		return nil, fmt.Errorf("%d labels, service, version, instance and region included, are too many, the limit is %d", n, maxLabels)
 	}
 	return v, nil
 }

@@ -10,6 +10,7 @@ type item struct {
 	name        string
 	from, until time.Time
 	body        []byte // gzip pprof
+	labels      string // as a query; "" are those of this process
 }
 
 // itemOverhead is what an item takes in the queue beside its body, so that

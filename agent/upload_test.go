@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -27,7 +28,7 @@ func TestBackoff(t *testing.T) {
 				}
 				return nil, errors.New("connection refused")
 			}
-			return answer(200, ""), nil
+			return kept(), nil
 		}
 		cpu := new(fakeCPU)
 		a := mustStart(t, fakeOptions(s), cpu.sources())
@@ -65,7 +66,7 @@ func TestRetryAfter(t *testing.T) {
 					refused = time.Now()
 					return answer(code, "", "Retry-After", "97"), nil
 				}
-				return answer(200, ""), nil
+				return kept(), nil
 			}}
 			a := mustStart(t, fakeOptions(s), new(fakeCPU).sources())
 			time.Sleep(5 * time.Minute)
@@ -96,9 +97,9 @@ func TestRejected(t *testing.T) {
 			case 0:
 				return answer(400, `{"error":"no such label"}`), nil
 			case 1:
-				return answer(307, "", "Location", "http://elsewhere/"), nil
+				return answer(413, `{"error":"too large"}`), nil
 			}
-			return answer(204, ""), nil
+			return kept(), nil
 		}}
 		a := mustStart(t, fakeOptions(s), new(fakeCPU).sources())
 		time.Sleep(5 * time.Minute)
@@ -109,8 +110,8 @@ func TestRejected(t *testing.T) {
 		if st.Rejected != 2 || st.Failed != 2 || s.uploads()[0].body != "cpu profile 3" {
 			t.Errorf("status %+v, first taken %q", st, s.uploads()[0].body)
 		}
-		if !strings.Contains(st.LastError, "elsewhere") {
-			t.Errorf("last error %q does not say where the redirect goes", st.LastError)
+		if !strings.Contains(st.LastError, "too large") {
+			t.Errorf("last error %q does not say why", st.LastError)
 		}
 	})
 }
@@ -123,7 +124,7 @@ func TestQueueDropsOldest(t *testing.T) {
 			if !up.Load() {
 				return nil, errors.New("away")
 			}
-			return answer(200, ""), nil
+			return kept(), nil
 		}}
 		o := fakeOptions(s)
 		o.QueueBytes = 1000
@@ -253,7 +254,8 @@ func TestRealServers(t *testing.T) {
 		h     http.HandlerFunc
 		stops string // in the error of Stop; "" is none
 	}{
-		{"good", func(w http.ResponseWriter, r *http.Request) {}, ""},
+		{"good", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"service":"x"}`) }, ""},
+		{"another program", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>Please sign in</html>") }, "dropped"},
 		{"garbage", func(w http.ResponseWriter, r *http.Request) {
 			conn, _, _ := w.(http.Hijacker).Hijack()
 			conn.Write([]byte("\x16\x03\x01 this is not HTTP\r\n\r\n"))
@@ -265,11 +267,11 @@ func TestRealServers(t *testing.T) {
 					return
 				}
 			}
-		}, ""},
+		}, "dropped"},
 		{"reads nothing and hangs", func(w http.ResponseWriter, r *http.Request) { <-hung }, "dropped"},
 		{"redirect", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, other.URL, http.StatusPermanentRedirect)
-		}, ""},
+		}, "dropped"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var asked atomic.Int64
@@ -285,7 +287,7 @@ func TestRealServers(t *testing.T) {
 			defer srv.Close()
 			a, err := Start(t.Context(), Options{
 				Server: srv.URL, Window: 100 * time.Millisecond, Upload: 100 * time.Millisecond,
-				Timeout: 200 * time.Millisecond, Types: Goroutine | Heap, Logger: quiet(),
+				Timeout: 200 * time.Millisecond, Types: Goroutine | Heap, Logger: quiet(), SpoolBytes: -1,
 			})
 			if err != nil {
 				t.Fatal(err)
