@@ -94,6 +94,27 @@ const known: { [k: string]: [string, string, boolean, string] } = {
   "mutex:contentions": ["Lock contentions", "Concurrency", false, "contentions"],
   "block:delay": ["Blocked time", "Concurrency", false, "blocked time"],
   "block:contentions": ["Blocking events", "Concurrency", false, "blocking events"],
+  "lock:wait": ["Named locks: wait", "Concurrency", false, "lock wait"],
+  "lock:hold": ["Named locks: hold", "Concurrency", false, "time that locks are held"],
+  "lock:contentions": ["Named locks: contentions", "Concurrency", false, "contentions"],
+  "lock:acquisitions": ["Named locks: acquisitions", "Concurrency", false, "acquisitions"],
+  "goroutineleak:goroutineleak": ["Leaked goroutines", "Concurrency", true, "leaked goroutines"],
+  "runtime:process_cpu": ["Process CPU", "Runtime", false, "the process's CPU"],
+  "runtime:gc_cpu": ["Garbage collection CPU", "Runtime", false, "GC CPU"],
+  "runtime:heap_live": ["Live heap", "Runtime", true, "the live heap"],
+  "runtime:heap_goal": ["Heap goal", "Runtime", true, "the heap goal"],
+  "runtime:memory": ["Memory by class", "Runtime", true, "memory"],
+  "runtime:memory_limit": ["Memory limit", "Runtime", true, "the memory limit"],
+  "runtime:goroutines": ["Goroutines by state", "Runtime", true, "goroutines"],
+  "runtime:gomaxprocs": ["GOMAXPROCS", "Runtime", true, "GOMAXPROCS"],
+  "runtime:sched_latency": ["Scheduling latencies", "Runtime", false, "schedulings"],
+  "runtime:sched_latency_time": ["Time waited for a processor", "Runtime", false, "time waited for a processor"],
+  "runtime:mutex_wait": ["Time waited for mutexes", "Runtime", false, "time waited for mutexes"],
+  "runtime:agent_cpu": ["Agent: CPU", "Agent", false, "the agent's CPU"],
+  "runtime:agent_memory": ["Agent: memory", "Agent", true, "the agent's memory"],
+  "runtime:agent_sent": ["Agent: bytes sent", "Agent", false, "bytes sent"],
+  "runtime:agent_rate": ["Agent: sampling rate", "Agent", true, "the sampling rate"],
+  "runtime:windows": ["Agent: windows", "Agent", false, "windows"],
 };
 const order = Object.keys(known);
 
@@ -120,7 +141,7 @@ export function rate(t: TypeInfo, stepMs: number): { unit: string; of: (v: numbe
   const s = stepMs / 1000;
   if (t.gauge) return { unit: t.unit, of: (v, n) => v / Math.max(1, n) };
   if (t.unit === "nanoseconds") {
-    const unit = t.id.startsWith("process_cpu") ? "cores" : "seconds/s";
+    const unit = /^(process_cpu|runtime:\w+_cpu):/.test(t.id) ? "cores" : "seconds/s";
     return { unit, of: (v) => v / 1e9 / s };
   }
   return { unit: t.unit === "bytes" ? "bytes/s" : "count/s", of: (v) => v / s };

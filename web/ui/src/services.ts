@@ -96,7 +96,7 @@ export class ServicesPage implements Page {
     const url = link("/explore", { service: v.name, type: types[0], ...keep });
     return h("div", { class: "s-row", "data-service": v.name, onclick: (e: Event) => { if (!(e.target as Element).closest("a")) go(url); } },
       h("div", { class: "s-name" }, h("a", { href: url }, v.name),
-        h("div", { class: "s-types" }, types.filter((t) => !/:(samples|alloc_objects|inuse_objects|contentions):/.test(t)).map((t) => h("a", { class: "tag", href: link("/explore", { service: v.name, type: t, ...keep }) }, typeInfo(t).name)))),
+        h("div", { class: "s-types" }, types.filter((t) => !/:(samples|alloc_objects|inuse_objects|contentions|acquisitions):|^runtime:/.test(t)).map((t) => h("a", { class: "tag", href: link("/explore", { service: v.name, type: t, ...keep }) }, typeInfo(t).name)))),
       h("div", { class: "s-num" }, cpu ? value(mean, "cores") : "–"),
       h("div", null, cpu ? sparkline(cpu, 180, 32, "CPU over the range") : null),
       h("div", { class: "s-versions" }, vs.slice(-3).map((x) => h("span", { class: "tag plain", title: x }, x.slice(0, 12))), vs.length > 3 ? h("span", { class: "muted" }, "+" + (vs.length - 3)) : null,
