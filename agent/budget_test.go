@@ -327,11 +327,7 @@ func TestFigures(t *testing.T) {
 		t.Errorf("figures %+v", f)
 	}
 	from := time.Unix(1_700_000_000, 0)
-	b, err := gaugeProfile(gs, from, from.Add(10*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := profile.ParseData(b)
+	p, err := profile.ParseData(gaugeProfile(gs, from, from.Add(10*time.Second)))
 	if err == nil {
 		err = p.CheckValid()
 	}
@@ -478,6 +474,34 @@ func TestMemoryProfileSkipped(t *testing.T) {
 	c.collect(time.Now(), time.Now())
 	if lookups != was+1 {
 		t.Errorf("%d looks after a collection, want 1", lookups-was)
+	}
+}
+
+// TestContentionSkipped: without contention there is no new mutex profile, and with it there is.
+func TestContentionSkipped(t *testing.T) {
+	defer runtime.SetMutexProfileFraction(runtime.SetMutexProfileFraction(1))
+	lookups := 0
+	src := new(fakeCPU).sources()
+	src.lookup = func(name string, w io.Writer) error {
+		lookups++
+		return pprof.Lookup(name).WriteTo(w, 0)
+	}
+	a := &Agent{cfg: config{types: Mutex}, queue: newQueue(1 << 20), status: newStatus(quiet()), src: src}
+	c := newCollector(a)
+	c.baseline()
+	for range 5 {
+		contend()
+		c.collect(time.Now(), time.Now())
+	}
+	if n, _, _ := a.queue.stats(); lookups != 6 || n != 5 {
+		t.Errorf("%d looks, %d profiles of 5 windows with contention", lookups, n)
+	}
+	runtime.SetMutexProfileFraction(0)
+	c.collect(time.Now(), time.Now())
+	was := lookups
+	c.collect(time.Now(), time.Now())
+	if lookups != was {
+		t.Errorf("%d looks without contention", lookups-was)
 	}
 }
 

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"time"
+	"unsafe"
 )
 
 const (
@@ -24,6 +24,8 @@ const (
 	leakEvery = 10 * time.Minute
 	// bucketsShare of GOMEMLIMIT that the runtime's profiling buckets take is worth a warning.
 	bucketsShare = 0.05
+	// maxRecords of contention are read to see whether there is something new: 300 bytes each.
+	maxRecords = 1000
 	// selfLabel is the label of all that the agent's own goroutines cost.
 	selfLabel = "quantra_agent"
 )
@@ -42,8 +44,8 @@ type collector struct {
 	foreign int // windows since another profiler, not ours, had the CPU profile
 
 	buf       bytes.Buffer
-	zip       *gzip.Reader
-	raw       bytes.Buffer
+	scratch   scratch
+	records   []runtime.BlockProfileRecord
 	meters    []*meter
 	types     map[*meter]Types
 	cycles    uint64 // garbage collections at the last memory profile
@@ -76,12 +78,12 @@ func newCollector(a *Agent) *collector {
 		if t&Heap != 0 {
 			inuse = on
 		}
-		meter(t, newMeter("memory", "allocs", alloc, alloc, inuse, inuse))
+		meter(t, newMeter(&c.scratch, "memory", "allocs", alloc, alloc, inuse, inuse))
 	}
-	meter(a.cfg.types&Mutex, newMeter("mutex", "mutex", both, both))
-	meter(a.cfg.types&Block, newMeter("block", "block", both, both))
+	meter(a.cfg.types&Mutex, newMeter(&c.scratch, "mutex", "mutex", both, both))
+	meter(a.cfg.types&Block, newMeter(&c.scratch, "block", "block", both, both))
 	for _, s := range a.cfg.sources {
-		m := newMeter(s.Name, "")
+		m := newMeter(&c.scratch, s.Name, "")
 		m.write = s.Write
 		meter(allTypes, m)
 	}
@@ -247,12 +249,42 @@ func (c *collector) collect(from, until time.Time) {
 			}
 			c.cycles = f.cycles
 		}
-		body, err := c.measure(m, from, until)
-		c.put(m.name, from, until, body, err)
+		if c.waited(m) {
+			body, err := c.measure(m, from, until)
+			c.put(m.name, from, until, body, err)
+		}
 	}
 	c.goroutines(from, until)
 	c.figures = f
 	c.finish(from, until, gauges, own, time.Since(began))
+}
+
+// waited is whether a profile of contention may have something new. The runtime's records
+// are read for that without their text, which would cost a hundred times as much.
+func (c *collector) waited(m *meter) bool {
+	read := runtime.MutexProfile
+	switch m.source {
+	case "mutex":
+	case "block":
+		read = runtime.BlockProfile
+	default:
+		return true
+	}
+	n, ok := read(c.records)
+	if !ok {
+		if n > maxRecords {
+			return true
+		}
+		c.records = make([]runtime.BlockProfileRecord, n+n/4+8)
+		n, ok = read(c.records)
+	}
+	sum := int64(0)
+	for _, r := range c.records[:min(n, len(c.records))] {
+		sum += r.Count
+	}
+	same := ok && m.looked && sum == m.count
+	m.count = sum
+	return !same
 }
 
 // goroutines lists them, and those that leaked at their times.
@@ -298,25 +330,13 @@ type ownSamples struct {
 
 // own counts the agent's samples in a CPU profile.
 func (c *collector) own(body []byte) ownSamples {
-	var err error
-	if c.zip == nil {
-		c.zip, err = gzip.NewReader(bytes.NewReader(body))
-	} else {
-		err = c.zip.Reset(bytes.NewReader(body))
-	}
+	raw, err := c.scratch.unpack(body)
 	if err != nil {
 		return ownSamples{} // not the runtime's: a test's
 	}
-	c.raw.Reset()
-	if n, err := c.raw.ReadFrom(io.LimitReader(c.zip, maxTotals+1)); err != nil || n > maxTotals {
-		return ownSamples{}
-	}
-	own, err := countLabelled(c.raw.Bytes(), selfLabel)
+	own, err := countLabelled(raw, selfLabel)
 	if err != nil {
 		return ownSamples{}
-	}
-	if c.raw.Cap() > maxKeptBuffer {
-		c.raw = bytes.Buffer{}
 	}
 	return own
 }
@@ -346,14 +366,14 @@ func (c *collector) finish(from, until time.Time, gauges []gauge, own ownSamples
 		gauge{gAgentSamples, []string{"rate"}, int64(c.plan.rate)},
 	)
 	c.sent = sent
-	body, err := gaugeProfile(gauges, from, until)
+	body, err := c.scratch.pack(gaugeProfile(gauges, from, until))
 	c.put("runtime", from, until, body, err)
 }
 
 // memory is what the agent holds, in bytes.
 func (c *collector) memory() int64 {
 	_, queued, _ := c.a.queue.stats()
-	n := int64(queued) + int64(c.buf.Cap()+c.raw.Cap())
+	n := int64(queued) + int64(c.buf.Cap()) + c.scratch.memory() + int64(len(c.records))*int64(unsafe.Sizeof(runtime.BlockProfileRecord{}))
 	for _, m := range c.meters {
 		n += m.memory()
 	}

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"math"
 	"slices"
 	"time"
+	"unsafe"
 )
 
 // The runtime counts allocations and contentions since the program began. A
@@ -44,13 +46,19 @@ type meter struct {
 	cols   []column
 	looked bool
 	period int64
-	last   map[stackKey]values // the totals at the last look
+	looks  uint32
+	count  int64              // of contentions at the last look
+	index  map[stackKey]int32 // into seen
+	seen   []seenStack
 	seeds  [2]maphash.Seed
+	*scratch
+}
 
-	// kept from look to look, so that a window makes little garbage
-	in, out bytes.Buffer
-	zip     *gzip.Writer
-	key     []byte
+// seenStack is what is remembered of a stack.
+type seenStack struct {
+	last   values // the totals at the last look
+	looks  uint32 // the look that it was in
+	sample int32  // its first sample in that look
 }
 
 type values [maxColumns]int64
@@ -59,24 +67,96 @@ type values [maxColumns]int64
 // two of a million stacks meet with a chance below 1e-26, in a quarter of the memory.
 type stackKey [2]uint64
 
-func newMeter(name, source string, cols ...column) *meter {
-	return &meter{name: name, source: source, cols: cols, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
+// scratch is what profiles are read and written with, kept from window to window: gzip's
+// writer alone is 800 KB. All meters of an agent share it.
+type scratch struct {
+	zr      *gzip.Reader
+	zw      *gzip.Writer
+	in, out bytes.Buffer
+	msg     []byte
+	key     []byte
+}
+
+// unpack is what gzip bytes hold, until the next call.
+func (s *scratch) unpack(b []byte) ([]byte, error) {
+	var err error
+	if s.zr == nil {
+		s.zr, err = gzip.NewReader(bytes.NewReader(b))
+	} else {
+		err = s.zr.Reset(bytes.NewReader(b))
+	}
+	if err != nil {
+		s.zr = nil
+		return nil, err
+	}
+	if s.in.Cap() > maxKeptBuffer {
+		s.in = bytes.Buffer{}
+	}
+	s.in.Reset()
+	n, err := s.in.ReadFrom(io.LimitReader(s.zr, maxTotals+1))
+	if err != nil {
+		return nil, err
+	}
+	if n > maxTotals {
+		return nil, fmt.Errorf("over %d bytes, the limit", maxTotals)
+	}
+	return s.in.Bytes(), nil
+}
+
+// pack is b in gzip, in memory of its own.
+func (s *scratch) pack(b []byte) ([]byte, error) {
+	s.out.Reset()
+	if s.zw == nil {
+		s.zw, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is a valid one
+	}
+	s.zw.Reset(&s.out)
+	if _, err := s.zw.Write(b); err != nil {
+		return nil, err
+	}
+	if err := s.zw.Close(); err != nil {
+		return nil, err
+	}
+	packed := bytes.Clone(s.out.Bytes())
+	if s.out.Cap() > maxKeptBuffer {
+		s.out = bytes.Buffer{}
+	}
+	return packed, nil
+}
+
+// memory is what is kept, in bytes.
+func (s *scratch) memory() int64 {
+	n := int64(s.in.Cap() + s.out.Cap() + cap(s.msg) + cap(s.key))
+	if s.zw != nil {
+		n += 800 << 10 // compress/flate's tables at the fastest level
+	}
+	if s.zr != nil {
+		n += 48 << 10 // its window and tables
+	}
+	return n
+}
+
+func newMeter(s *scratch, name, source string, cols ...column) *meter {
+	return &meter{
+		name: name, source: source, cols: cols, index: map[stackKey]int32{},
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, scratch: s,
+	}
+}
+
+// memory is what the meter remembers, in bytes: a slot of the map is 20 bytes and takes about 30, as some are free.
+func (m *meter) memory() int64 {
+	return int64(len(m.index))*30 + int64(cap(m.seen))*int64(unsafe.Sizeof(seenStack{}))
 }
 
 // measure reads the totals, gzip as runtime/pprof writes them, and is the
 // profile of the window since the last look, gzip too. It is nil at the first look,
 // and where nothing happened. An error leaves the last look as it was.
 func (m *meter) measure(totals []byte, from, until time.Time) ([]byte, error) {
-	zr, err := gzip.NewReader(bytes.NewReader(totals))
+	raw, err := m.unpack(totals)
 	if err != nil {
 		return nil, fmt.Errorf("totals: %w", err)
 	}
-	m.in.Reset()
-	if n, err := m.in.ReadFrom(io.LimitReader(zr, maxTotals+1)); err != nil || n > maxTotals {
-		return nil, fmt.Errorf("totals: %d bytes read, the limit is %d: %w", n, maxTotals, errors.Join(err))
-	}
 	var p rawProfile
-	if err := p.parse(m.in.Bytes()); err != nil {
+	if err := p.parse(raw); err != nil {
 		return nil, fmt.Errorf("totals: %w", err)
 	}
 	if m.source == "" && len(m.cols) == 0 { // a Source's: all its columns are totals
@@ -87,23 +167,82 @@ func (m *meter) measure(totals []byte, from, until time.Time) ([]byte, error) {
 	if len(p.types) != len(m.cols) {
 		return nil, fmt.Errorf("totals: %d sample types, want %d", len(p.types), len(m.cols))
 	}
-	body, err := m.delta(&p, from, until)
-	for _, b := range []*bytes.Buffer{&m.in, &m.out} {
-		if b.Cap() > maxKeptBuffer {
-			*b = bytes.Buffer{}
-		}
+	first := !m.looked
+	m.delta(&p)
+	if first || len(p.samples) == 0 {
+		return nil, nil
+	}
+	e := encoder{p: &p, cols: m.cols, out: m.msg[:0]}
+	m.msg = e.encode(from, until)
+	body, err := m.pack(m.msg)
+	if cap(m.msg) > maxKeptBuffer {
+		m.msg = nil
 	}
 	return body, err
 }
 
-// memory is what the meter holds between windows, in bytes: of a map's entry 40 bytes of key and value, and as
-// much again for what is free in it, and gzip's own 800 KB at the fastest level.
-func (m *meter) memory() int64 {
-	n := int64(len(m.last))*2*48 + int64(m.in.Cap()+m.out.Cap())
-	if m.zip != nil {
-		n += 800 << 10
+// delta replaces each sample of p by what was added, and forgets those to which nothing was.
+func (m *meter) delta(p *rawProfile) {
+	// Another sampling rate scales all the past anew: no difference makes sense.
+	baseline := !m.looked || m.period != p.period
+	m.looked, m.period = true, p.period
+	m.looks++
+	// A stack can be there twice: the runtime tells sizes apart that come out the same.
+	distinct := p.samples[:0]
+	stacks := make([]int32, 0, len(p.samples))
+	for i := range p.samples {
+		s := p.samples[i]
+		k := m.stackKey(p, s)
+		id, known := m.index[k]
+		if !known {
+			id = int32(len(m.seen))
+			m.index[k] = id
+			m.seen = append(m.seen, seenStack{})
+		}
+		stack := &m.seen[id]
+		if stack.looks == m.looks {
+			for c := range m.cols {
+				distinct[stack.sample].values[c] += s.values[c]
+			}
+			continue
+		}
+		stack.looks, stack.sample = m.looks, int32(len(distinct))
+		distinct, stacks = append(distinct, s), append(stacks, id)
 	}
-	return n
+	p.samples = distinct[:0]
+	for i, s := range distinct {
+		stack := &m.seen[stacks[i]]
+		total, some := s.values, false
+		for c, col := range m.cols {
+			switch {
+			case !col.keep, col.delta && baseline:
+				s.values[c] = 0
+			case col.delta:
+				s.values[c] = max(0, total[c]-stack.last[c])
+			}
+			some = some || s.values[c] != 0
+		}
+		stack.last = total
+		if some {
+			p.samples = append(p.samples, s)
+		}
+	}
+}
+
+func (m *meter) stackKey(p *rawProfile, s rawSample) stackKey {
+	k := m.key[:0]
+	for _, id := range p.stack(s) {
+		// A program's addresses stay; the ids of locations are new in each look.
+		k = binary.LittleEndian.AppendUint64(k, p.locs[id].address)
+	}
+	for _, l := range p.labelsOf(s) {
+		for _, str := range [...]uint64{l.key, l.str, l.unit} {
+			k = append(append(k, 0xff), p.strings[str]...) // 0xff is in no UTF-8
+		}
+		k = binary.LittleEndian.AppendUint64(k, uint64(l.num))
+	}
+	m.key = k
+	return stackKey{maphash.Bytes(m.seeds[0], k), maphash.Bytes(m.seeds[1], k)}
 }
 
 // firstNumber is the first of packed numbers.
@@ -115,89 +254,18 @@ func firstNumber(b []byte) (uint64, error) {
 	return n, nil
 }
 
-// delta replaces each sample of p by what was added, and forgets those to which nothing was.
-func (m *meter) delta(p *rawProfile, from, until time.Time) ([]byte, error) {
-	// A stack can be there twice: the runtime tells sizes apart that come out the same.
-	index := make(map[stackKey]int, len(p.samples))
-	distinct := p.samples[:0]
-	keys := make([]stackKey, 0, len(p.samples))
-	for _, s := range p.samples {
-		k := m.stackKey(p, s)
-		if i, ok := index[k]; ok {
-			for c := range m.cols {
-				distinct[i].values[c] += s.values[c]
-			}
-			continue
-		}
-		index[k] = len(distinct)
-		distinct, keys = append(distinct, s), append(keys, k)
-	}
-	// Another sampling rate scales all the past anew: no difference makes sense.
-	baseline := !m.looked || m.period != p.period
-	now := make(map[stackKey]values, len(distinct))
-	p.samples = distinct[:0]
-	for i, s := range distinct {
-		total := s.values
-		now[keys[i]] = total
-		last := m.last[keys[i]]
-		some := false
-		for c, col := range m.cols {
-			switch {
-			case !col.keep, col.delta && baseline:
-				s.values[c] = 0
-			case col.delta:
-				s.values[c] = max(0, total[c]-last[c])
-			}
-			some = some || s.values[c] != 0
-		}
-		if some {
-			p.samples = append(p.samples, s)
-		}
-	}
-	first := !m.looked
-	m.last, m.looked, m.period = now, true, p.period
-	if first || len(p.samples) == 0 {
-		return nil, nil
-	}
-	m.out.Reset()
-	if m.zip == nil {
-		m.zip, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is a valid one
-	}
-	m.zip.Reset(&m.out)
-	e := encoder{p: p, cols: m.cols}
-	if _, err := m.zip.Write(e.encode(from, until)); err != nil {
-		return nil, err
-	}
-	if err := m.zip.Close(); err != nil {
-		return nil, err
-	}
-	return bytes.Clone(m.out.Bytes()), nil
-}
-
-func (m *meter) stackKey(p *rawProfile, s rawSample) stackKey {
-	k := m.key[:0]
-	for _, id := range s.locs {
-		// A program's addresses stay; the ids of locations are new in each look.
-		k = binary.LittleEndian.AppendUint64(k, p.locs[id].address)
-	}
-	for _, l := range s.labels {
-		for _, str := range [...]uint64{l.key, l.str, l.unit} {
-			k = append(append(k, 0xff), p.strings[str]...) // 0xff is in no UTF-8
-		}
-		k = binary.LittleEndian.AppendUint64(k, uint64(l.num))
-	}
-	m.key = k
-	return stackKey{maphash.Bytes(m.seeds[0], k), maphash.Bytes(m.seeds[1], k)}
-}
-
 // rawProfile is a profile as its messages say, with indexes into its string
-// table. The byte slices point into the parsed buffer.
+// table. The byte slices point into the parsed buffer. Ids of locations, functions and mappings
+// are 1 to their number, as runtime/pprof gives them, so that tables are slices.
 type rawProfile struct {
 	types         []valueType
 	samples       []rawSample
-	maps          map[uint64][]byte // id -> message
-	locs          map[uint64]rawLocation
-	funcs         map[uint64]rawFunction
+	stacks        []uint32   // locations of all samples
+	labels        []rawLabel // of all samples
+	maps          [][]byte   // messages, by id
+	locs          []rawLocation
+	lines         []rawLine // of all locations
+	funcs         []rawFunction
 	strings       [][]byte
 	periodType    valueType
 	period        int64
@@ -207,9 +275,9 @@ type rawProfile struct {
 type valueType struct{ typ, unit uint64 }
 
 type rawSample struct {
-	locs   []uint64
-	values values
-	labels []rawLabel
+	first, end           uint32 // in stacks
+	firstLabel, endLabel uint32 // in labels
+	values               values
 }
 
 type rawLabel struct {
@@ -218,16 +286,29 @@ type rawLabel struct {
 }
 
 type rawLocation struct {
-	mapping, address uint64
-	folded           bool
-	lines            []rawLine
+	mapping     uint32
+	first, end  uint32 // in lines
+	folded, set bool
+	address     uint64
 }
 
-type rawLine struct{ function, line, column uint64 }
+type rawLine struct {
+	function     uint32
+	line, column uint64
+}
 
-type rawFunction struct{ name, system, file, start uint64 }
+type rawFunction struct {
+	name, system, file, start uint64
+	set                       bool
+}
 
-var errMessage = errors.New("not a profile.proto message")
+func (p *rawProfile) stack(s rawSample) []uint32      { return p.stacks[s.first:s.end] }
+func (p *rawProfile) labelsOf(s rawSample) []rawLabel { return p.labels[s.firstLabel:s.endLabel] }
+
+var (
+	errMessage = errors.New("not a profile.proto message")
+	errDense   = fmt.Errorf("%w: ids are not 1 to the number of their messages", errMessage)
+)
 
 // fields calls f for each field of a message: with n for a number, with b for bytes.
 func fields(msg []byte, f func(field int, n uint64, b []byte) error) error {
@@ -286,27 +367,56 @@ func repeated(to []uint64, n uint64, b []byte) ([]uint64, error) {
 	return to, nil
 }
 
+// Fields of the message Profile.
+const (
+	fieldSampleType = 1
+	fieldSample     = 2
+	fieldMapping    = 3
+	fieldLocation   = 4
+	fieldFunction   = 5
+	fieldString     = 6
+)
+
 func (p *rawProfile) parse(msg []byte) error {
-	p.maps, p.locs, p.funcs = map[uint64][]byte{}, map[uint64]rawLocation{}, map[uint64]rawFunction{}
+	// Counted first: the tables then have their size at once, and ids a bound.
+	var counts [7]int
+	if err := fields(msg, func(field int, _ uint64, b []byte) error {
+		if field < len(counts) && b != nil {
+			counts[field]++
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	p.samples = make([]rawSample, 0, counts[fieldSample])
+	p.stacks = make([]uint32, 0, 16*counts[fieldSample])
+	p.labels = make([]rawLabel, 0, counts[fieldSample])
+	p.maps = make([][]byte, counts[fieldMapping]+1)
+	p.locs = make([]rawLocation, counts[fieldLocation]+1)
+	p.lines = make([]rawLine, 0, counts[fieldLocation])
+	p.funcs = make([]rawFunction, counts[fieldFunction]+1)
+	p.strings = make([][]byte, 0, counts[fieldString])
+	var nums []uint64
 	err := fields(msg, func(field int, n uint64, b []byte) (err error) {
 		switch field {
-		case 1:
+		case fieldSampleType:
 			var t valueType
 			t, err = parseValueType(b)
 			p.types = append(p.types, t)
-		case 2:
-			var s rawSample
-			s, err = parseSample(b)
-			p.samples = append(p.samples, s)
-		case 3:
+		case fieldSample:
+			nums, err = p.parseSample(b, nums[:0])
+		case fieldMapping:
 			var id uint64
-			id, err = mappingID(b)
-			p.maps[id] = b
-		case 4:
+			if id, err = mappingID(b); err == nil && (id == 0 || id >= uint64(len(p.maps))) {
+				err = errDense
+			} else if err == nil {
+				p.maps[id] = b
+			}
+		case fieldLocation:
 			err = p.parseLocation(b)
-		case 5:
+		case fieldFunction:
 			err = p.parseFunction(b)
-		case 6:
+		case fieldString:
 			p.strings = append(p.strings, b)
 		case 11:
 			p.periodType, err = parseValueType(b)
@@ -335,20 +445,14 @@ func (p *rawProfile) check() error {
 		str(t.typ, t.unit)
 	}
 	str(p.defaultSample)
-	for _, s := range p.samples {
-		for _, id := range s.locs {
-			_, there := p.locs[id]
-			ok = ok && there
-		}
-		for _, l := range s.labels {
-			str(l.key, l.str, l.unit)
-		}
+	for _, id := range p.stacks {
+		ok = ok && id < uint32(len(p.locs)) && p.locs[id].set
 	}
-	for _, l := range p.locs {
-		for _, ln := range l.lines {
-			_, there := p.funcs[ln.function]
-			ok = ok && there
-		}
+	for _, l := range p.labels {
+		str(l.key, l.str, l.unit)
+	}
+	for _, l := range p.lines {
+		ok = ok && l.function < uint32(len(p.funcs)) && p.funcs[l.function].set
 	}
 	for _, f := range p.funcs {
 		str(f.name, f.system, f.file)
@@ -382,28 +486,36 @@ func parseValueType(b []byte) (t valueType, err error) {
 	return t, err
 }
 
-func parseSample(b []byte) (s rawSample, err error) {
-	nums := make([]uint64, 0, maxColumns)
-	err = fields(b, func(field int, n uint64, b []byte) (err error) {
+// parseSample adds a sample. nums is memory to use.
+func (p *rawProfile) parseSample(b []byte, nums []uint64) ([]uint64, error) {
+	s := rawSample{first: uint32(len(p.stacks)), firstLabel: uint32(len(p.labels))}
+	columns := 0
+	err := fields(b, func(field int, n uint64, b []byte) (err error) {
 		switch field {
 		case 1:
-			s.locs, err = repeated(s.locs, n, b)
+			nums, err = repeated(nums[:0], n, b)
+			for _, id := range nums {
+				p.stacks = append(p.stacks, uint32(min(id, math.MaxUint32)))
+			}
 		case 2:
-			nums, err = repeated(nums, n, b)
+			nums, err = repeated(nums[:0], n, b)
+			for _, v := range nums {
+				if columns == maxColumns {
+					return errMessage
+				}
+				s.values[columns] = int64(v)
+				columns++
+			}
 		case 3:
 			var l rawLabel
 			l, err = parseLabel(b)
-			s.labels = append(s.labels, l)
+			p.labels = append(p.labels, l)
 		}
 		return err
 	})
-	if len(nums) > maxColumns {
-		return s, errMessage
-	}
-	for i, n := range nums {
-		s.values[i] = int64(n)
-	}
-	return s, err
+	s.end, s.endLabel = uint32(len(p.stacks)), uint32(len(p.labels))
+	p.samples = append(p.samples, s)
+	return nums, err
 }
 
 func parseLabel(b []byte) (l rawLabel, err error) {
@@ -435,13 +547,13 @@ func mappingID(b []byte) (id uint64, err error) {
 
 func (p *rawProfile) parseLocation(b []byte) error {
 	var id uint64
-	var l rawLocation
+	l := rawLocation{set: true, first: uint32(len(p.lines))}
 	err := fields(b, func(field int, n uint64, b []byte) error {
 		switch field {
 		case 1:
 			id = n
 		case 2:
-			l.mapping = n
+			l.mapping = uint32(min(n, math.MaxUint32))
 		case 3:
 			l.address = n
 		case 4:
@@ -449,7 +561,7 @@ func (p *rawProfile) parseLocation(b []byte) error {
 			err := fields(b, func(field int, n uint64, _ []byte) error {
 				switch field {
 				case 1:
-					ln.function = n
+					ln.function = uint32(min(n, math.MaxUint32))
 				case 2:
 					ln.line = n
 				case 3:
@@ -457,20 +569,27 @@ func (p *rawProfile) parseLocation(b []byte) error {
 				}
 				return nil
 			})
-			l.lines = append(l.lines, ln)
+			p.lines = append(p.lines, ln)
 			return err
 		case 5:
 			l.folded = n != 0
 		}
 		return nil
 	})
+	l.end = uint32(len(p.lines))
+	if err != nil {
+		return err
+	}
+	if id == 0 || id >= uint64(len(p.locs)) {
+		return errDense
+	}
 	p.locs[id] = l
-	return err
+	return nil
 }
 
 func (p *rawProfile) parseFunction(b []byte) error {
 	var id uint64
-	var f rawFunction
+	f := rawFunction{set: true}
 	err := fields(b, func(field int, n uint64, _ []byte) error {
 		switch field {
 		case 1:
@@ -486,6 +605,12 @@ func (p *rawProfile) parseFunction(b []byte) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if id == 0 || id >= uint64(len(p.funcs)) {
+		return errDense
+	}
 	p.funcs[id] = f
-	return err
+	return nil
 }

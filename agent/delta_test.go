@@ -47,7 +47,7 @@ func sum(p *profile.Profile, column int) (n int64) {
 
 func memoryMeter() *meter {
 	alloc, inuse := column{keep: true, delta: true}, column{keep: true}
-	return newMeter("memory", "allocs", alloc, alloc, inuse, inuse)
+	return newMeter(new(scratch), "memory", "allocs", alloc, alloc, inuse, inuse)
 }
 
 var sink [][]byte
@@ -136,7 +136,7 @@ func TestContentionAgrees(t *testing.T) {
 	defer runtime.SetBlockProfileRate(0)
 	for _, name := range []string{"mutex", "block"} {
 		both := column{keep: true, delta: true}
-		m := newMeter(name, name, both, both)
+		m := newMeter(new(scratch), name, name, both, both)
 		contend()
 		first := lookup(t, name)
 		if _, err := m.measure(first, time.Now(), time.Now()); err != nil {
@@ -180,7 +180,7 @@ func TestColumns(t *testing.T) {
 	runtime.GC()
 	runtime.GC()
 	off, live := column{}, column{keep: true}
-	m := newMeter("memory", "allocs", off, off, live, live)
+	m := newMeter(new(scratch), "memory", "allocs", off, off, live, live)
 	if _, err := m.measure(lookup(t, "allocs"), time.Now(), time.Now()); err != nil {
 		t.Fatal(err)
 	}

@@ -12,18 +12,22 @@ type encoder struct {
 	cols []column
 
 	out     []byte
-	msg     []byte // a message under construction
-	sub     []byte // a message or packed numbers inside msg
-	strings map[uint64]uint64
+	msg     []byte   // a message under construction
+	sub     []byte   // a message or packed numbers inside msg
+	lines   []byte   // messages of a location's lines
+	strings []uint32 // old string index -> new; 0 is not written yet, but for 0 itself
 	table   []uint64 // new string index -> old
-	maps    map[uint64]uint64
-	locs    map[uint64]uint64
-	funcs   map[uint64]uint64
+	maps    []uint32 // old id -> new; 0 is not written yet
+	locs    []uint32
+	funcs   []uint32
+	nmaps   uint32
+	nlocs   uint32
+	nfuncs  uint32
 }
 
 func (e *encoder) encode(from, until time.Time) []byte {
-	e.strings, e.table = map[uint64]uint64{0: 0}, []uint64{0}
-	e.maps, e.locs, e.funcs = map[uint64]uint64{}, map[uint64]uint64{}, map[uint64]uint64{}
+	e.strings, e.table = make([]uint32, len(e.p.strings)), append(make([]uint64, 0, len(e.p.strings)), 0)
+	e.maps, e.locs, e.funcs = make([]uint32, len(e.p.maps)), make([]uint32, len(e.p.locs)), make([]uint32, len(e.p.funcs))
 	for c, t := range e.p.types {
 		if e.cols[c].keep {
 			e.valueType(1, t)
@@ -69,13 +73,13 @@ func text(b []byte, field int, s []byte) []byte {
 }
 
 func (e *encoder) str(old uint64) uint64 {
-	i, ok := e.strings[old]
-	if !ok {
-		i = uint64(len(e.table))
-		e.strings[old] = i
-		e.table = append(e.table, old)
+	if old == 0 || e.strings[old] != 0 {
+		return uint64(e.strings[old])
 	}
-	return i
+	i := len(e.table)
+	e.strings[old] = uint32(i)
+	e.table = append(e.table, old)
+	return uint64(i)
 }
 
 func (e *encoder) valueType(field int, t valueType) {
@@ -86,8 +90,8 @@ func (e *encoder) valueType(field int, t valueType) {
 func (e *encoder) sample(s rawSample) {
 	// Locations first: each writes messages of its own.
 	e.sub = e.sub[:0]
-	for _, id := range s.locs {
-		e.sub = binary.AppendUvarint(e.sub, e.location(id))
+	for _, id := range e.p.stack(s) {
+		e.sub = binary.AppendUvarint(e.sub, uint64(e.location(id)))
 	}
 	msg := text(e.msg[:0], 1, e.sub)
 	e.sub = e.sub[:0]
@@ -97,7 +101,7 @@ func (e *encoder) sample(s rawSample) {
 		}
 	}
 	msg = text(msg, 2, e.sub)
-	for _, l := range s.labels {
+	for _, l := range e.p.labelsOf(s) {
 		e.sub = number(number(e.sub[:0], 1, e.str(l.key)), 2, e.str(l.str))
 		e.sub = number(number(e.sub, 3, uint64(l.num)), 4, e.str(l.unit))
 		msg = text(msg, 3, e.sub)
@@ -106,65 +110,62 @@ func (e *encoder) sample(s rawSample) {
 	e.out = text(e.out, 2, msg)
 }
 
-func (e *encoder) location(old uint64) uint64 {
-	id, ok := e.locs[old]
-	if ok {
+func (e *encoder) location(old uint32) uint32 {
+	if id := e.locs[old]; id != 0 {
 		return id
 	}
-	id = uint64(len(e.locs)) + 1
-	e.locs[old] = id
+	e.nlocs++
+	e.locs[old] = e.nlocs
 	l := e.p.locs[old]
-	var msg, line []byte
-	msg = number(msg, 1, id)
-	msg = number(msg, 2, e.mapping(l.mapping))
-	msg = number(msg, 3, l.address)
-	for _, ln := range l.lines {
-		line = number(line[:0], 1, e.function(ln.function))
-		line = number(number(line, 2, ln.line), 3, ln.column)
-		msg = text(msg, 4, line)
+	e.lines = e.lines[:0]
+	for _, ln := range e.p.lines[l.first:l.end] {
+		f := e.function(ln.function) // writes a message of its own first
+		e.msg = number(number(number(e.msg[:0], 1, uint64(f)), 2, ln.line), 3, ln.column)
+		e.lines = text(e.lines, 4, e.msg)
 	}
+	m := e.mapping(l.mapping)
+	msg := number(number(number(e.msg[:0], 1, uint64(e.nlocs)), 2, uint64(m)), 3, l.address)
+	msg = append(msg, e.lines...)
 	if l.folded {
 		msg = number(msg, 5, 1)
 	}
 	e.out = text(e.out, 4, msg)
-	return id
+	e.msg = msg
+	return e.locs[old]
 }
 
-func (e *encoder) function(old uint64) uint64 {
-	id, ok := e.funcs[old]
-	if ok {
+func (e *encoder) function(old uint32) uint32 {
+	if id := e.funcs[old]; id != 0 {
 		return id
 	}
-	id = uint64(len(e.funcs)) + 1
-	e.funcs[old] = id
+	e.nfuncs++
+	e.funcs[old] = e.nfuncs
 	f := e.p.funcs[old]
-	var msg []byte
-	msg = number(number(msg, 1, id), 2, e.str(f.name))
+	msg := number(number(e.msg[:0], 1, uint64(e.nfuncs)), 2, e.str(f.name))
 	msg = number(number(msg, 3, e.str(f.system)), 4, e.str(f.file))
-	e.out = text(e.out, 5, number(msg, 5, f.start))
-	return id
+	e.msg = number(msg, 5, f.start)
+	e.out = text(e.out, 5, e.msg)
+	return e.nfuncs
 }
 
 // mapping writes a mapping with its two strings and its id renumbered. 0 is "none".
-func (e *encoder) mapping(old uint64) uint64 {
-	raw, there := e.p.maps[old]
-	if old == 0 || !there {
+func (e *encoder) mapping(old uint32) uint32 {
+	if old == 0 || old >= uint32(len(e.maps)) || e.p.maps[old] == nil {
 		return 0
 	}
-	id, ok := e.maps[old]
-	if ok {
+	if id := e.maps[old]; id != 0 {
 		return id
 	}
-	id = uint64(len(e.maps)) + 1
-	e.maps[old] = id
-	var msg []byte
+	e.nmaps++
+	e.maps[old] = e.nmaps
+	msg := e.msg[:0]
 	// check has read it before: it cannot fail.
-	_ = fields(raw, func(field int, n uint64, b []byte) error {
+	_ = fields(e.p.maps[old], func(field int, n uint64, b []byte) error {
 		switch {
 		case b != nil || field > 15:
 			return nil // none in profile.proto
 		case field == 1:
-			n = id
+			n = uint64(e.nmaps)
 		case field == 5 || field == 6:
 			n = e.str(n)
 		}
@@ -172,5 +173,6 @@ func (e *encoder) mapping(old uint64) uint64 {
 		return nil
 	})
 	e.out = text(e.out, 3, msg)
-	return id
+	e.msg = msg
+	return e.nmaps
 }

@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -239,8 +237,8 @@ func latencyName(b int) string {
 	return fmt.Sprintf("%v to %v", latencyBounds[b-1], latencyBounds[b])
 }
 
-// gaugeProfile writes gauges as pprof, gzip.
-func gaugeProfile(gs []gauge, from, until time.Time) ([]byte, error) {
+// gaugeProfile writes gauges as pprof.
+func gaugeProfile(gs []gauge, from, until time.Time) []byte {
 	var out, msg, sub []byte
 	table := map[string]uint64{"": 0}
 	names := []string{""}
@@ -290,16 +288,5 @@ func gaugeProfile(gs []gauge, from, until time.Time) ([]byte, error) {
 	for _, s := range names {
 		out = text(out, 6, []byte(s))
 	}
-	var z bytes.Buffer
-	w, err := gzip.NewWriterLevel(&z, gzip.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(out); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return z.Bytes(), nil
+	return out
 }
