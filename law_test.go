@@ -24,6 +24,7 @@ var law = map[string][]string{
 	"agent":                           nil,
 	"control":                         nil,
 	"examples/hello":                  {"agent"},
+	"fleet":                           nil,
 	"ingest":                          {"profile"},
 	"internal/vfs":                    nil,
 	"profile":                         nil,
