@@ -42,6 +42,7 @@ type Options struct {
 	Instance string // name among the instances; "" is the agent's default
 	Addr     string // where it listens; "" is a free port of 127.0.0.1
 	Server   string // where its profiles go; "" is the agent's default
+	Region   string // label of its profiles; "" is "local": a demo asks no cloud where it runs
 	// Window is the time that one profile covers. 0 is 4 s: a demo must fill its first page soon.
 	Window time.Duration
 	Logger *slog.Logger // nil is slog.Default()
@@ -64,6 +65,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.Window == 0 {
 		o.Window = 4 * time.Second
 	}
+	if o.Region == "" {
+		o.Region = "local"
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -77,7 +81,8 @@ func Run(ctx context.Context, o Options) error {
 	a, err := agent.Start(context.WithoutCancel(ctx), agent.Options{
 		Service: Service, Version: o.Version, Instance: o.Instance, Server: o.Server,
 		Labels: map[string]string{"env": "demo"},
-		Window: o.Window, Upload: o.Window, Logger: o.Logger,
+		Window: o.Window, Upload: o.Window, Logger: o.Logger, Region: o.Region,
+		Budget: agent.Budget{BytesPerMinute: 4e6}, // short windows are more bytes
 	})
 	if err != nil {
 		l.Close()
