@@ -24,7 +24,11 @@ import (
 	"runtime/pprof"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/quantra-l/quantra/agent"
+	"github.com/quantra-l/quantra/agent/spans"
 )
 
 // The versions of the service.
@@ -88,8 +92,10 @@ func Run(ctx context.Context, o Options) error {
 		l.Close()
 		return fmt.Errorf("demo: %w", err)
 	}
+	// Spans go nowhere but onto the profiles.
+	traces := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans.New(spans.Options{})))
 	srv := &http.Server{
-		Handler:           NewShop(o.Version).Handler(),
+		Handler:           NewShop(o.Version, traces.Tracer("shop")).Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		IdleTimeout:       time.Minute,
@@ -112,6 +118,9 @@ func Run(ctx context.Context, o Options) error {
 	if e := srv.Shutdown(end); e != nil {
 		srv.Close()
 	}
+	if e := traces.Shutdown(end); e != nil {
+		o.Logger.Debug("the tracer has not ended", "err", e)
+	}
 	if e := a.Stop(end); e != nil {
 		o.Logger.Debug("the last profiles were not delivered", "err", e)
 	}
@@ -121,10 +130,14 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
-// endpoint serves h with its path as a label of the samples that it costs.
-func endpoint(path string, h http.HandlerFunc) (string, http.Handler) {
+// endpoint serves h, each request a span, with its path as a label of the samples that it costs.
+func (s *Shop) endpoint(path string, h http.HandlerFunc) (string, http.Handler) {
 	labels := pprof.Labels("endpoint", path)
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		pprof.Do(r.Context(), labels, func(context.Context) { h(w, r) })
+		pprof.Do(r.Context(), labels, func(ctx context.Context) {
+			ctx, span := s.tracer.Start(ctx, r.Method+" "+path, trace.WithSpanKind(trace.SpanKindServer))
+			defer span.End()
+			h(w, r.WithContext(ctx))
+		})
 	})
 }
