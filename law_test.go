@@ -21,8 +21,10 @@ const module = "github.com/quantra-l/quantra"
 // wire is generated code: everyone but the pure rooms may import it, and it
 // may import only itself.
 var law = map[string][]string{
-	"agent":                           nil,
+	"agent":                           {"agent/live"},
+	"agent/live":                      nil,
 	"agent/spans":                     nil,
+	"analyze/sched":                   nil,
 	"control":                         nil,
 	"examples/hello":                  {"agent"},
 	"fleet":                           nil,
@@ -44,7 +46,7 @@ var law = map[string][]string{
 }
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/spans", "profile"}
+var pure = []string{"agent", "agent/live", "agent/spans", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {

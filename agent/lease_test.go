@@ -301,6 +301,13 @@ func TestLeaseRefused(t *testing.T) {
 		l.follow(&lease{ID: "c", TTL: time.Minute, Limit: &none})
 		wantState(t, "limit away", f, l, "-1/1024/4auto/100", "", "without end")
 	})
+	// A lease is judged by what it would find, not by what the one before has set.
+	leasing(t, func(t *testing.T, f *fakeRuntime, l *leaser) {
+		f.v.memlimit = noLimit
+		l.follow(grant("a", "limit", 500))
+		l.follow(grant("b", "gogc", -1))
+		wantState(t, "off after a limit", f, l, "80/none/4auto/100", "", "without end")
+	})
 	// A program whose own limit is too tight is not collected more often still, but may be given more.
 	leasing(t, func(t *testing.T, f *fakeRuntime, l *leaser) {
 		f.v.memlimit = 125 << 20
@@ -447,6 +454,12 @@ func TestLeaseGCGuard(t *testing.T) {
 		l.follow(grant("a", "gogc", -1))
 		f.burn(l, 40*time.Second, 0.5)
 		wantState(t, "off", f, l, "-1/1024/4auto/100", "a", "")
+	})
+	leasing(t, func(t *testing.T, f *fakeRuntime, l *leaser) {
+		f.v.gogc = -1 // anything is less than off
+		l.follow(grant("a", "gogc", 150))
+		f.burn(l, 20*time.Second, 0.5)
+		wantState(t, "on", f, l, "-1/1024/4auto/100", "", "50 %")
 	})
 	// A program that does nothing but collect, once in two minutes.
 	leasing(t, func(t *testing.T, f *fakeRuntime, l *leaser) {
