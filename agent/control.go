@@ -136,10 +136,12 @@ func decodeReply(body []byte) (pollReply, error) {
 type controller struct {
 	base   *url.URL     // of the server
 	client *http.Client // a poll occupies a connection for half a minute, and results go beside it
-	id     *identity    // nil: requests are not signed
-	report func() pollRequest
-	status func() any // nil: none
-	leases *leaser
+	// ownClient: its connections are ours to close.
+	ownClient bool
+	id        *identity // nil: requests are not signed
+	report    func() pollRequest
+	status    func() any // nil: none
+	leases    *leaser
 	// tasks does one task, within ctx. contentType "" says that it knows no such kind.
 	tasks func(ctx context.Context, t task) (contentType string, body []byte)
 	log   *slog.Logger
@@ -182,6 +184,15 @@ type pollAnswer struct {
 	err    error
 	retry  time.Duration // not before
 	absent bool          // the server has no such route
+}
+
+// run is loop with the server that was found.
+func (c *controller) run(ctx context.Context, base *url.URL) {
+	c.base = base
+	if c.ownClient {
+		defer c.client.CloseIdleConnections()
+	}
+	c.loop(ctx)
 }
 
 // loop polls until ctx ends. Then it restores the settings and waits for its goroutines.
@@ -342,7 +353,7 @@ func (c *controller) post(ctx context.Context, path string, query url.Values, co
 		return nil, fmt.Errorf("%s: %w", c.where(), err)
 	}
 	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("User-Agent", "quantra-agent")
+	req.Header.Set("User-Agent", userAgent)
 	if c.id != nil {
 		if err := c.id.sign(req, body, time.Now()); err != nil {
 			return nil, err
