@@ -6,10 +6,12 @@
 //
 // What is exact, and what is not:
 //
-//   - A lock that is free costs a few nanoseconds more than sync's: no clock is read.
+//   - A lock that is free costs a few nanoseconds more than sync's: no clock is read. It is larger:
+//     72 bytes, and a RWMutex 96.
 //   - A wait is always recorded, where it was waited: from the first try that failed until the lock is
 //     had. That includes the microsecond it takes to note the stack, in which sync would have spun.
-//     A wait that has not ended is in [Stat.Waiting] alone.
+//     A wait that has not ended is in [Stat.Waiting] alone, and one below 0.1 ms may be counted first
+//     when the lock is released.
 //   - A hold is always recorded, whole, where the lock had to be waited for.
 //   - A hold that began without waiting is always recorded where somebody came and waited a microsecond or
 //     more for its end: from the moment the first one came, since nobody had looked at a clock before. So it
@@ -76,6 +78,23 @@ type exclusive struct {
 	sampled bool    // the hold stands for HoldSample
 	start   int64   // of this hold; 0: not known
 	record  *record // of the acquisition's stack; nil: not known
+	waited  int64   // ns that are not recorded yet
+}
+
+// longWait is from where on a wait, in ns, is recorded as soon as it ends. A shorter one is when the lock has been
+// released: the counters are in the caches of other cores, and with the lock held everybody would wait for them.
+const longWait = 100_000
+
+// got is the end of an acquisition that waited.
+func (e *exclusive) got(s *site, r *record, start int64) {
+	t := now()
+	s.taken()
+	e.start, e.record = t, r
+	r.mode.waiting.Add(-1)
+	if e.waited = t - start; e.waited >= longWait {
+		r.waitEnded(e.waited)
+		e.waited = 0
+	}
 }
 
 // count is called where an acquisition did not wait, and says whether it is sampled.
@@ -137,11 +156,7 @@ func (m *Mutex) wait() {
 	r := m.of(m.Name, stack).mode(plain).record(stack)
 	r.mode.waiting.Add(1)
 	m.mu.Lock()
-	t := now()
-	m.taken()
-	m.start, m.record = t, r
-	r.mode.waiting.Add(-1)
-	r.waited(t - start)
+	m.got(&m.site, r, start)
 }
 
 // enter is the end of an acquisition that did not wait, where there is something to do.
@@ -171,7 +186,7 @@ func (m *Mutex) leave() {
 		stack := pcs[:runtime.Callers(3, pcs[:])] // not Callers, leave, Unlock
 		h.record = m.of(m.Name, stack).mode(plain).record(stack)
 	}
-	h.record.held(h.time, h.weight)
+	h.end()
 }
 
 // hold is a hold that ends: it is recorded when the lock is another's already.
@@ -180,24 +195,33 @@ type hold struct {
 	record *record // nil: where it is released
 	time   int64   // ns
 	weight int64
+	waited int64 // ns, before it; 0: recorded, or none
+}
+
+// end records it.
+func (h hold) end() {
+	if h.waited != 0 {
+		h.record.waitEnded(h.waited)
+	}
+	h.record.holdEnded(h.time, h.weight)
 }
 
 func (e *exclusive) end(s *site) hold {
 	since := s.since.Load()
 	t := now()
-	h := hold{record: e.record, weight: 1}
-	waited := int64(0)
+	h := hold{record: e.record, weight: 1, waited: e.waited}
+	waitedFor := int64(0)
 	if since > 0 {
-		waited = t - since
+		waitedFor = t - since
 	}
-	h.time, h.known = waited, waited >= leastWaited
+	h.time, h.known = waitedFor, waitedFor >= leastWaited
 	if e.start != 0 {
 		h.time, h.known = t-e.start, true
 	}
-	if e.sampled && waited < leastWaited {
+	if e.sampled && waitedFor < leastWaited {
 		// Holds that are waited for are all recorded, so these stand for those alone that are not.
 		h.weight = HoldSample
 	}
-	e.start, e.record, e.sampled = 0, nil, false
+	e.start, e.record, e.sampled, e.waited = 0, nil, false, 0
 	return h
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"go.uber.org/goleak"
 )
@@ -23,6 +25,10 @@ const envMisuse = "LOCK_TEST_MISUSE"
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(envMisuse); name != "" {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin) // ends with the parent, whatever becomes of it
+			os.Exit(0)
+		}()
 		misuses[name]()
 		os.Exit(0) // unharmed: TestMisuse fails
 	}
@@ -59,6 +65,9 @@ func TestMisuse(t *testing.T) {
 	for name := range misuses {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), envMisuse+"="+name)
+		if _, err := cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
 		out, err := cmd.CombinedOutput()
 		if err == nil || !strings.Contains(strings.ToLower(string(out)), "fatal error: sync: ") || !strings.Contains(string(out), "unlocked") {
 			t.Errorf("%s: %v, want sync's fatal error:\n%s", name, err, out)
@@ -338,6 +347,34 @@ func TestWaitAndHold(t *testing.T) {
 	}
 }
 
+// A long wait is seen as soon as it ends, not first when the lock is released: that may be never.
+func TestLongWaitIsSeen(t *testing.T) {
+	m := Mutex{Name: unique(t)}
+	m.Lock()
+	var wg sync.WaitGroup
+	holds, release := make(chan bool), make(chan bool)
+	wg.Go(func() {
+		m.Lock()
+		close(holds)
+		<-release
+		m.Unlock()
+	})
+	until(t, 1, m.Name, "")
+	for start := time.Now(); time.Since(start) < longWait; {
+		pass()
+	}
+	m.Unlock()
+	<-holds
+	if s := stat(t, m.Name, ""); s.Waiting != 0 || s.Wait.Count != 1 || s.Wait.Sum < longWait {
+		t.Errorf("while it is held: %+v", s)
+	}
+	close(release)
+	wg.Wait()
+	if s := stat(t, m.Name, ""); s.Wait.Count != 1 {
+		t.Errorf("%d waits, want 1", s.Wait.Count)
+	}
+}
+
 func TestReadersHoldWriter(t *testing.T) {
 	m := RWMutex{Name: unique(t)}
 	begin := time.Now()
@@ -367,6 +404,7 @@ func TestReadersHoldWriter(t *testing.T) {
 	between(t, "the reader's wait", seenFor, r.Wait.Sum, whole)
 	between(t, "the readers' holds", 2*seenFor, r.Hold.Sum, 2*whole)
 	between(t, "the writer's hold", 0, w.Hold.Sum, whole-seenFor)
+	begins(t, m.Name)
 }
 
 // A reader that slips in between two writers holds up the second, who came before it.
@@ -440,6 +478,7 @@ func TestWriterHoldsReaders(t *testing.T) {
 	}
 	between(t, "wait", k*seenFor, r.Wait.Sum, k*whole)
 	between(t, "hold", seenFor, w.Hold.Sum, whole)
+	begins(t, m.Name)
 }
 
 // What is sampled is right on average, also where a lock is used in turns by two that hold it unequally long. In a
@@ -457,6 +496,7 @@ func TestSampledHolds(t *testing.T) {
 			m.Unlock()
 		}
 	})
+	begins(t, m.Name)
 	h := stat(t, m.Name, "write").Hold
 	// The spread of 100 samples is 10, of 50 7: six of these happen once in a thousand million runs.
 	if n := h.Count / HoldSample; h.Count%HoldSample != 0 || n < samples-60 || n > samples+60 {
@@ -578,4 +618,11 @@ func waitHere(c *sync.Cond, ready chan bool) {
 	close(ready)
 	c.Wait()
 	c.L.Unlock()
+}
+
+// The documentation says so.
+func TestSize(t *testing.T) {
+	if m, rw := unsafe.Sizeof(Mutex{}), unsafe.Sizeof(RWMutex{}); unsafe.Sizeof(uintptr(0)) == 8 && (m != 72 || rw != 96) {
+		t.Errorf("a Mutex takes %d bytes, a RWMutex %d; want 72 and 96", m, rw)
+	}
 }

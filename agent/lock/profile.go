@@ -15,11 +15,19 @@ type encoder struct {
 	out, msg, sub []byte // the profile, a message of it, what is inside that
 	strings       map[string]uint64
 	table         []string
+	frames        map[uintptr][]frame // by return address
 	locations     map[locationKey]uint64
 	functions     map[functionKey]uint64
+	group         []frame // of the location under construction
 }
 
 type (
+	// frame is a call. Stacks share most of theirs, and the runtime's tables are slow to read.
+	frame struct {
+		pc             uintptr
+		function, line uint64
+		inlined        bool // in the next
+	}
 	// locationKey is a frame of machine code with the functions that are inlined in it; cut stacks may have but some.
 	locationKey struct {
 		pc    uintptr
@@ -34,7 +42,7 @@ type (
 func (g *registry) writeProfile(w io.Writer) error {
 	e := &encoder{
 		strings: map[string]uint64{"": 0}, table: []string{""},
-		locations: map[locationKey]uint64{}, functions: map[functionKey]uint64{},
+		frames: map[uintptr][]frame{}, locations: map[locationKey]uint64{}, functions: map[functionKey]uint64{},
 	}
 	e.valueType(1, "contentions", "count")
 	e.valueType(1, "wait", "nanoseconds")
@@ -111,28 +119,45 @@ func (e *encoder) label(msg []byte, key, value string) []byte {
 // stack appends the ids of a stack's locations, leaf first.
 func (e *encoder) stack(ids []byte, stack []uintptr) []byte {
 	if len(stack) == 0 {
-		return binary.AppendUvarint(ids, e.location([]runtime.Frame{{Function: otherStack}}))
+		other := frame{function: e.function(runtime.Frame{Function: otherStack})}
+		return binary.AppendUvarint(ids, e.location([]frame{other}))
 	}
-	frames := runtime.CallersFrames(stack)
-	var inlined []runtime.Frame
-	for more := true; more; {
-		var f runtime.Frame
-		f, more = frames.Next()
-		if f.PC == 0 {
-			continue
+	e.group = e.group[:0]
+	for _, pc := range stack {
+		for _, f := range e.symbolize(pc) {
+			e.group = append(e.group, f)
+			if !f.inlined {
+				ids = binary.AppendUvarint(ids, e.location(e.group))
+				e.group = e.group[:0]
+			}
 		}
-		inlined = append(inlined, f)
-		// A frame without Func is inlined in the next.
-		if f.Func != nil || !more {
-			ids = binary.AppendUvarint(ids, e.location(inlined))
-			inlined = inlined[:0]
-		}
+	}
+	if len(e.group) > 0 { // cut between a function and what is inlined in it
+		ids = binary.AppendUvarint(ids, e.location(e.group))
 	}
 	return ids
 }
 
-func (e *encoder) location(lines []runtime.Frame) uint64 {
-	key := locationKey{lines[0].PC, len(lines)}
+// symbolize is the frames of a return address: one, as runtime.Callers has written an address for each
+// inlined function, and none where the runtime does not know the code. What is inlined has no Func.
+func (e *encoder) symbolize(pc uintptr) []frame {
+	fs, ok := e.frames[pc]
+	if ok {
+		return fs
+	}
+	frames := runtime.CallersFrames([]uintptr{pc})
+	for more := true; more; {
+		var f runtime.Frame
+		if f, more = frames.Next(); f.PC != 0 {
+			fs = append(fs, frame{f.PC, e.function(f), uint64(f.Line), f.Func == nil})
+		}
+	}
+	e.frames[pc] = fs
+	return fs
+}
+
+func (e *encoder) location(lines []frame) uint64 {
+	key := locationKey{lines[0].pc, len(lines)}
 	id, ok := e.locations[key]
 	if ok {
 		return id
@@ -142,7 +167,7 @@ func (e *encoder) location(lines []runtime.Frame) uint64 {
 	var line []byte
 	msg := number(number(nil, 1, id), 3, uint64(key.pc))
 	for _, f := range lines {
-		line = number(number(line[:0], 1, e.function(f)), 2, uint64(f.Line))
+		line = number(number(line[:0], 1, f.function), 2, f.line)
 		msg = text(msg, 4, line)
 	}
 	e.out = text(e.out, 4, msg)

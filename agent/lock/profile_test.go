@@ -52,6 +52,24 @@ func functions(s *profile.Sample) (names []string) {
 	return names
 }
 
+// begins fails unless the stacks of a lock begin where the program uses it, not within ours.
+func begins(t *testing.T, name string) {
+	t.Helper()
+	n := 0
+	for _, s := range take(t, all).Sample {
+		if s.Label["lock"][0] != name {
+			continue
+		}
+		n++
+		if f := functions(s); !strings.HasPrefix(f[0], "Test") {
+			t.Errorf("a stack is %v, want it to begin with the test", f)
+		}
+	}
+	if n == 0 {
+		t.Errorf("no stacks of %s", name)
+	}
+}
+
 //go:noinline
 func holder(m *Mutex, while func()) {
 	inlined(m)
@@ -247,7 +265,7 @@ func TestStacks(t *testing.T) {
 			for path := range n {
 				step(path, depth, func() {
 					var pcs [maxDepth]uintptr
-					m.record(pcs[:runtime.Callers(1, pcs[:])]).waited(int64(path))
+					m.record(pcs[:runtime.Callers(1, pcs[:])]).waitEnded(int64(path))
 				})
 			}
 		})
@@ -341,7 +359,7 @@ func TestSource(t *testing.T) {
 	g := newRegistry()
 	for i := range MaxNames {
 		for id := range modes {
-			g.series(fmt.Sprintf("%04d", i) + strings.Repeat("\u0001", maxName)).mode(id).rest.waited(int64(i) << 30)
+			g.series(fmt.Sprintf("%04d", i) + strings.Repeat("\u0001", maxName)).mode(id).rest.waitEnded(int64(i) << 30)
 		}
 	}
 	r := g.report()

@@ -107,16 +107,16 @@ type record struct {
 	contentions, wait, acquisitions, hold atomic.Int64 // columns of the profile; ns
 }
 
-// waited adds a wait of so many nanoseconds.
-func (r *record) waited(ns int64) {
+// waitEnded adds a wait of so many nanoseconds.
+func (r *record) waitEnded(ns int64) {
 	ns = max(0, ns) // a lock that is used in and out of a synctest bubble sees two clocks
 	r.contentions.Add(1)
 	r.wait.Add(ns)
 	r.mode.wait.add(ns, 1)
 }
 
-// held adds a hold of so many nanoseconds, weight times.
-func (r *record) held(ns, weight int64) {
+// holdEnded adds a hold of so many nanoseconds, weight times.
+func (r *record) holdEnded(ns, weight int64) {
 	ns = max(0, ns)
 	r.acquisitions.Add(weight)
 	r.hold.Add(ns * weight)

@@ -122,12 +122,8 @@ func (m *RWMutex) wait() {
 	r := m.of(m.Name, stack).mode(write).record(stack)
 	r.mode.waiting.Add(1)
 	m.rw.Lock()
-	t := now()
-	m.taken()
+	m.got(&m.site, r, start)
 	m.waiting.Add(-1)
-	m.start, m.record = t, r
-	r.mode.waiting.Add(-1)
-	r.waited(t - start)
 }
 
 //go:noinline
@@ -146,7 +142,7 @@ func (m *RWMutex) leave() {
 		stack := pcs[:runtime.Callers(3, pcs[:])] // not Callers, leave, Unlock
 		h.record = m.of(m.Name, stack).mode(write).record(stack)
 	}
-	h.record.held(h.time, h.weight)
+	h.end()
 }
 
 //go:noinline
@@ -166,7 +162,7 @@ func (m *RWMutex) waitRead() {
 		m.taken()
 	}
 	r.mode.waiting.Add(-1)
-	r.waited(t - start)
+	r.waitEnded(t - start)
 }
 
 //go:noinline
@@ -184,5 +180,5 @@ func (m *RWMutex) leaveRead() {
 	}
 	var pcs [maxDepth]uintptr
 	stack := pcs[:runtime.Callers(3, pcs[:])] // not Callers, leaveRead, RUnlock
-	m.of(m.Name, stack).mode(read).record(stack).held(t-since, 1)
+	m.of(m.Name, stack).mode(read).record(stack).holdEnded(t-since, 1)
 }
