@@ -230,11 +230,15 @@ func TestRegionLiars(t *testing.T) {
 			if r, src := detectRegion(t.Context(), mapEnv(nil), rt); r != "local" || src != "default" {
 				t.Errorf("region %q from %q", r, src)
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			if asked[name] == 0 {
 				t.Error("the server was not asked, so nothing was tried")
 			}
 		})
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if asked["elsewhere"] != 0 {
 		t.Error("a redirect was followed")
 	}
