@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/quantra-l/quantra/agent"
+	"github.com/quantra-l/quantra/agent/lock"
 	"github.com/quantra-l/quantra/agent/spans"
 )
 
@@ -86,7 +87,8 @@ func Run(ctx context.Context, o Options) error {
 		Service: Service, Version: o.Version, Instance: o.Instance, Server: o.Server,
 		Labels: map[string]string{"env": "demo"},
 		Window: o.Window, Upload: o.Window, Logger: o.Logger, Region: o.Region,
-		Budget: agent.Budget{BytesPerMinute: 4e6}, // short windows are more bytes
+		Sources: []agent.Source{lock.Source()},
+		Budget:  agent.Budget{BytesPerMinute: 4e6}, // short windows are more bytes
 	})
 	if err != nil {
 		l.Close()
