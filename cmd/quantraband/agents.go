@@ -36,9 +36,6 @@ ends by itself, and when the server goes away: the agent then restores what it f
 	}, a.agentsList(), a.agentsLease(), a.agentsRelease())
 }
 
-// maxAnswer bounds what is read of an answer about agents.
-const maxAnswer = 512 << 20
-
 // call asks one of the routes under fleet.ReaderPath. body is sent as JSON, nil is none.
 func (q *question) call(ctx context.Context, method, path string, body, answer any) error {
 	var send io.Reader

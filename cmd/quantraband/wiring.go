@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/quantra-l/quantra/analyze/sched"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
 	"github.com/quantra-l/quantra/store"
@@ -44,7 +46,7 @@ func handler(e *engine, o upOptions, signatures *ingest.Verifier, log *slog.Logg
 	if err != nil {
 		return nil, nil, err
 	}
-	agents, err := fleet.New(fleet.Options{Verify: verifyWith(signatures), Logger: log, Registry: registry})
+	agents, err := fleet.New(fleet.Options{Verify: verifyWith(signatures), Summarize: summarize, Logger: log, Registry: registry})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,6 +81,11 @@ func verifyWith(v *ingest.Verifier) func(*http.Request, []byte) (string, error) 
 		}
 		return key, err
 	}
+}
+
+// summarize is what a reader is shown of an execution trace.
+func summarize(trace []byte) (any, error) {
+	return sched.Summarize(bytes.NewReader(trace), sched.Limits{})
 }
 
 // signing is what up --require-signed and --agent-keys ask for.
