@@ -111,7 +111,9 @@ func (s *fakeServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.URL.Path != profilesPath {
+	switch strings.TrimPrefix(r.URL.Path, "/base") {
+	case profilesPath:
+	case pollPath, resultsPath:
 		if s.poll != nil {
 			return s.poll(r, body)
 		}
@@ -125,6 +127,8 @@ func (s *fakeServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		case <-time.After(wait):
 			return answer(200, "{}", "Content-Type", "application/json"), nil
 		}
+	default:
+		return answer(404, "no such route: "+r.URL.Path), nil
 	}
 	s.mu.Lock()
 	n := s.calls
