@@ -30,6 +30,7 @@ type Shop struct {
 	catalogue []Product
 	prices    *Cache
 	ledger    Ledger
+	relay     *Relay
 }
 
 // Product is what the shop sells.
@@ -64,7 +65,7 @@ type Receipt struct {
 // NewShop opens a shop of a version.
 func NewShop(version string) *Shop {
 	words := strings.Fields("red green blue small large wool cotton steel oak glass winter summer city garden kitchen travel light heavy classic modern")
-	s := &Shop{prices: NewCache(cacheSize, version == V2)}
+	s := &Shop{prices: NewCache(cacheSize, version == V2), relay: NewRelay()}
 	for i := range catalogueSize {
 		tags := []string{words[i%len(words)], words[i*7%len(words)], words[i*13%len(words)]}
 		s.catalogue = append(s.catalogue, Product{
@@ -78,12 +79,13 @@ func NewShop(version string) *Shop {
 	return s
 }
 
-// Handler serves /checkout, /search and /report.
+// Handler serves /checkout, /search, /report and /message.
 func (s *Shop) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(endpoint("/checkout", s.checkout))
 	mux.Handle(endpoint("/search", s.search))
 	mux.Handle(endpoint("/report", s.report))
+	mux.Handle(endpoint("/message", s.relay.message))
 	return mux
 }
 
