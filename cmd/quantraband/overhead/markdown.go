@@ -85,7 +85,7 @@ func (r *Report) Reasons() string {
 	var all []string
 	for _, m := range r.Measures {
 		if m.Decides && (m.Verdict == r.Verdict) {
-			all = append(all, fmt.Sprintf("%s %s of %s: %s", m.Name, m.Added.text(m.unit()), m.unit()(m.Budget), m.Why))
+			all = append(all, fmt.Sprintf("%s %s, budget %s: %s", m.Name, m.Added.text(m.unit()), m.unit()(m.Budget), m.Why))
 		}
 	}
 	if len(all) == 0 {
