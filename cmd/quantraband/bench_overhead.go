@@ -95,7 +95,7 @@ It needs Linux. docs/benchmark.md says how it measures and what the figures mean
 	f.BoolVar(&o.peers, "peers", false, "measure pyroscope-go and cloud-profiler, too")
 	f.DurationVar(&o.cloudEvery, "cloud-every", time.Minute, "how often cloud-profiler is asked for a profile; below 20s profiles cover half of it instead of 10s")
 	f.Uint64Var(&o.seed, "seed", 1, "of the order and of the messages")
-	f.StringVar(&o.json, "json", "", "write everything to `file` as JSON")
+	f.StringVar(&o.json, "json", "", "write everything to `file` as JSON, after each trial")
 	f.StringVar(&o.html, "html", "", "write a page with charts to `file`")
 	return cmd
 }
@@ -202,10 +202,25 @@ func (a *app) overhead(ctx context.Context, o *overheadOptions) (err error) {
 			t.Check(o.rate, v != overhead.Baseline)
 			r.Trials = append(r.Trials, t)
 			bar.add(1)
+			if err := o.writeJSON(r); err != nil { // hours of trials shall not be lost with the last one
+				return err
+			}
 		}
 	}
-	r.Summarize(strconv.Itoa(judgedRate), overhead.DefaultBudget)
 	return a.overheadOut(o, r)
+}
+
+// writeJSON writes what is known so far, if it was asked for.
+func (o *overheadOptions) writeJSON(r *overhead.Report) error {
+	r.Summarize(strconv.Itoa(judgedRate), overhead.DefaultBudget)
+	if o.json == "" {
+		return nil
+	}
+	return writeFile(o.json, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	})
 }
 
 // report is the report before its trials.
@@ -233,16 +248,6 @@ func (o *overheadOptions) report() *overhead.Report {
 func (a *app) overheadOut(o *overheadOptions, r *overhead.Report) error {
 	if err := a.emit("", false, func(w io.Writer) error { return overhead.WriteMarkdown(w, r) }); err != nil {
 		return err
-	}
-	if o.json != "" {
-		err := writeFile(o.json, func(w io.Writer) error {
-			e := json.NewEncoder(w)
-			e.SetIndent("", "  ")
-			return e.Encode(r)
-		})
-		if err != nil {
-			return err
-		}
 	}
 	if o.html != "" {
 		if err := writeFile(o.html, func(w io.Writer) error { return overhead.WriteHTML(w, r) }); err != nil {

@@ -29,7 +29,7 @@ func WriteHTML(w io.Writer, r *Report) error {
 		"percent": percent, "megabytes": megabytes, "milliseconds": milliseconds, "number": number, "peak": peakText, "phrase": verdictPhrase,
 		"spread": func(s Spread, unit string) string { return s.text(units[unit]) }, "interval": func(iv Interval, unit string) string { return iv.text(units[unit]) },
 		"measure": func(m Measure) string { return m.Added.text(m.unit()) }, "limit": func(m Measure) string { return m.unit()(m.Budget) },
-		"title": func(name string) string { return Variant{Name: name}.Title() }, "signed": func(x float64) string { return signed(percent(x)) },
+		"title": func(name string) string { return Variant{Name: name}.Title() }, "relative": (*Added).relative,
 		"class": func(v Verdict) string { return strings.ReplaceAll(string(v), " ", "-") },
 	}).Parse(pageText)
 	if err != nil {

@@ -128,7 +128,7 @@ func WriteMarkdown(w io.Writer, r *Report) error {
 		cpu, rel, rss, p99, ups := "", "", "", "", ""
 		if a := row.Added; a != nil {
 			cpu, rss, p99 = a.CPU.text(percent), a.RSS.text(megabytes), a.P99.text(milliseconds)
-			rel = signed(percent(a.Relative))
+			rel = a.relative()
 			ups = fmt.Sprintf("%d (%d)", row.Uploads, row.InSpan)
 		}
 		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", row.Variant.Title(), row.CPU.text(percent), cpu, rel,
@@ -178,6 +178,13 @@ func peakText(b float64) string {
 		return "not known"
 	}
 	return megabytes(b)
+}
+
+func (a *Added) relative() string {
+	if a.CPU.N == 0 {
+		return "not known"
+	}
+	return signed(percent(a.Relative))
 }
 
 func (r Row) peak() string { return peakText(r.RSSPeak.Median) }
