@@ -114,7 +114,11 @@ func rowsChart(label string, rows []chartRow, unit func(float64) string, budget 
 	}
 	if budget > 0 {
 		d.line("budget", x(budget), 4, x(budget), bottom+4, "")
-		d.text("budgettext", x(budget), bottom+34, "middle", "budget "+unit(budget))
+		if at := x(budget); at < chartWidth-80 {
+			d.text("budgettext", at, bottom+34, "middle", "budget "+unit(budget))
+		} else { // at the edge, which would cut it
+			d.text("budgettext", chartWidth-4, bottom+34, "end", "budget "+unit(budget))
+		}
 	}
 	for i, r := range rows {
 		d.row(r, 10+rowHeight*(float64(i)+0.5), x)
