@@ -26,10 +26,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
+	"os"
 	"runtime"
 	"runtime/pprof"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -52,16 +53,21 @@ const (
 
 // Agent profiles this program until it is stopped. A nil Agent does nothing.
 //
-// Two goroutines work for it: run takes the profiles and owns everything that
-// is measured; its child, [sender.loop], owns the network. They meet in the
-// queue and in the status, each behind its own lock; no code holds both.
+// Three goroutines work for it: run takes the profiles and owns everything that
+// is measured; its children are [sender.loop], which owns uploads and the disk, and
+// [controller.loop], which asks the server for leases and tasks. They meet in the
+// queue, the status and the leases, each behind its own lock; no code holds two.
 type Agent struct {
 	cfg    config
 	src    sources
 	queue  *queue
 	status *status
 
-	sign func(req *http.Request, body []byte, now time.Time) error // nil signs nothing
+	id      *identity
+	leases  *leaser
+	control *controller
+	// rate is the samples a second that are wanted: as configured, or leased.
+	rate atomic.Int64
 
 	stopOnce sync.Once
 	stopping chan struct{}      // closed by Stop: close the window, flush
@@ -122,6 +128,14 @@ func start(ctx context.Context, o Options, src sources) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	optimizer, err := optimizerSwitch(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	id, err := loadIdentity(cfg.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("agent: Options.KeyFile: %w", err)
+	}
 	// Requests outlive ctx, so that the last window can be flushed after it ended.
 	sendCtx, abort := context.WithCancel(context.WithoutCancel(ctx))
 	a := &Agent{
@@ -132,9 +146,41 @@ func start(ctx context.Context, o Options, src sources) (*Agent, error) {
 		stopping: make(chan struct{}),
 		abort:    abort,
 		done:     make(chan struct{}),
+		id:       id,
 	}
+	a.status.identified(id.keyID())
+	a.rate.Store(int64(cfg.rate))
+	a.leases = newLeaser(runtimeKnobs(func(hz int) { a.rate.Store(int64(hz)) }, func() int { return int(a.rate.Load()) }), cfg.logger)
+	if !optimizer {
+		a.leases.forbid(envOptimizer + "=false")
+	}
+	a.control = a.newControl(optimizer)
 	go a.run(ctx, sendCtx)
 	return a, nil
+}
+
+// newControl is what asks the server for leases and tasks. Polls have connections of their own: the
+// uploads' one connection would be taken for half a minute by each.
+func (a *Agent) newControl(optimizer bool) *controller {
+	labels := map[string]string{}
+	for name := range a.cfg.labels {
+		labels[name] = a.cfg.labels.Get(name)
+	}
+	for _, name := range []string{labelService, labelVersion, labelInstance, labelRegion} {
+		delete(labels, name)
+	}
+	started := time.Now()
+	return newController(controller{
+		client: a.cfg.polls, ownClient: a.cfg.ownClient, id: a.id, leases: a.leases, tasks: doTask, log: a.cfg.logger,
+		status: func() any { return a.Status() },
+		report: func() pollRequest {
+			return pollRequest{
+				Service: a.cfg.labels.Get(labelService), Version: a.cfg.labels.Get(labelVersion), Instance: a.cfg.labels.Get(labelInstance),
+				Region: a.status.get().Region, Labels: labels, Agent: userAgent, Go: runtime.Version(), OS: runtime.GOOS + "/" + runtime.GOARCH,
+				PID: os.Getpid(), Started: started, Optimizer: optimizer,
+			}
+		},
+	})
 }
 
 func (a *Agent) inert() bool { return a == nil || a.done == nil }
@@ -185,6 +231,15 @@ func (a *Agent) Status() Status {
 	var dropped int64
 	s.Queued, s.QueuedBytes, dropped = a.queue.stats()
 	s.Dropped += dropped
+	s.Lease, s.LeaseError, _ = a.leases.state()
+	for _, src := range a.cfg.sources {
+		if src.Report != nil {
+			if s.Sources == nil {
+				s.Sources = map[string]any{}
+			}
+			s.Sources[src.Name] = src.Report()
+		}
+	}
 	return s
 }
 
@@ -195,12 +250,19 @@ func (a *Agent) run(ctx, sendCtx context.Context) {
 	// By this label the agent finds its own samples; who it starts inherits it.
 	pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels(selfLabel, "1")))
 	s := newSender(a.cfg, a.queue, a.status)
-	s.sign = a.sign
-	var sending sync.WaitGroup
-	sending.Go(func() { a.flushErr = s.loop(sendCtx) })
+	s.sign = a.id.sign
+	controlCtx, endControl := context.WithCancel(sendCtx)
+	defer endControl()
+	var children sync.WaitGroup
+	children.Go(func() {
+		s.locate(sendCtx)
+		children.Go(func() { a.control.run(controlCtx, s.base()) })
+		a.flushErr = s.loop(sendCtx)
+	})
 	a.windows(ctx, s)
+	endControl() // the settings are as they were before the last uploads
 	close(s.final)
-	sending.Wait()
+	children.Wait()
 }
 
 // windows profiles one window after the other until ctx ends or Stop is called.
@@ -233,5 +295,3 @@ func (a *Agent) windows(ctx context.Context, s *sender) {
 		length = jitter(a.cfg.window, 0.05)
 	}
 }
-
-func (a *Agent) nudge() {}

@@ -100,7 +100,7 @@ type governor struct {
 	budget Budget
 	types  Types
 	rate   int // that is asked for
-	leased int // that the server asks for; <0 is no wish
+	leased int // that is wanted now, by the options or a lease; <0 is rate
 	rungs  []rung
 	rates  bool // other rates than the runtime's can be had
 

@@ -104,6 +104,7 @@ func (c *collector) baseline() {
 
 // settings makes the runtime record what the plan wants, and no longer what it does not.
 func (c *collector) settings() {
+	c.gov.leased = int(c.a.rate.Load())
 	c.plan = c.gov.plan()
 	want := c.plan.types&Mutex != 0
 	switch {
@@ -388,7 +389,7 @@ func (c *collector) account() {
 	w := c.cost
 	if step := c.gov.observe(w, runtime.GOMAXPROCS(0)); step != "" {
 		c.a.status.step(step)
-		c.a.nudge()
+		c.a.control.nudge()
 	}
 	share, doubt := c.gov.estimate()
 	cost := Cost{

@@ -96,6 +96,8 @@ type fakeServer struct {
 	got   []upload
 	reply func(n int, r *http.Request) (*http.Response, error) // nil is 200; n counts from 0
 	calls int
+	// poll answers polls and results; nil has nothing to say, after the time it is given.
+	poll func(r *http.Request, body []byte) (*http.Response, error)
 }
 
 type upload struct {
@@ -108,6 +110,21 @@ func (s *fakeServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
+	}
+	if r.URL.Path != profilesPath {
+		if s.poll != nil {
+			return s.poll(r, body)
+		}
+		wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		case <-time.After(wait):
+			return answer(200, "{}", "Content-Type", "application/json"), nil
+		}
 	}
 	s.mu.Lock()
 	n := s.calls

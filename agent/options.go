@@ -120,6 +120,7 @@ type Options struct {
 
 const (
 	envServer  = "QUANTRA_SERVER"
+	envRegion  = "QUANTRA_REGION"
 	envSpool   = "QUANTRA_SPOOL"
 	envKey     = "QUANTRA_KEY_FILE"
 	envEnabled = "PROFILER_ENABLED"
@@ -159,7 +160,8 @@ type config struct {
 	spoolBytes int64
 	keyFile    string
 	client     *http.Client
-	ownClient  bool // the connections are ours to close
+	polls      *http.Client // for what is not an upload
+	ownClient  bool         // the connections are ours to close
 	logger     *slog.Logger
 }
 
@@ -222,8 +224,9 @@ func (o Options) resolve() (config, error) {
 	if len(errs) > 0 {
 		return config{}, errors.Join(errs...)
 	}
-	c.client, c.ownClient = client(o.HTTPClient)
-	c.locate = func(context.Context) (string, string) { return "local", "default" }
+	c.client, c.ownClient = client(o.HTTPClient, 1)
+	c.polls, _ = client(o.HTTPClient, 2) // a poll, and the result of a task beside it
+	c.locate = func(ctx context.Context) (string, string) { return detectRegion(ctx, os.Getenv, nil) }
 	return c, nil
 }
 
@@ -432,7 +435,7 @@ func defaultVersion() string {
 // client is c, or one of our own, that follows no redirect: a POST to another
 // host would hand it the profiles, and one to another path is a wrong address
 // that its owner should hear about.
-func client(c *http.Client) (hc *http.Client, own bool) {
+func client(c *http.Client, conns int) (hc *http.Client, own bool) {
 	cp := http.Client{}
 	if c != nil {
 		cp = *c
@@ -444,7 +447,7 @@ func client(c *http.Client) (hc *http.Client, own bool) {
 		} else {
 			t = &http.Transport{Proxy: http.ProxyFromEnvironment}
 		}
-		t.MaxConnsPerHost = 1
+		t.MaxConnsPerHost, t.MaxIdleConnsPerHost = conns, conns
 		cp.Transport = t
 	}
 	cp.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

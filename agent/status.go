@@ -144,6 +144,8 @@ func (s *status) failed(err error, rejected bool) {
 	}
 }
 
+func (s *status) identified(key string) { s.s.KeyID = key } // before it is shared
+
 func (s *status) located(region, source, server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -58,13 +59,19 @@ func poke(c chan struct{}) {
 	}
 }
 
+// base is the server that profiles go to, without the path.
+func (s *sender) base() *url.URL {
+	u := *s.endpoint
+	u.Path = strings.TrimSuffix(u.Path, profilesPath)
+	return &u
+}
+
 // loop uploads at its times, until final is closed and the queue is flushed
 // or given up. The error says how much was lost at the end. ctx aborts it.
 func (s *sender) loop(ctx context.Context) error {
 	if s.cfg.ownClient {
 		defer s.cfg.client.CloseIdleConnections()
 	}
-	s.locate(ctx)
 	defer s.spool.close()
 	s.spool.adopt()
 	s.status.spooled(s.spool)
@@ -104,7 +111,7 @@ func (s *sender) loop(ctx context.Context) error {
 	}
 }
 
-// locate finds out the region and with it the server.
+// locate finds out the region and with it the server. It comes before loop.
 func (s *sender) locate(ctx context.Context) {
 	region := s.cfg.region
 	source := "options"
@@ -115,8 +122,9 @@ func (s *sender) locate(ctx context.Context) {
 	if e, ok := s.cfg.endpoints[region]; ok {
 		s.endpoint = e
 	}
-	s.cfg.labels.Set(labelRegion, region)
-	s.labels = s.cfg.labels.Encode()
+	labels := maps.Clone(s.cfg.labels)
+	labels.Set(labelRegion, region)
+	s.labels = labels.Encode()
 	s.status.located(region, source, s.endpoint.Redacted())
 }
 

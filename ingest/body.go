@@ -23,10 +23,11 @@ type budget struct {
 	used  atomic.Int64
 }
 
-// hold is one request's part of a budget. One goroutine at a time.
+// hold is one request's part of a budget, and its signature, which its body must fit. One goroutine at a time.
 type hold struct {
 	*budget
-	n int64
+	n      int64
+	signed *signed // nil where it is not signed
 }
 
 // grow takes n more bytes, or says that there is no room. Who is alone may
@@ -124,6 +125,11 @@ func (in *Ingest) body(r *http.Request, h *hold, wrapped bool) ([]byte, error) {
 	b, err := h.read(r.Body, r.ContentLength, limit)
 	if err != nil {
 		return nil, err
+	}
+	if h.signed != nil {
+		if err := h.signed.finish(b); err != nil {
+			return nil, err
+		}
 	}
 	if len(b) == 0 {
 		return nil, faultf(http.StatusBadRequest, "empty", "the body is empty: send the bytes of a profile")

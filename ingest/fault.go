@@ -36,10 +36,13 @@ func busy(format string, args ...any) *fault {
 // faultOf finds the answer to err.
 func (in *Ingest) faultOf(r *http.Request, err error) *fault {
 	var f *fault
+	var sig *SignatureError
 	var tooLong *http.MaxBytesError
 	switch {
 	case errors.As(err, &f):
 		return f
+	case errors.As(err, &sig):
+		return &fault{sig.Status, sig.Code, sig.Text, sig.RetryAfter}
 	case errors.As(err, &tooLong):
 		return faultf(http.StatusRequestEntityTooLarge, "too_large", "the body is larger than %d bytes, the limit of one upload; send shorter windows", tooLong.Limit)
 	case errors.Is(err, profile.ErrTooLarge):

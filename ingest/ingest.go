@@ -51,6 +51,8 @@ type Push struct {
 	// Both belong to Append.
 	Pprof   []byte
 	Profile *profile.Profile
+	// SignedBy is the public key that signed the request, as its keyid has it; "" where it was not signed.
+	SignedBy string
 }
 
 // Options are what an Ingest needs to know. Only Append has no default.
@@ -60,6 +62,9 @@ type Options struct {
 	// Authorize refuses a request by returning an error, whose text the sender
 	// reads (403). nil allows everyone.
 	Authorize func(*http.Request) error
+	// Signatures checks signed requests (docs/format/signature.md) on all routes. nil is a [Verifier] of its own that lets in
+	// unsigned ones and any key.
+	Signatures *Verifier
 
 	// Limits bound one profile. Compressed is 16 MiB where it is 0, Decoded 256 MiB;
 	// the others have profile.Limits' defaults.
@@ -116,6 +121,9 @@ func New(o Options) (*Ingest, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Signatures == nil {
+		o.Signatures = NewVerifier(SignatureOptions{Now: o.Now})
 	}
 	in := &Ingest{
 		opt:      o,
@@ -197,6 +205,10 @@ func (in *Ingest) take(w http.ResponseWriter, r *http.Request, h *hold, receive 
 	if err != nil {
 		return Push{}, err
 	}
+	// Before the rates and the body: what a stranger sends takes nothing from a tenant, and no memory.
+	if h.signed, err = in.opt.Signatures.begin(r); err != nil {
+		return Push{}, err
+	}
 	if r.ContentLength > 0 { // else it counts when it has been read
 		if err := in.rates.take(tenant, r.ContentLength); err != nil {
 			return Push{}, err
@@ -218,6 +230,12 @@ func (in *Ingest) take(w http.ResponseWriter, r *http.Request, h *hold, receive 
 		return Push{}, err
 	}
 	p.Tenant = tenant
+	if h.signed != nil {
+		if !h.signed.finished {
+			return Push{}, errors.New("the route read a signed request's body without checking it")
+		}
+		p.SignedBy = h.signed.keyID
+	}
 	if r.ContentLength < 0 {
 		if err := in.rates.take(tenant, int64(len(p.Pprof))); err != nil {
 			return Push{}, err

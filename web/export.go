@@ -65,7 +65,7 @@ var exportFormats = map[string]exportFormat{
 
 // exportParams are all that /api/v1/export understands; each that names samples
 // may also have base_ before it.
-var exportParams = []string{"profile_type", "matchers", "from", "to", "focus", "ignore", "hide", "show", "show_from", "tag_focus", "tag_ignore"}
+var exportParams = []string{"profile_type", "matchers", "sample_matchers", "from", "to", "focus", "ignore", "hide", "show", "show_from", "tag_focus", "tag_ignore"}
 
 // export is GET /api/v1/export: a selection as a file.
 func (s *Server) export(w http.ResponseWriter, r *http.Request) {
@@ -167,7 +167,7 @@ func (s *Server) exportOf(ctx context.Context, rawQuery string) (*exported, expo
 // exportSelection is one side's parameters.
 func (s *Server) exportSelection(all url.Values, prefix string) (*v1.Selection, error) {
 	get := func(name string) string { return all.Get(prefix + name) }
-	sel := &v1.Selection{ProfileType: get("profile_type"), Matchers: get("matchers"), Range: &v1.TimeRange{}, Filter: &v1.Filter{
+	sel := &v1.Selection{ProfileType: get("profile_type"), Matchers: get("matchers"), SampleMatchers: get("sample_matchers"), Range: &v1.TimeRange{}, Filter: &v1.Filter{
 		Focus: get("focus"), Ignore: get("ignore"), Hide: get("hide"), Show: get("show"), ShowFrom: get("show_from"),
 		TagFocus: get("tag_focus"), TagIgnore: get("tag_ignore"),
 	}}
@@ -207,6 +207,9 @@ func (x *exported) describe(head, base *v1.Selection) {
 	x.title = x.typ.Name + " " + x.typ.Sample.Type
 	if head.Matchers != "" {
 		x.title += " of " + head.Matchers
+	}
+	if head.SampleMatchers != "" {
+		x.title += ", samples " + head.SampleMatchers
 	}
 	if base != nil {
 		x.title += ", compared with " + base.Matchers

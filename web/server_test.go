@@ -417,6 +417,7 @@ func TestExport(t *testing.T) {
 	}
 	for _, c := range []struct{ path, text string }{
 		{"/api/v1/export?format=pdf&profile_type=" + apiCPU, "pdf"},
+		{"/api/v1/export?format=svg&profile_type=" + apiCPU + "&sample_matchers=" + url.QueryEscape(`{trace_id=oops}`), "sample_matchers: "},
 		{"/api/v1/export?format=svg", "profile_type is empty"},
 		{path("pprof") + base, "difference"},
 		{path("svg") + "&focsu=x", "focsu"},

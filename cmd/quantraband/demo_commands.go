@@ -27,6 +27,6 @@ func (a *app) demoCommands() []*cobra.Command {
 	return []*cobra.Command{hidden(demo.ServiceCommand, demo.ServiceMain), hidden(demo.LoadCommand, demo.LoadMain)}
 }
 
-func startDemo(ctx context.Context, server string, log *slog.Logger) (*demo.Fleet, error) {
-	return demo.StartFleet(ctx, demo.FleetOptions{Server: server, Logger: log})
+func startDemo(ctx context.Context, server, region string, log *slog.Logger) (*demo.Fleet, error) {
+	return demo.StartFleet(ctx, demo.FleetOptions{Server: server, Region: region, Logger: log})
 }

@@ -108,14 +108,14 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	base := baseURL(addr)
 	if !o.noSelfProfile {
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Logger: log})
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, SpoolBytes: -1, Logger: log})
 		if err != nil {
 			return err
 		}
 		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
 	}
 	if o.demo {
-		fleet, err := startDemo(ctx, base, log)
+		fleet, err := startDemo(ctx, base, o.engine.region, log)
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}

@@ -351,8 +351,8 @@ func crowd(bool) any {
 	return s.sum()
 }
 
-// traced is what an execution trace of the shop says.
-func traced([]byte) (any, error) {
+// summed is what an execution trace of the shop says.
+func summed([]byte) (any, error) {
 	ms := func(n float64) int64 { return int64(n * 1e6) }
 	times := func(life, run, ready, most, sys float64, assist float64, blocked map[string]int64) map[string]any {
 		return map[string]any{"lifetime_ns": ms(life), "run_ns": ms(run), "runnable_ns": ms(ready), "runnable_max_ns": ms(most), "syscall_ns": ms(sys), "blocked_ns": blocked, "unknown_ns": 0, "assist_ns": ms(assist), "runs": 1800}

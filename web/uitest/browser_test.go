@@ -465,7 +465,7 @@ func TestServe(t *testing.T) {
 	}
 	st := openStore(t)
 	fill(t, st, time.Hour)
-	s := withAgents(t, st, fleet.Options{Summarize: traced})
+	s := withAgents(t, st, fleet.Options{Summarize: summed})
 	someAgents(t, s.URL)
 	grown := make(chan int, 1)
 	grown <- 0

@@ -24,7 +24,11 @@ import (
 	"runtime/pprof"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/quantra-l/quantra/agent"
+	"github.com/quantra-l/quantra/agent/spans"
 )
 
 // The versions of the service.
@@ -42,6 +46,7 @@ type Options struct {
 	Instance string // name among the instances; "" is the agent's default
 	Addr     string // where it listens; "" is a free port of 127.0.0.1
 	Server   string // where its profiles go; "" is the agent's default
+	Region   string // label of its profiles; "" is "local": a demo asks no cloud where it runs
 	// Window is the time that one profile covers. 0 is 4 s: a demo must fill its first page soon.
 	Window time.Duration
 	Logger *slog.Logger // nil is slog.Default()
@@ -64,6 +69,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.Window == 0 {
 		o.Window = 4 * time.Second
 	}
+	if o.Region == "" {
+		o.Region = "local"
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -77,14 +85,17 @@ func Run(ctx context.Context, o Options) error {
 	a, err := agent.Start(context.WithoutCancel(ctx), agent.Options{
 		Service: Service, Version: o.Version, Instance: o.Instance, Server: o.Server,
 		Labels: map[string]string{"env": "demo"},
-		Window: o.Window, Upload: o.Window, Logger: o.Logger,
+		Window: o.Window, Upload: o.Window, Logger: o.Logger, Region: o.Region,
+		Budget: agent.Budget{BytesPerMinute: 4e6}, // short windows are more bytes
 	})
 	if err != nil {
 		l.Close()
 		return fmt.Errorf("demo: %w", err)
 	}
+	// Spans go nowhere but onto the profiles.
+	traces := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans.New(spans.Options{})))
 	srv := &http.Server{
-		Handler:           NewShop(o.Version).Handler(),
+		Handler:           NewShop(o.Version, traces.Tracer("shop")).Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		IdleTimeout:       time.Minute,
@@ -107,6 +118,9 @@ func Run(ctx context.Context, o Options) error {
 	if e := srv.Shutdown(end); e != nil {
 		srv.Close()
 	}
+	if e := traces.Shutdown(end); e != nil {
+		o.Logger.Debug("the tracer has not ended", "err", e)
+	}
 	if e := a.Stop(end); e != nil {
 		o.Logger.Debug("the last profiles were not delivered", "err", e)
 	}
@@ -116,10 +130,14 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
-// endpoint serves h with its path as a label of the samples that it costs.
-func endpoint(path string, h http.HandlerFunc) (string, http.Handler) {
+// endpoint serves h, each request a span, with its path as a label of the samples that it costs.
+func (s *Shop) endpoint(path string, h http.HandlerFunc) (string, http.Handler) {
 	labels := pprof.Labels("endpoint", path)
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		pprof.Do(r.Context(), labels, func(context.Context) { h(w, r) })
+		pprof.Do(r.Context(), labels, func(ctx context.Context) {
+			ctx, span := s.tracer.Start(ctx, r.Method+" "+path, trace.WithSpanKind(trace.SpanKindServer))
+			defer span.End()
+			h(w, r.WithContext(ctx))
+		})
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // The test binary is every process of the fleet, and a parent that is killed.
@@ -126,6 +127,26 @@ func (r *receiver) share(key, function string) (part float64, samples int64) {
 	return float64(with) / float64(max(1, all)), samples
 }
 
+// checkLabels: there are traces, each of one endpoint, whose label stays beside them, and spans within them.
+func (r *receiver) checkLabels(t *testing.T, key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	endpoints, spans, operations := map[string]string{}, map[string]bool{}, map[string]bool{}
+	for _, s := range r.seen[key].Sample {
+		id, at := strings.Join(s.Label["trace_id"], " "), strings.Join(s.Label["endpoint"], " ")
+		if id == "" {
+			continue
+		}
+		if was, ok := endpoints[id]; at == "" || ok && was != at {
+			t.Errorf("trace %s is of endpoints %q and %q", id, was, at)
+		}
+		endpoints[id], spans[s.Label["span_id"][0]], operations[s.Label["operation"][0]] = at, true, true
+	}
+	if len(endpoints) < 10 || len(spans) < 10 || !operations["price order"] || !operations["GET /search"] {
+		t.Errorf("%d traces, %d spans, operations %v", len(endpoints), len(spans), operations)
+	}
+}
+
 // busy is the part of a core that one process of the version takes.
 func (r *receiver) busy(version string) float64 {
 	r.mu.Lock()
@@ -178,6 +199,7 @@ func TestFleet(t *testing.T) {
 	if s1 > 0.05 || s2 < 0.08 {
 		t.Errorf("evict has %.1f %% of v1's CPU and %.1f %% of v2's; want under 5 %% and over 8 %%", 100*s1, 100*s2)
 	}
+	r.checkLabels(t, V1+" process_cpu")
 	if part, _ := r.share(V1+" mutex", "(*Ledger).Post"); part < 0.3 {
 		t.Errorf("the ledger has %.2f of the mutex waits, want most", part)
 	}
@@ -336,7 +358,7 @@ func TestArguments(t *testing.T) {
 
 // TestShop asks each endpoint, and both caches for the same answers.
 func TestShop(t *testing.T) {
-	srv := httptest.NewServer(NewShop(V1).Handler())
+	srv := httptest.NewServer(NewShop(V1, noop.NewTracerProvider().Tracer("")).Handler())
 	defer srv.Close()
 	for kind := range 10 {
 		if err := visit(t.Context(), srv.Client(), srv.URL, kind); err != nil {

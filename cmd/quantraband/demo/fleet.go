@@ -33,6 +33,8 @@ type FleetOptions struct {
 	Args, Env []string
 	// Server is where the profiles go. "" is the agent's default.
 	Server string
+	// Region is the label of the profiles. "" is "local".
+	Region string
 	// N is the number of services: the first half is v1, the rest v2. 0 is 4; below 2 is an error.
 	N int
 	// Rate is requests a second over the whole fleet. 0 is 100; <0 sends no load.
@@ -145,6 +147,9 @@ func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
 	args := []string{ServiceCommand, "--version", version, "--instance", name}
 	if f.o.Server != "" {
 		args = append(args, "--server", f.o.Server)
+	}
+	if f.o.Region != "" {
+		args = append(args, "--region", f.o.Region)
 	}
 	if f.o.Window != 0 {
 		args = append(args, "--window", f.o.Window.String())

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // How much work a request is. Chosen so that no function dwarfs the others,
@@ -27,6 +29,7 @@ const (
 
 // Shop is the checkout service.
 type Shop struct {
+	tracer    trace.Tracer
 	catalogue []Product
 	prices    *Cache
 	ledger    Ledger
@@ -61,10 +64,10 @@ type Receipt struct {
 	Journal   int    `json:"journal_bytes"`
 }
 
-// NewShop opens a shop of a version.
-func NewShop(version string) *Shop {
+// NewShop opens a shop of a version, whose requests and their parts are spans of tracer.
+func NewShop(version string, tracer trace.Tracer) *Shop {
 	words := strings.Fields("red green blue small large wool cotton steel oak glass winter summer city garden kitchen travel light heavy classic modern")
-	s := &Shop{prices: NewCache(cacheSize, version == V2)}
+	s := &Shop{tracer: tracer, prices: NewCache(cacheSize, version == V2)}
 	for i := range catalogueSize {
 		tags := []string{words[i%len(words)], words[i*7%len(words)], words[i*13%len(words)]}
 		s.catalogue = append(s.catalogue, Product{
@@ -81,10 +84,16 @@ func NewShop(version string) *Shop {
 // Handler serves /checkout, /search and /report.
 func (s *Shop) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(endpoint("/checkout", s.checkout))
-	mux.Handle(endpoint("/search", s.search))
-	mux.Handle(endpoint("/report", s.report))
+	mux.Handle(s.endpoint("/checkout", s.checkout))
+	mux.Handle(s.endpoint("/search", s.search))
+	mux.Handle(s.endpoint("/report", s.report))
 	return mux
+}
+
+// part begins a span for a part of a request; end ends it.
+func (s *Shop) part(r *http.Request, name string) (end func()) {
+	_, span := s.tracer.Start(r.Context(), name)
+	return func() { span.End() }
 }
 
 func (s *Shop) checkout(w http.ResponseWriter, r *http.Request) {
@@ -93,9 +102,15 @@ func (s *Shop) checkout(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	end := s.part(r, "price order")
 	cents := s.priceOrder(order)
+	end()
+	end = s.part(r, "book order")
 	s.bookOrder(order, cents)
+	end()
+	end = s.part(r, "sign receipt")
 	receipt := Receipt{Order: order, Cents: cents, Signature: signReceipt(order.Customer, cents)}
+	end()
 	receipt.Journal = len(compressJournal(order))
 	writeJSON(w, receipt)
 }
@@ -235,7 +250,12 @@ func rankProducts(found []match) []match {
 }
 
 func (s *Shop) report(w http.ResponseWriter, r *http.Request) {
-	body := compressReport(s.buildReport())
+	end := s.part(r, "build report")
+	text := s.buildReport()
+	end()
+	end = s.part(r, "compress report")
+	body := compressReport(text)
+	end()
 	w.Header().Set("Content-Type", "text/csv")
 	w.Header().Set("Content-Encoding", "gzip")
 	w.Write(body) // a customer that went away is no fault of ours

@@ -4,7 +4,7 @@
 
 export interface TimeRange { fromMs?: string; toMs?: string }
 export interface Filter { focus?: string; ignore?: string; hide?: string; show?: string; showFrom?: string; tagFocus?: string; tagIgnore?: string }
-export interface Selection { profileType: string; matchers: string; range: TimeRange; filter?: Filter }
+export interface Selection { profileType: string; matchers: string; range: TimeRange; filter?: Filter; sampleMatchers?: string }
 export interface Service { name: string; profileTypes?: string[]; versions?: string[]; instances?: number; profiles?: number; firstMs?: string; lastMs?: string }
 export interface Label { name: string; value?: string }
 export interface SeriesLine { labels?: Label[]; tMs?: number[]; value?: number[]; profiles?: number[] }
@@ -113,7 +113,9 @@ export const api = {
 export function exportURL(format: string, sel: Selection, base?: Selection): string {
   const p = new URLSearchParams({ format, profile_type: sel.profileType, matchers: sel.matchers, from: sel.range.fromMs ?? "0", to: sel.range.toMs ?? "0" });
   for (const [k, v] of Object.entries(sel.filter ?? {})) if (v) p.set(k.replace(/[A-Z]/g, (c) => "_" + c.toLowerCase()), v);
+  if (sel.sampleMatchers) p.set("sample_matchers", sel.sampleMatchers);
   if (base) {
+    if (base.sampleMatchers) p.set("base_sample_matchers", base.sampleMatchers);
     p.set("base_matchers", base.matchers);
     p.set("base_from", base.range.fromMs ?? "0");
     p.set("base_to", base.range.toMs ?? "0");

@@ -162,13 +162,13 @@ export class DiffPage implements Page {
     const t = typeInfo(c.type), whole = span(p), step = niceStep(whole.toMs - whole.fromMs), from = Math.floor(whole.fromMs / step) * step;
     for (const k of ["a", "b"] as const) {
       const sel = this.selection(k), r = this.range(k), time = this.sides[k].time;
-      this.ask("series" + k, [c.type, sel.matchers, whole.from, whole.to].join("|"), force, (sig) => api.series({ ...sel, filter: undefined, range: apiRange({ fromMs: from, toMs: whole.toMs }) }, step, [], sig), (x) => time.setData(x, t, from, whole.toMs));
+      this.ask("series" + k, [c.type, sel.matchers, sel.sampleMatchers, whole.from, whole.to].join("|"), force, (sig) => api.series({ ...sel, filter: undefined, range: apiRange({ fromMs: from, toMs: whole.toMs }) }, step, [], sig), (x) => time.setData(x, t, from, whole.toMs));
       const full = !p.get("split") && !p.get(k + ".from") && !p.get(k + ".to");
       time.setBand(full ? null : { from: r.fromMs, to: r.toMs, cls: k === "a" ? "--side-a" : "--side-b" });
     }
     const a = this.selection("a"), b = this.selection("b");
     const key = (s: Span) => s.from + "," + s.to;
-    this.ask("diff", JSON.stringify([c.type, a.matchers, b.matchers, a.filter, key(this.range("a")), key(this.range("b"))]), force, (sig) => api.diff(a, b, 16384, sig), (r) => {
+    this.ask("diff", JSON.stringify([c.type, a.matchers, b.matchers, a.sampleMatchers, a.filter, key(this.range("a")), key(this.range("b"))]), force, (sig) => api.diff(a, b, 16384, sig), (r) => {
       this.res = r;
       this.drawDiff();
     });

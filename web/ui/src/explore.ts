@@ -7,7 +7,7 @@ import { Banner, filterChips, filterPick, labelFilters, menuButton, rangePick, S
 import { FlameView, type Show } from "./flame";
 import { count, packageOf, percent, shortName, sortTypes, typeInfo, value, type TypeInfo } from "./format";
 import { Layout, matcher } from "./layout";
-import { apiRange, exactly, fitDefault, go, instanceLabel, link, matchersOf, niceStep, params, parseMatchers, selection, serviceSpan, set, sidesOf, span } from "./state";
+import { apiRange, exactly, fitDefault, go, instanceLabel, link, matchersOf, niceStep, onlySamples, params, parseMatchers, selection, serviceSpan, set, sidesOf, span } from "./state";
 import { bar, Table } from "./table";
 import { Timeline } from "./timeline";
 import type { Page } from "./main";
@@ -145,7 +145,7 @@ export class ExplorePage implements Page {
     const p = params(), s = span(p), { service, type } = this.current(), labels = p.get("labels") ?? "";
     this.empty(type ? null : service);
     if (!type) return;
-    const t = typeInfo(type), sel = selection(type, service, labels, s, p), base = [type, sel.matchers, s.from, s.to].join("|"), key = base + JSON.stringify(sel.filter ?? {});
+    const t = typeInfo(type), sel = selection(type, service, labels, s, p), base = [type, sel.matchers, sel.sampleMatchers, s.from, s.to].join("|"), key = base + JSON.stringify(sel.filter ?? {});
     const step = niceStep(s.toMs - s.fromMs), from = Math.floor(s.fromMs / step) * step, by = p.get("by") ?? "";
     this.ask("series", base + by, force, (sig) => api.series({ ...sel, filter: undefined, range: apiRange({ fromMs: from, toMs: s.toMs }) }, step, by ? [by] : [], sig), (r) => this.timeline.setData(r, t, from, s.toMs));
     this.ask("labels", sel.matchers + s.from, false, (sig) => api.labelNames(matchersOf(service, ""), apiRange(s), sig), (r) => {
@@ -287,6 +287,7 @@ export class ExplorePage implements Page {
 }
 
 const mostValues = 100;
+const ids = ["trace_id", "span_id"]; // texts, whatever they look like
 
 /** labelTable is one key of the samples' labels: a click on a value keeps only its samples. */
 function labelTable(k: LabelKey, total: number, show: Show): HTMLElement {
@@ -297,7 +298,10 @@ function labelTable(k: LabelKey, total: number, show: Show): HTMLElement {
     values.slice(0, mostValues).map((x) => {
       const v = x.value ?? "", n = x.total ?? 0;
       // Samples without the key are those left when all with it go.
-      const keep = v ? { tag_focus: only(v), zoom: "" } : { tag_ignore: key + "=.*", zoom: "" };
+      // A text is looked for where samples lie, which the timeline can follow; a number is shown rounded
+      // and with its unit, which only pprof's filter knows.
+      const text = /^[a-zA-Z_][a-zA-Z0-9_]*$/.test(key) && (ids.includes(key) || !/^[-\d]/.test(v));
+      const keep: { [k: string]: string } = v && text ? { samples: onlySamples(params(), key, v), zoom: "" } : v ? { tag_focus: only(v), zoom: "" } : { tag_ignore: key + "=.*", zoom: "" };
       const drop = v ? { tag_ignore: only(v), zoom: "" } : { tag_focus: key + "=.*", zoom: "" };
       return h("div", { class: "l-row" },
         h("button", { class: "l-value" + (v ? "" : " muted"), type: "button", title: v ? `Only samples with ${key}=${v}` : `Only samples without ${key}`, onclick: () => set(keep) }, v || "without it"),

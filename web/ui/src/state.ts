@@ -144,8 +144,23 @@ export function matchersOf(service: string, labels: string): string {
   return formatMatchers(ms);
 }
 
-/** filters are pprof's, by the names pprof has for them. */
-export const filters: { param: string; field: keyof Filter; text: string; hint?: string }[] = [
+/** samplesOf is the condition on samples' own labels as the API has it. An id alone, as it is
+ * pasted from a tracing page, is that trace or span. */
+export function samplesOf(p: Params): string {
+  const s = (p.get("samples") ?? "").trim();
+  if (/^[0-9a-f]{32}$/.test(s)) return formatMatchers([{ name: "trace_id", op: "=", value: s }]);
+  if (/^[0-9a-f]{16}$/.test(s)) return formatMatchers([{ name: "span_id", op: "=", value: s }]);
+  return s;
+}
+
+/** onlySamples is the samples parameter with one more value: of a label there is one. */
+export function onlySamples(p: Params, name: string, value: string): string {
+  return formatMatchers([...parseMatchers(samplesOf(p)).filter((m) => m.name !== name), { name, op: "=", value }]);
+}
+
+/** filters are pprof's, by the names pprof has for them, and the one without a field, samples, is the store's. */
+export const filters: { param: string; field?: keyof Filter; text: string; hint?: string }[] = [
+  { param: "samples", text: "only samples of a trace, a span or labels", hint: 'a trace id, or trace_id="5f3a…"' },
   { param: "focus", field: "focus", text: "only stacks through" },
   { param: "ignore", field: "ignore", text: "no stacks through" },
   { param: "hide", field: "hide", text: "without these frames" },
@@ -168,8 +183,9 @@ export function selection(type: string, service: string, labels: string, s: Span
   const sel: Selection = { profileType: type, matchers: matchersOf(service, labels), range: apiRange(s) };
   if (p) {
     const filter: Filter = {};
-    for (const f of filters) if (p.get(f.param)) filter[f.field] = p.get(f.param)!;
+    for (const f of filters) if (f.field && p.get(f.param)) filter[f.field] = p.get(f.param)!;
     if (Object.keys(filter).length) sel.filter = filter;
+    if (samplesOf(p)) sel.sampleMatchers = samplesOf(p);
   }
   return sel;
 }
