@@ -50,6 +50,7 @@ export class LivePage implements Page {
   private history = new History();
   private suspects: Suspect[] = [];
   private flameOf = "";
+  private raf = 0;
   private notBefore = 0;
   private waitMs = everyMs;
   private failed = false;
@@ -72,7 +73,8 @@ export class LivePage implements Page {
   }
 
   destroy(): void {
-    for (const k in this.ctl) this.ctl[k].abort();
+    for (const k in this.ctl) this.ctl[k]?.abort();
+    cancelAnimationFrame(this.raf);
     for (const v of [this.tree, this.flame, this.trace]) v.destroy();
   }
 
@@ -238,19 +240,23 @@ export class LivePage implements Page {
     const want = parseInt(p.get("node") ?? "", 36) || 0;
     if (want) each(this.root, (n) => { if (n.key === want) selected = n; });
     this.tree.set(this.root, {
-      sort: this.sort(), filter, selected: selected.key,
+      key: JSON.stringify([this.sort(), [...filter], q, re]), sort: this.sort(), filter, selected: selected.key,
       grew: (n) => among(n.states, filter) - among(first.get(n.key)?.states ?? new Map(), filter),
       suspect: (n) => n.parts.some(([g]) => suspects.has(g)),
       match: test ? (n) => hit(n.func) || hit(n.creator) || n.parts.some(([g]) => g.stack.some((f) => hit(f.func))) : null,
     });
-    const flameOf = selected.key + "|" + [...filter].join();
-    if (flameOf !== this.flameOf) {
-      this.flameOf = flameOf;
-      this.flame.setData(new Layout(stacksOf(selected, filter)), { unit: "count", scale: 1, noun: "the goroutines" });
-    }
-    const found = this.flame.setSearch(test);
     this.search.set(q, re);
-    this.search.say(q ? (test ? `${(found * 100).toFixed(0)} %` : "invalid") : "", !!q && !test);
+    const flameOf = selected.key + "|" + [...filter].join();
+    cancelAnimationFrame(this.raf);
+    // The stacks of thousands take longer than the step of a key that is held: they follow when it rests.
+    this.raf = requestAnimationFrame(() => {
+      if (flameOf !== this.flameOf) {
+        this.flameOf = flameOf;
+        this.flame.setData(new Layout(stacksOf(selected, filter)), { unit: "count", scale: 1, noun: "the goroutines" });
+      }
+      const found = this.flame.setSearch(test);
+      this.search.say(q ? (test ? `${(found * 100).toFixed(0)} %` : "invalid") : "", !!q && !test);
+    });
     this.drawFacts(s);
     this.drawStates(this.root, filter);
     this.drawChosen(selected, filter);
@@ -349,7 +355,8 @@ export class LivePage implements Page {
       h("p", { class: "muted" }, "What goroutines do now is known where the Go agent runs; other senders only push profiles. An agent shows up here as soon as its program starts."),
       h("div", { class: "cards" }, agentCard(), h("section", { class: "card" }, h("h3", null, others.length ? "Services with an agent" : "Is one running?"),
         h("p", null, others.length ? "These can be looked into now." : "An agent whose server was away asks again within ten minutes. Its own log says why it does not."),
-        h("div", { class: "row wrap" }, others.length ? others.map((s) => h("a", { class: "btn", href: link("/live", { service: s }) }, s)) : "", service ? h("a", { class: "btn", href: link("/explore", { service }) }, "Its profiles") : "")))));
+        h("div", { class: "row wrap" }, others.length ? others.map((s) => h("a", { class: "btn", href: link("/live", { service: s }) }, s)) : ""),
+          service ? h("p", { class: "more" }, h("a", { href: link("/explore", { service }) }, `The profiles of ${service}`), " may have its goroutines as they were.") : ""))));
   }
 
   // ---- controls ----
@@ -366,7 +373,7 @@ export class LivePage implements Page {
       service ? h("a", { class: "btn ghost", href: link("/explore", { service, labels: instance ? `{service_instance_id=${JSON.stringify(instance)}}` : "" }) }, icon("flame"), "Profiles") : ""]);
     if (!this.bar.firstChild) this.bar.append(h("div", { class: "row left" }), this.search.el, h("div", { class: "row right" }));
     const [left, , right] = [...this.bar.children], trace = this.tracing();
-    this.search.el.classList.toggle("unseen", trace);
+    this.search.el.hidden = trace;
     rebuild(left, () => [seg<string>("View", trace ? "trace" : "now", [["now", "Goroutines now"], ["trace", "Execution trace"]], (v) => { set({ view: v === "trace" ? v : "" }); if (v !== "trace") this.load(false, true); })]);
     rebuild(right, () => trace ? [this.trace.controls(service, instance)] : [
       h("button", { class: "btn", type: "button", "aria-pressed": String(off), title: off ? "Take snapshots again" : "Keep what is shown", onclick: () => { if (off) this.goOn(); else { this.ctl.snap?.abort(); set({ refresh: "off" }, true); } } }, icon(off ? "play" : "pause"), off ? "Go on" : "Pause"),

@@ -33,12 +33,12 @@ export class TraceView {
   private drawn: unknown = null;
   private cols: Column[] = [
     { key: "count", head: "n", title: "Goroutines that began with this function", of: (g) => g.count, cell: (g) => h("span", null, g.count.toLocaleString("en")) },
-    { key: "wanted", head: "Run, ready, system calls", title: "How long they ran, were ready and no processor took them, and were in system calls; bars are relative to the largest", of: (g) => g.run_ns + g.runnable_ns + g.syscall_ns, cell: (g) => stack(wanted(g), this.most) },
+    { key: "wanted", head: "Active", title: "How long they ran, were ready and no processor took them, and were in system calls; bars are relative to the largest", of: (g) => g.run_ns + g.runnable_ns + g.syscall_ns, cell: (g) => stack(wanted(g), this.most) },
     { key: "run", head: "Run", title: "On a processor", of: (g) => g.run_ns },
     { key: "runnable", head: "Ready", title: "Ready to run, waiting for a processor: scheduler latency", of: (g) => g.runnable_ns, cell: (g) => h("span", { title: `the longest wait was ${ns(g.runnable_max_ns)}` }, ns(g.runnable_ns)) },
-    { key: "syscall", head: "System calls", title: "In system calls", of: (g) => g.syscall_ns },
+    { key: "syscall", head: "Syscall", title: "In system calls", of: (g) => g.syscall_ns },
     { key: "assist", head: "GC assist", title: "Marking for the garbage collector; it is within the others", of: (g) => g.assist_ns },
-    { key: "life", head: "Of their lives", title: "All their time in the window, with what they were blocked in", of: (g) => g.lifetime_ns, cell: (g) => stack(life(g), g.lifetime_ns) },
+    { key: "life", head: "Lifetime", title: "All their time in the window, with what they were blocked in", of: (g) => g.lifetime_ns, cell: (g) => stack(life(g), g.lifetime_ns) },
     { key: "blocked", head: "Blocked", title: "In all that they wait for", of: blockedOf },
   ];
 

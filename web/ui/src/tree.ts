@@ -17,8 +17,8 @@ export interface TreeOptions {
 /** Row is a node where it is drawn. */
 interface Row { node: Node; depth: number; open: boolean; parent: number }
 
-/** Look is how a tree is drawn. */
-export interface Look { sort: Sort; filter: Set<string>; grew: (n: Node) => number; suspect: (n: Node) => boolean; match: ((n: Node) => boolean) | null; selected: number }
+/** Look is how a tree is drawn. With the same key as before only another row may be selected. */
+export interface Look { key: string; sort: Sort; filter: Set<string>; grew: (n: Node) => number; suspect: (n: Node) => boolean; match: ((n: Node) => boolean) | null; selected: number }
 
 export class TreeView {
   readonly el: HTMLElement;
@@ -48,12 +48,13 @@ export class TreeView {
   }
 
   set(root: Node, look: Look): void {
-    const sorted = this.look?.sort !== look.sort;
+    const sorted = this.look?.sort !== look.sort, same = this.root === root && this.look?.key === look.key;
     this.root = root;
     this.look = look;
     this.most = Math.max(1, among(root.states, look.filter));
     if (sorted) this.drawHead();
-    this.arrange();
+    if (same) this.draw();
+    else this.arrange();
   }
 
   /** fold folds or unfolds all. */
