@@ -505,6 +505,55 @@ func TestContentionSkipped(t *testing.T) {
 	}
 }
 
+// TestGoroutineLeak: leaked goroutines are a profile where the runtime offers it
+// (GOEXPERIMENT=goroutineleakprofile), looked for once in ten minutes, and a gap elsewhere.
+func TestGoroutineLeak(t *testing.T) {
+	offered := pprof.Lookup("goroutineleak") != nil
+	if offered {
+		leak()
+	}
+	src := runtimeSources
+	src.rates = false
+	a := &Agent{cfg: config{types: GoroutineLeak}, queue: newQueue(1 << 20), status: newStatus(quiet()), src: src}
+	c := newCollector(a)
+	c.settings()
+	c.collect(time.Now(), time.Now())
+	if n, _, _ := a.queue.stats(); n != 0 || a.status.get().Gaps != 0 {
+		t.Errorf("looked at once: %d profiles", n)
+	}
+	look := func() (item, bool) {
+		c.leaks = c.leaks.Add(-leakEvery)
+		c.collect(time.Now(), time.Now())
+		c.collect(time.Now(), time.Now()) // not again so soon
+		return a.queue.take()
+	}
+	i, ok := look()
+	if !offered {
+		if st := a.status.get(); ok || st.Gaps != 1 || !strings.Contains(st.LastGap, "goroutineleak") {
+			t.Errorf("the runtime has no such profile: %d gaps, %q", st.Gaps, st.LastGap)
+		}
+		return
+	}
+	for ; ok; i, ok = look() { // until the goroutine has come to where it leaks
+		p, err := profile.ParseData(i.body)
+		if err != nil || i.name != "goroutineleak" || p.SampleType[0].Type != "goroutineleak" {
+			t.Fatalf("%s: %v, %v", i.name, p, err)
+		}
+		if sum(p, 0) > 0 {
+			return
+		}
+	}
+	t.Error("no profile")
+}
+
+// leak leaves a goroutine that nobody can wake.
+//
+//go:noinline
+func leak() {
+	c := make(chan int)
+	go func() { c <- 1 }()
+}
+
 // TestRuntimeProfileIsSent: the figures go with each window, the agent's cost among them.
 func TestRuntimeProfileIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -49,14 +49,6 @@ const (
 	maxResult     = 64 << 20
 )
 
-// settings are what is in force, as a poll tells it.
-type settings struct {
-	GOGC  int   `json:"gogc"`       // percent, -1 is off
-	Limit int64 `json:"gomemlimit"` // bytes, 2^63-1 is none
-	Procs int   `json:"gomaxprocs"`
-	Rate  int   `json:"cpu_rate"` // samples a second, 0 is none
-}
-
 // pollRequest is what the agent says of itself (docs/format/agents.md).
 type pollRequest struct {
 	Service   string            `json:"service"`

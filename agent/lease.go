@@ -166,6 +166,14 @@ func (v vitals) effectiveGOGC(gogc int, limit int64) float64 {
 	return min(effective, 100*growth/float64(max(1, v.heapLive+v.roots)))
 }
 
+// settings are what is in force, as a poll tells it.
+type settings struct {
+	GOGC  int   `json:"gogc"`       // percent, -1 is off
+	Limit int64 `json:"gomemlimit"` // bytes, 2^63-1 is none
+	Procs int   `json:"gomaxprocs"`
+	Rate  int   `json:"cpu_rate"` // samples a second, 0 is none
+}
+
 // lease is a wish of the server's: settings, and how long they hold. nil is left alone.
 type lease struct {
 	ID    string

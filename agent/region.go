@@ -177,7 +177,7 @@ func askAzure(ctx context.Context, _ func(string) string, rt http.RoundTripper) 
 func metadataOf(ctx context.Context, rt http.RoundTripper, method, url, key, value string) (string, http.Header, error) {
 	text, header, err := metadata(ctx, rt, method, url, key, value)
 	if err == nil && header.Get("Metadata-Flavor") != "" {
-		return "", nil, errors.New("Google's server answered")
+		return "", nil, errors.New("it is Google's server that answered")
 	}
 	return text, header, err
 }

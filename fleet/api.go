@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -36,7 +35,7 @@ func (f *Fleet) Handler() http.Handler {
 		answer, err := func() (any, error) {
 			route, ok := routes[strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, ReaderPath), "/")]
 			if !ok {
-				return nil, fmt.Errorf("there is nothing at %.100s; docs/api.md lists what there is: %w", r.URL.Path, ErrNotFound)
+				return nil, errorf(ErrNotFound, "there is nothing at %.100s; docs/api.md lists what there is", r.URL.Path)
 			}
 			if r.Method != route.method {
 				w.Header().Set("Allow", route.method)
@@ -70,14 +69,14 @@ func (f *Fleet) Handler() http.Handler {
 func onlyParams(r *http.Request, known []string) error {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return fmt.Errorf("the query cannot be read: %v: %w", err, ErrInvalid)
+		return errorf(ErrInvalid, "the query cannot be read: %v", err)
 	}
 	for name, values := range q {
 		if !slices.Contains(known, name) {
-			return fmt.Errorf("parameter %.40q is not understood here: %w", name, ErrInvalid)
+			return errorf(ErrInvalid, "parameter %.40q is not understood here", name)
 		}
 		if len(values) > 1 {
-			return fmt.Errorf("parameter %s is given %d times: %w", name, len(values), ErrInvalid)
+			return errorf(ErrInvalid, "parameter %s is given %d times", name, len(values))
 		}
 	}
 	return nil
@@ -125,7 +124,7 @@ func (f *Fleet) body(w http.ResponseWriter, r *http.Request, v any) error {
 		return err
 	}
 	if err := decodeJSON(b, v, true); err != nil {
-		return fmt.Errorf("the body is not the JSON it must be: %v: %w", err, ErrInvalid)
+		return errorf(ErrInvalid, "the body is not the JSON it must be: %v", err)
 	}
 	return nil
 }
@@ -141,7 +140,7 @@ func (f *Fleet) askLease(w http.ResponseWriter, r *http.Request, tenant string) 
 	}
 	ttl, err := time.ParseDuration(q.For)
 	if err != nil {
-		return nil, fmt.Errorf("for %.40q: it must be a time as 10m, from 1s to 24h: %w", q.For, ErrInvalid)
+		return nil, errorf(ErrInvalid, "for %.40q: it must be a time as 10m, from 1s to 24h", q.For)
 	}
 	l, err := f.Lease(r.Context(), Target{tenant, q.Service, q.Instance}, q.Settings, ttl)
 	if err != nil {
@@ -161,7 +160,7 @@ func (f *Fleet) askRelease(w http.ResponseWriter, r *http.Request, tenant string
 func (f *Fleet) askGoroutines(_ http.ResponseWriter, r *http.Request, tenant string) (any, error) {
 	full, err := strconv.ParseBool(cmp.Or(r.FormValue("full"), "false"))
 	if err != nil {
-		return nil, fmt.Errorf("full=%.40q: it must be true or false: %w", r.FormValue("full"), ErrInvalid)
+		return nil, errorf(ErrInvalid, "full=%.40q: it must be true or false", r.FormValue("full"))
 	}
 	return f.Goroutines(r.Context(), Target{tenant, r.FormValue("service"), r.FormValue("instance")}, full)
 }
@@ -169,7 +168,7 @@ func (f *Fleet) askGoroutines(_ http.ResponseWriter, r *http.Request, tenant str
 func (f *Fleet) askTrace(w http.ResponseWriter, r *http.Request, tenant string) (any, error) {
 	seconds, err := strconv.Atoi(cmp.Or(r.FormValue("seconds"), "5"))
 	if err != nil {
-		return nil, fmt.Errorf("seconds=%.40q: it must be a number, 1 to %d: %w", r.FormValue("seconds"), maxSeconds, ErrInvalid)
+		return nil, errorf(ErrInvalid, "seconds=%.40q: it must be a number, 1 to %d", r.FormValue("seconds"), maxSeconds)
 	}
 	raw := false
 	switch format := r.FormValue("format"); format {
@@ -180,7 +179,7 @@ func (f *Fleet) askTrace(w http.ResponseWriter, r *http.Request, tenant string) 
 			return nil, refusal(http.StatusNotImplemented, "unimplemented", "this server cannot summarize traces yet: ask with format=raw, and read it with `go tool trace`")
 		}
 	default:
-		return nil, fmt.Errorf("format=%.40q: it must be summary or raw: %w", format, ErrInvalid)
+		return nil, errorf(ErrInvalid, "format=%.40q: it must be summary or raw", format)
 	}
 	b, err := f.Trace(r.Context(), Target{tenant, r.FormValue("service"), r.FormValue("instance")}, seconds)
 	if err != nil {
@@ -189,7 +188,7 @@ func (f *Fleet) askTrace(w http.ResponseWriter, r *http.Request, tenant string) 
 	if !raw {
 		s, err := f.opt.Summarize(b)
 		if err != nil {
-			return nil, fmt.Errorf("the trace cannot be summarized: %w: %w; format=raw is the trace itself", err, ErrFailed)
+			return nil, errorf(ErrFailed, "the trace cannot be summarized: %w; format=raw is the trace itself", err)
 		}
 		return s, nil
 	}

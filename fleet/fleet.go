@@ -231,7 +231,7 @@ func (f *Fleet) isClosed() bool {
 }
 
 // errClosed is what is said once Close was called.
-var errClosed = fmt.Errorf("the server is stopping: %w", ErrUnavailable)
+var errClosed = errorf(ErrUnavailable, "the server is stopping")
 
 // Agents are those of a tenant, by service and instance; of one service where it is not "".
 func (f *Fleet) Agents(tenant, service string) []Agent {
@@ -268,7 +268,7 @@ func (f *Fleet) online(a *agent, now time.Time) bool {
 // find is the agent that t names. Without an instance it is one that waits for work, else the one heard of last.
 func (f *Fleet) find(t Target, now time.Time) (*agent, error) {
 	if t.Service == "" {
-		return nil, fmt.Errorf("no service is named: %w", ErrInvalid)
+		return nil, errorf(ErrInvalid, "no service is named")
 	}
 	t.Tenant = cmp.Or(t.Tenant, DefaultTenant)
 	f.sweep(now)
@@ -276,7 +276,7 @@ func (f *Fleet) find(t Target, now time.Time) (*agent, error) {
 		if a := f.agents[key{t.Tenant, t.Service, t.Instance}]; a != nil {
 			return a, nil
 		}
-		return nil, fmt.Errorf("there is no agent of service %.200q with instance %.200q: %w", t.Service, t.Instance, ErrNotFound)
+		return nil, errorf(ErrNotFound, "there is no agent of service %.200q with instance %.200q", t.Service, t.Instance)
 	}
 	var best *agent
 	for _, a := range f.agents {
@@ -285,7 +285,7 @@ func (f *Fleet) find(t Target, now time.Time) (*agent, error) {
 		}
 	}
 	if best == nil {
-		return nil, fmt.Errorf("there is no agent of service %.200q: %w", t.Service, ErrNotFound)
+		return nil, errorf(ErrNotFound, "there is no agent of service %.200q", t.Service)
 	}
 	return best, nil
 }
@@ -321,7 +321,7 @@ func (f *Fleet) sweep(now time.Time) {
 }
 
 func (f *Fleet) forget(a *agent) {
-	f.dropTasks(a, fmt.Errorf("the agent went away: %w", ErrUnavailable))
+	f.dropTasks(a, errorf(ErrUnavailable, "the agent went away"))
 	if a.granted != nil {
 		f.metrics.leases.WithLabelValues("forgotten").Inc()
 	}
@@ -341,7 +341,7 @@ func (f *Fleet) room(now time.Time) error {
 		}
 	}
 	if oldest == nil {
-		return fmt.Errorf("the server knows %d agents already, and may know no more: %w", len(f.agents), ErrOverloaded)
+		return errorf(ErrOverloaded, "the server knows %d agents already, and may know no more", len(f.agents))
 	}
 	f.forget(oldest)
 	return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"fmt"
 	"math"
 	"time"
 )
@@ -30,15 +29,15 @@ const (
 func (s Settings) check() error {
 	switch {
 	case s == Settings{}:
-		return fmt.Errorf("no setting is given: name gogc, gomemlimit, gomaxprocs or cpu_rate: %w", ErrInvalid)
+		return errorf(ErrInvalid, "no setting is given: name gogc, gomemlimit, gomaxprocs or cpu_rate")
 	case s.GOGC != nil && *s.GOGC != -1 && *s.GOGC < minGOGC:
-		return fmt.Errorf("gogc %d: it must be %d or more, or -1 for off: %w", *s.GOGC, minGOGC, ErrInvalid)
+		return errorf(ErrInvalid, "gogc %d: it must be %d or more, or -1 for off", *s.GOGC, minGOGC)
 	case s.MemoryLimit != nil && *s.MemoryLimit < minMemoryLimit:
-		return fmt.Errorf("gomemlimit %d: it must be at least %d bytes (4 MiB): %w", *s.MemoryLimit, int64(minMemoryLimit), ErrInvalid)
+		return errorf(ErrInvalid, "gomemlimit %d: it must be at least %d bytes (4 MiB)", *s.MemoryLimit, int64(minMemoryLimit))
 	case s.MaxProcs != nil && (*s.MaxProcs < 1 || *s.MaxProcs > maxProcs):
-		return fmt.Errorf("gomaxprocs %d: it must be 1 to %d: %w", *s.MaxProcs, maxProcs, ErrInvalid)
+		return errorf(ErrInvalid, "gomaxprocs %d: it must be 1 to %d", *s.MaxProcs, maxProcs)
 	case s.CPURate != nil && *s.CPURate != 0 && *s.CPURate != 50 && *s.CPURate != 100 && *s.CPURate != 200:
-		return fmt.Errorf("cpu_rate %d: it must be 50, 100 or 200, or 0 for none: %w", *s.CPURate, ErrInvalid)
+		return errorf(ErrInvalid, "cpu_rate %d: it must be 50, 100 or 200, or 0 for none", *s.CPURate)
 	}
 	return nil
 }
@@ -50,7 +49,7 @@ func (s Settings) checkFor(r *Report) error {
 		limit = r.Settings.MemoryLimit
 	}
 	if s.GOGC != nil && *s.GOGC == -1 && (limit == nil || *limit == math.MaxInt64) {
-		return fmt.Errorf("gogc -1 turns the collector off and the program has no memory limit: give a gomemlimit with it, or it grows until it is killed: %w", ErrInvalid)
+		return errorf(ErrInvalid, "gogc -1 turns the collector off and the program has no memory limit: give a gomemlimit with it, or it grows until it is killed")
 	}
 	return nil
 }
@@ -207,15 +206,15 @@ func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Durati
 		return Lease{}, err
 	}
 	if ttl < minLease || ttl > maxLease {
-		return Lease{}, fmt.Errorf("a lease for %v: it must be %v to %v: %w", ttl, minLease, maxLease, ErrInvalid)
+		return Lease{}, errorf(ErrInvalid, "a lease for %v: it must be %v to %v", ttl, minLease, maxLease)
 	}
 	if t.Instance == "" {
-		return Lease{}, fmt.Errorf("a lease needs an instance: %w", ErrInvalid)
+		return Lease{}, errorf(ErrInvalid, "a lease needs an instance")
 	}
 	g := &grant{id: rand.Text(), settings: s.clone()}
 	may := func(a *agent, now time.Time) error {
 		if !a.report.Optimizer {
-			return fmt.Errorf("%s: %w", refusesAll, ErrRefused)
+			return errorf(ErrRefused, "%s", refusesAll)
 		}
 		if !f.online(a, now) {
 			return a.gone(now)
@@ -250,7 +249,7 @@ func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Durati
 // Release ends an agent's lease before its time. That there is none is no error.
 func (f *Fleet) Release(ctx context.Context, t Target) error {
 	if t.Instance == "" {
-		return fmt.Errorf("a release needs an instance: %w", ErrInvalid)
+		return errorf(ErrInvalid, "a release needs an instance")
 	}
 	id := ""
 	if err := f.look(t, func(a *agent, now time.Time) error {
@@ -296,7 +295,7 @@ func (f *Fleet) record(ctx context.Context, e Event) error {
 	}
 	e.Time, e.Tenant = time.Now().UTC(), cmp.Or(e.Tenant, DefaultTenant)
 	if err := f.opt.Record(ctx, e); err != nil {
-		return fmt.Errorf("it could not be recorded and was not done: %w: %w", err, ErrUnavailable)
+		return errorf(ErrUnavailable, "it could not be recorded and was not done: %w", err)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -81,7 +80,7 @@ func (f *Fleet) read(w http.ResponseWriter, r *http.Request, limit int64, take f
 	case f.reading <- struct{}{}:
 		defer func() { <-f.reading }()
 	default:
-		return nil, "", fmt.Errorf("%d requests are being read already: %w", cap(f.reading), ErrOverloaded)
+		return nil, "", errorf(ErrOverloaded, "%d requests are being read already", cap(f.reading))
 	}
 	if r.ContentLength > limit {
 		return nil, "", &http.MaxBytesError{Limit: limit}
@@ -184,8 +183,8 @@ func (f *Fleet) begin(tenant string, r Report, keyID string) (*agent, *poll, err
 	k := key{tenant, r.Service, r.Instance}
 	a := f.agents[k]
 	if a != nil && !a.limit.AllowN(now, 1) {
-		return nil, nil, fmt.Errorf("this agent asks more than %d times and once a second; perhaps two processes have the service %.100q and the instance %.100q: %w",
-			pollBurst, r.Service, r.Instance, ErrOverloaded)
+		return nil, nil, errorf(ErrOverloaded, "this agent asks more than %d times and once a second; perhaps two processes have the service %.100q and the instance %.100q",
+			pollBurst, r.Service, r.Instance)
 	}
 	held := int64(0)
 	if a != nil {
@@ -195,7 +194,7 @@ func (f *Fleet) begin(tenant string, r Report, keyID string) (*agent, *poll, err
 	if f.bytes-held+size > f.opt.MaxBytes {
 		r.Status = nil
 		if size = r.size(); f.bytes-held+size > f.opt.MaxBytes {
-			return nil, nil, fmt.Errorf("agents have told of themselves as much as may be kept, %d bytes: %w", f.opt.MaxBytes, ErrOverloaded)
+			return nil, nil, errorf(ErrOverloaded, "agents have told of themselves as much as may be kept, %d bytes", f.opt.MaxBytes)
 		}
 		f.metrics.unkept.Inc()
 	}
@@ -223,7 +222,7 @@ func (f *Fleet) begin(tenant string, r Report, keyID string) (*agent, *poll, err
 func (f *Fleet) restarted(a *agent) {
 	a.sent = sent{}
 	for _, t := range a.handed {
-		f.finish(t, result{err: fmt.Errorf("the agent was started anew: %w", ErrUnavailable)})
+		f.finish(t, result{err: errorf(ErrUnavailable, "the agent was started anew")})
 	}
 }
 
@@ -249,8 +248,8 @@ func (a *agent) wake() {
 
 // gone is the error of an agent that is not there.
 func (a *agent) gone(now time.Time) error {
-	return fmt.Errorf("the agent of service %.200q with instance %.200q was heard of last %v ago: %w",
-		a.service, a.instance, now.Sub(a.seen).Round(time.Second), ErrUnavailable)
+	return errorf(ErrUnavailable, "the agent of service %.200q with instance %.200q was heard of last %v ago",
+		a.service, a.instance, now.Sub(a.seen).Round(time.Second))
 }
 
 // await waits until there is something to say, or wait is over.

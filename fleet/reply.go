@@ -126,3 +126,15 @@ func tenantOf(r *http.Request) (string, error) {
 	}
 	return cmp.Or(t, DefaultTenant), nil
 }
+
+// worded is an error with a word to branch on, which its text does not repeat.
+type worded struct {
+	error
+	word error
+}
+
+func (w *worded) Unwrap() []error { return []error{w.error, w.word} }
+
+func errorf(word error, format string, args ...any) error {
+	return &worded{fmt.Errorf(format, args...), word}
+}

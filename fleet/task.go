@@ -78,7 +78,7 @@ func (f *Fleet) Goroutines(ctx context.Context, t Target, full bool) (json.RawMe
 // Trace is an execution trace of an agent's program, as runtime/trace writes it, over so many seconds (1 to 30) from now on.
 func (f *Fleet) Trace(ctx context.Context, t Target, seconds int) ([]byte, error) {
 	if seconds < 1 || seconds > maxSeconds {
-		return nil, fmt.Errorf("a trace of %d seconds: it must be 1 to %d: %w", seconds, maxSeconds, ErrInvalid)
+		return nil, errorf(ErrInvalid, "a trace of %d seconds: it must be 1 to %d", seconds, maxSeconds)
 	}
 	return f.run(ctx, t, task{kind: kindTrace, seconds: seconds})
 }
@@ -118,7 +118,7 @@ func (f *Fleet) run(ctx context.Context, target Target, work task) ([]byte, erro
 	select {
 	case res = <-t.done:
 	case <-timer.C:
-		res.err = fmt.Errorf("the agent of service %.200q with instance %.200q did not answer within %v: %w", target.Service, target.Instance, timeout, ErrTimeout)
+		res.err = errorf(ErrTimeout, "the agent of service %.200q with instance %.200q did not answer within %v", target.Service, target.Instance, timeout)
 	case <-ctx.Done():
 		res.err = ctx.Err()
 	case <-f.closed:
@@ -148,11 +148,11 @@ func (f *Fleet) mayQueue(t *task, a *agent, now time.Time) error {
 	case !f.online(a, now):
 		return a.gone(now)
 	case len(a.queue)+len(a.handed) >= maxAgentTasks:
-		return fmt.Errorf("the agent has %d tasks already: %w", maxAgentTasks, ErrOverloaded)
+		return errorf(ErrOverloaded, "the agent has %d tasks already", maxAgentTasks)
 	case len(f.tasks) >= f.opt.MaxTasks:
-		return fmt.Errorf("%d tasks are waited for already: %w", f.opt.MaxTasks, ErrOverloaded)
+		return errorf(ErrOverloaded, "%d tasks are waited for already", f.opt.MaxTasks)
 	case t.kind == kindTrace && f.traces >= f.opt.MaxTraces:
-		return fmt.Errorf("%d traces are being taken already: %w", f.opt.MaxTraces, ErrOverloaded)
+		return errorf(ErrOverloaded, "%d traces are being taken already", f.opt.MaxTraces)
 	}
 	return nil
 }
@@ -216,7 +216,7 @@ func (f *Fleet) holder(held *int64) func(n int64) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if f.resultBytes+n > f.opt.ResultBytes {
-			return fmt.Errorf("results hold %d bytes already, and may hold %d: %w", f.resultBytes, f.opt.ResultBytes, ErrOverloaded)
+			return errorf(ErrOverloaded, "results hold %d bytes already, and may hold %d", f.resultBytes, f.opt.ResultBytes)
 		}
 		f.resultBytes += n
 		*held += n
@@ -286,7 +286,7 @@ func (t *task) judge(kind string, body []byte) (result, error) {
 	switch {
 	case kind == "text/plain":
 		text := body[:min(len(body), maxWhy)]
-		return result{err: fmt.Errorf("the agent could not do it: %q: %w", bytes.ToValidUTF8(text, []byte("?")), ErrFailed)}, nil
+		return result{err: errorf(ErrFailed, "the agent could not do it: %q", bytes.ToValidUTF8(text, []byte("?")))}, nil
 	case kind == "application/json" && t.kind == kindGoroutines:
 		if json.Valid(body) && bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
 			return result{body: body}, nil
@@ -301,5 +301,5 @@ func (t *task) judge(kind string, body []byte) (result, error) {
 		why = fmt.Sprintf("it is %.40q, which is no answer to this task", kind)
 	}
 	ref := refusal(http.StatusUnprocessableEntity, "result", "the result of a task %s was not understood: %s", t.kind, why)
-	return result{err: fmt.Errorf("the agent's answer was not understood: %s: %w", why, ErrFailed)}, ref
+	return result{err: errorf(ErrFailed, "the agent's answer was not understood: %s", why)}, ref
 }

@@ -31,6 +31,9 @@ type Options struct {
 	// Healthy says why the process should be started anew, Ready why it should
 	// be asked nothing now. nil is never.
 	Healthy, Ready func() error
+	// Routes are further answers, by pattern of [http.ServeMux], each under /api/. They are guarded as questions are: by Hosts,
+	// against other origins, by Authorize. Turns and time (MaxConcurrent, Timeout) are their own affair.
+	Routes map[string]http.Handler
 	// Hosts are the names, without port, under which the server may be asked,
 	// beside localhost and every IP address; "*" is any. A name that is not here
 	// is refused, or any web page could ask us through a name of its own that
@@ -97,6 +100,9 @@ func New(o Options) (*Server, error) {
 		withFastGzip())
 	s.mux.Handle(path, s.guarded(rpc))
 	s.mux.Handle("/api/v1/export", s.guarded(http.HandlerFunc(s.export)))
+	if err := s.addRoutes(); err != nil {
+		return nil, err
+	}
 	s.mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		replyError(w, http.StatusNotFound, connect.CodeNotFound, fmt.Sprintf("there is nothing at %s; docs/api.md lists what there is", r.URL.Path))
 	})
@@ -109,6 +115,26 @@ func New(o Options) (*Server, error) {
 	}
 	s.mux.Handle("/", s.files)
 	return s, nil
+}
+
+// addRoutes registers Options.Routes.
+func (s *Server) addRoutes() (err error) {
+	defer func() {
+		if r := recover(); r != nil { // ServeMux panics on a pattern that is none, or is there twice
+			err = fmt.Errorf("web: Options.Routes: %v", r)
+		}
+	}()
+	for pattern, h := range s.opt.Routes {
+		_, path, ok := strings.Cut(pattern, " ")
+		if !ok {
+			path = pattern
+		}
+		if !strings.HasPrefix(strings.TrimSpace(path), "/api/") || h == nil {
+			return fmt.Errorf("web: Options.Routes: %q: it must be a path under /api/, with a handler", pattern)
+		}
+		s.mux.Handle(pattern, s.guarded(h))
+	}
+	return nil
 }
 
 // ServeHTTP is what every answer has in common: headers that tell a browser to

@@ -596,3 +596,57 @@ func benchServer(b *testing.B, paths int) *Server {
 	}
 	return s
 }
+
+// TestRoutes: what others answer here is guarded as questions are.
+func TestRoutes(t *testing.T) {
+	asked := 0
+	srv := apiServer(t, func(o *Options) {
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked++; io.WriteString(w, "mine "+r.URL.Path) })
+		o.Routes = map[string]http.Handler{"/api/v1/agents": h, "/api/v1/agents/": h}
+		o.Authorize = func(r *http.Request) error {
+			if r.Header.Get("X-User") == "mallory" {
+				return errors.New("not you")
+			}
+			return nil
+		}
+	})
+	for _, c := range []struct {
+		header []string
+		status int
+	}{
+		{nil, 200},
+		{[]string{"X-User", "mallory"}, 403},
+		{[]string{"Host", "evil.example"}, 421},
+		{[]string{"X-Scope-OrgID", "a b"}, 400},
+	} {
+		before := asked
+		res, body := apiGet(t, srv, "/api/v1/agents/x", c.header...)
+		if res.StatusCode != c.status || (asked > before) != (c.status == 200) {
+			t.Errorf("%v: %d %s", c.header, res.StatusCode, body)
+		}
+		if res.Header.Get("Content-Security-Policy") == "" || c.status == 200 && string(body) != "mine /api/v1/agents/x" {
+			t.Errorf("%v: %v %s", c.header, res.Header, body)
+		}
+	}
+	req, err := http.NewRequest("POST", srv.URL+"/api/v1/agents", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Sec-Fetch-Site", "cross-site")
+	before := asked
+	res, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Body.Close(); res.StatusCode != 403 || asked != before {
+		t.Errorf("of another origin: %d", res.StatusCode)
+	}
+	if res, body := apiGet(t, srv, "/api/v1/other"); res.StatusCode != 404 {
+		t.Errorf("beside them: %d %s", res.StatusCode, body)
+	}
+	for pattern, h := range map[string]http.Handler{"/x": http.NotFoundHandler(), "/": http.NotFoundHandler(), "/api/x": nil, "GET /x": http.NotFoundHandler(), "/api/v1/export": http.NotFoundHandler(), "/api/{": http.NotFoundHandler()} {
+		if _, err := New(Options{Store: failing{}, Routes: map[string]http.Handler{pattern: h}}); err == nil || !strings.Contains(err.Error(), "Options.Routes") {
+			t.Errorf("%s: %v", pattern, err)
+		}
+	}
+}

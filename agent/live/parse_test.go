@@ -253,7 +253,7 @@ func TestCutAnywhere(t *testing.T) {
 // TestLimits: past each bound the rest is summed, and the snapshot says so.
 func TestLimits(t *testing.T) {
 	b := dumpFile(t, "go1.26-minutes.txt")
-	for name, lim := range map[string]Limits{"groups": {Groups: 3}, "one": {Groups: 1}, "frames": {Frames: 1}, "links": {Goroutines: 5}, "bytes": {Bytes: 9000}} {
+	for name, lim := range map[string]Limits{"groups": {Groups: 3}, "sorted": {Groups: 10}, "one": {Groups: 1}, "frames": {Frames: 1}, "links": {Goroutines: 5}, "bytes": {Bytes: 9000}} {
 		s, err := ParseDump(bytes.NewReader(b), lim)
 		if err != nil {
 			t.Fatal(err)

@@ -60,9 +60,9 @@ const (
 )
 
 const (
-	defaultMaxSpans     = 16384 // about 10 MB of ours, where all of them live
+	defaultMaxSpans     = 16384 // 8 MB, where all of them live
 	defaultMaxOperation = 128
-	defaultMaxPerSecond = 1000 // at 7 to 10 µs each, see BenchmarkSpan
+	defaultMaxPerSecond = 500 // at 10 µs each, about, see BenchmarkSpan
 )
 
 // Options say which spans get labels, and which labels. The zero value is all of them.
@@ -81,12 +81,12 @@ type Options struct {
 	MaxOperation int
 	// MaxSpans is how many spans can live at once. Past it the oldest
 	// is forgotten, as if it had ended elsewhere, so that spans that never end
-	// cost bounded memory, about 600 bytes each. 0 and below are 16,384.
+	// cost bounded memory, about 500 bytes each. 0 and below are 16,384.
 	MaxSpans int
 	// MaxPerSecond is how many spans get labels in a second; the rest count for the span around
-	// them. It bounds what this costs to about 1 % of a core. When it runs short, spans with a parent in this
+	// them. It bounds what this costs to about 0.5 % of a core. When it runs short, spans with a parent in this
 	// process are left out first: they may take the first half of a second's share,
-	// local roots all of it. 0 is 1,000, less than 0 is no limit.
+	// local roots all of it. 0 is 500, less than 0 is no limit.
 	MaxPerSecond int
 	// NoAttribute leaves [AttributeProfile] away.
 	NoAttribute bool

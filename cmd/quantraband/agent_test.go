@@ -50,7 +50,7 @@ func TestOutageLeavesNoHole(t *testing.T) {
 	data, spool := t.TempDir(), t.TempDir()
 	s := mustStart(t, "--data", data, "--listen", addr, "--no-self-profile")
 	fleet, err := demo.StartFleet(t.Context(), demo.FleetOptions{
-		Exe: exe, Env: []string{"QUANTRA_SPOOL=" + spool}, Server: s.base, N: 2, Window: window,
+		Exe: exe, Spool: spool, Server: s.base, N: 2, Window: window,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {

@@ -27,6 +27,11 @@ func (a *app) demoCommands() []*cobra.Command {
 	return []*cobra.Command{hidden(demo.ServiceCommand, demo.ServiceMain), hidden(demo.LoadCommand, demo.LoadMain)}
 }
 
-func startDemo(ctx context.Context, server, region string, log *slog.Logger) (*demo.Fleet, error) {
-	return demo.StartFleet(ctx, demo.FleetOptions{Server: server, Region: region, Logger: log})
+// startDemo starts the fleet. Its agents sign with the key in keyFile; "" is without.
+func startDemo(ctx context.Context, server, region, keyFile string, log *slog.Logger) (*demo.Fleet, error) {
+	o := demo.FleetOptions{Server: server, Region: region, Logger: log}
+	if keyFile != "" {
+		o.Env = append(o.Env, keyFileEnv+"="+keyFile)
+	}
+	return demo.StartFleet(ctx, o)
 }

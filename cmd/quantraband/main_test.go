@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 			"one-line":     scriptOneLine,
 			"lists":        scriptLists,
 			"server":       scriptServer, "take-port": scriptTakePort, "post": scriptPost,
+			"agent": scriptAgent, "leased": scriptLeased,
 		},
 	})
 }

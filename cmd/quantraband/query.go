@@ -40,15 +40,12 @@ type question struct {
 	asJSON bool
 }
 
-// flags adds what every query has.
-func (q *question) flags(cmd *cobra.Command) {
+// serverFlags adds what says whom to ask.
+func (q *question) serverFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	server := os.Getenv("QUANTRA_SERVER")
 	f.StringVar(&q.server, "server", "", "`address` of the server (default: $QUANTRA_SERVER, else "+defaultServer+")")
 	f.DurationVar(&q.timeout, "timeout", time.Minute, "how long to wait for the answer")
-	f.DurationVar(&q.since, "since", 15*time.Minute, "look back this long; 0 for all there is")
-	f.StringVar(&q.from, "from", "", "begin at `time`: RFC 3339, or now-15m (instead of --since)")
-	f.StringVar(&q.to, "to", "", "end at `time`: RFC 3339, now, or now-5m (default: now)")
 	f.BoolVar(&q.asJSON, "json", false, "write JSON")
 	cmd.PreRun = func(*cobra.Command, []string) {
 		for _, s := range []string{server, defaultServer} {
@@ -61,6 +58,15 @@ func (q *question) flags(cmd *cobra.Command) {
 		}
 		q.server = strings.TrimRight(q.server, "/")
 	}
+}
+
+// flags adds what every query has.
+func (q *question) flags(cmd *cobra.Command) {
+	q.serverFlags(cmd)
+	f := cmd.Flags()
+	f.DurationVar(&q.since, "since", 15*time.Minute, "look back this long; 0 for all there is")
+	f.StringVar(&q.from, "from", "", "begin at `time`: RFC 3339, or now-15m (instead of --since)")
+	f.StringVar(&q.to, "to", "", "end at `time`: RFC 3339, now, or now-5m (default: now)")
 }
 
 // seriesFlags adds what says whose profiles are meant.

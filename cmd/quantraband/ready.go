@@ -31,6 +31,13 @@ func writeReady(w io.Writer, base, dir string, e *engine, o upOptions) error {
 		b.WriteString("  demo         4 processes of the service checkout, v1 and v2, under load; their\n" +
 			"               profiles go to the data folder above, --data chooses another\n")
 	}
+	if o.signed() {
+		who := "any key"
+		if o.agentKeys != "" {
+			who = "a key in " + o.agentKeys
+		}
+		fmt.Fprintf(&b, "  signatures   required, by %s; see docs/operations.md\n", who)
+	}
 	server := ""
 	if base != defaultServer {
 		server = fmt.Sprintf(", Server: %q", base)
@@ -38,13 +45,13 @@ func writeReady(w io.Writer, base, dir string, e *engine, o upOptions) error {
 	fmt.Fprintf(&b, `
 Send profiles from
 
-  Go             agent.Start(ctx, agent.Options{Service: "shop"%[2]s})
+  Go             agent.Start(ctx, agent.Options{Service: "shop"%[1]s})
                  of github.com/quantra-l/quantra/agent
-  Pyroscope SDK  ServerAddress: %[1]q
-  any file       curl --data-binary @cpu.pb.gz '%[1]s/api/v1/profiles?service_name=shop'
-
-Ctrl-C stops it.
-`, base, server)
+`, server)
+	if !o.signed() { // these two cannot sign
+		fmt.Fprintf(&b, "  Pyroscope SDK  ServerAddress: %[1]q\n  any file       curl --data-binary @cpu.pb.gz '%[1]s/api/v1/profiles?service_name=shop'\n", base)
+	}
+	b.WriteString("\nCtrl-C stops it.\n")
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -69,7 +69,7 @@ func TestTraceHasItsOwnFlameGraph(t *testing.T) {
 	s := mustStart(t, "--data", t.TempDir(), "--no-self-profile")
 	tp := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans.New(spans.Options{})))
 	tracer := tp.Tracer("test")
-	a, err := agent.Start(t.Context(), agent.Options{Service: "traced", Server: s.base, Window: 400 * time.Millisecond, Upload: 400 * time.Millisecond})
+	a, err := agent.Start(t.Context(), agent.Options{Service: "traced", Server: s.base, Region: "local", SpoolBytes: -1, Window: 400 * time.Millisecond, Upload: 400 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,9 +28,14 @@ type upOptions struct {
 	hosts         []string
 	demo          bool
 	noSelfProfile bool
+	requireSigned bool
+	agentKeys     string
 	engine        engineOptions
 	log           logOptions
 }
+
+// signed says that only signed requests are taken.
+func (o *upOptions) signed() bool { return o.requireSigned || o.agentKeys != "" }
 
 func (a *app) upCommand() *cobra.Command {
 	var o upOptions
@@ -45,7 +50,8 @@ bucket is a folder in the data folder, or object storage that --bucket names;
 docs/buckets.md has the URLs, docs/operations.md what lies where. It profiles itself, too.
 
 It listens on this machine only, unless --listen says otherwise: there is no
-authentication yet, so whoever reaches the address can read and send profiles.
+authentication yet, so whoever reaches the address can read profiles, and send
+them too unless --require-signed or --agent-keys asks for signatures.
 
 Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left running.`,
 		Example: `  quantraband up
@@ -61,6 +67,8 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringSliceVar(&o.hosts, "host", nil, "further host `names` that browsers may reach the dashboard by")
 	f.BoolVar(&o.demo, "demo", false, "start a small fleet of demo services that send profiles")
 	f.BoolVar(&o.noSelfProfile, "no-self-profile", false, "do not profile the server itself")
+	f.BoolVar(&o.requireSigned, "require-signed", false, "take profiles, and polls of agents, only where they are signed")
+	f.StringVar(&o.agentKeys, "agent-keys", "", "`file` of the keys that may sign, one a line; it is read again when it changes (implies --require-signed)")
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -80,6 +88,12 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	var keys *agentKeys
+	if o.agentKeys != "" {
+		if keys, err = openAgentKeys(o.agentKeys, log); err != nil {
+			return err
+		}
+	}
 	// The address first: it is the quicker to fail, and who connects while the
 	// store still recovers waits in the backlog instead of being refused.
 	ln, err := listen(ctx, o.listen)
@@ -93,29 +107,38 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	handler, err := handler(e, o, log)
+	sign, err := openSigning(dir, o, keys, o.demo || !o.noSelfProfile)
+	if err != nil {
+		return err
+	}
+	handler, agents, err := handler(e, o, sign.verifier, log)
 	if err != nil {
 		return err
 	}
 	srv := newHTTPServer(handler, log)
+	srv.RegisterOnShutdown(agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
 
 	addr := ln.Addr().(*net.TCPAddr)
 	if !addr.IP.IsLoopback() {
-		a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read and send profiles", addr))
+		send := " and send"
+		if o.signed() {
+			send = ""
+		}
+		a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read%s profiles, and lease settings to agents", addr, send))
 	}
 	base := baseURL(addr)
 	if !o.noSelfProfile {
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, SpoolBytes: -1, Logger: log})
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: sign.keyFile, SpoolBytes: -1, Logger: log})
 		if err != nil {
 			return err
 		}
 		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
 	}
 	if o.demo {
-		fleet, err := startDemo(ctx, base, o.engine.region, log)
+		fleet, err := startDemo(ctx, base, o.engine.region, sign.keyFile, log)
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}

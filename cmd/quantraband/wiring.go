@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -10,13 +12,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/quantra-l/quantra/analyze/sched"
+	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/web"
 )
 
-// handler joins what takes profiles and what shows them.
-func handler(e *engine, o upOptions, log *slog.Logger) (http.Handler, error) {
+// handler joins what takes profiles, what speaks with agents, and what shows it all. The fleet is to be closed when the server stops.
+func handler(e *engine, o upOptions, signatures *ingest.Verifier, log *slog.Logger) (http.Handler, *fleet.Fleet, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -37,26 +41,77 @@ func handler(e *engine, o upOptions, log *slog.Logger) (http.Handler, error) {
 
 		InFlightBytes: e.share.ingest,
 		TenantRate:    cmp.Or(int64(o.engine.tenantRate), -1),
+		Signatures:    signatures,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	agents, err := fleet.New(fleet.Options{Verify: verifyWith(signatures), Summarize: summarize, Logger: log, Registry: registry})
+	if err != nil {
+		return nil, nil, err
+	}
+	readers := agents.Handler()
 	ui, err := web.New(web.Options{
 		Store:    db,
 		Ready:    db.Healthy, // what is stuck is no reason to start the process anew
 		Hosts:    o.hosts,
+		Routes:   map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers},
 		Version:  readBuild().Version,
 		Logger:   log,
 		Registry: registry,
 		Gatherer: registry,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	mux := http.NewServeMux()
 	in.Register(mux)
+	agents.Register(mux)
 	mux.Handle("/", ui)
-	return mux, nil
+	return mux, agents, nil
+}
+
+// verifyWith checks what agents send by the same signatures as uploads, in fleet's words: these two rooms do not know each other.
+func verifyWith(v *ingest.Verifier) func(*http.Request, []byte) (string, error) {
+	return func(r *http.Request, body []byte) (string, error) {
+		key, err := v.Verify(r, body)
+		var e *ingest.SignatureError
+		if errors.As(err, &e) {
+			return "", &fleet.Refusal{Status: e.Status, Code: e.Code, Text: e.Text, RetryAfter: e.RetryAfter}
+		}
+		return key, err
+	}
+}
+
+// summarize is what a reader is shown of an execution trace.
+func summarize(trace []byte) (any, error) {
+	return sched.Summarize(bytes.NewReader(trace), sched.Limits{})
+}
+
+// signing is what up --require-signed and --agent-keys ask for.
+type signing struct {
+	verifier *ingest.Verifier
+	keyFile  string // of our own agents; "" where they need none
+}
+
+// openSigning makes what checks signatures. keys are those of --agent-keys, nil where any key may sign; own says that agents of ours
+// will send: they get a key then, which is accepted.
+func openSigning(dir string, o upOptions, keys *agentKeys, own bool) (s signing, err error) {
+	so := ingest.SignatureOptions{Require: o.signed()}
+	if keys != nil {
+		so.Keys = keys.allow
+	}
+	if so.Require && own {
+		var pub ed25519.PublicKey
+		if s.keyFile, pub, err = ownAgentKey(dir); err != nil {
+			return signing{}, err
+		}
+		if keys != nil {
+			keys.own = pub
+		}
+	}
+	s.verifier = ingest.NewVerifier(so)
+	return s, nil
 }
 
 // appendTo hands what arrives to the store, and the store's words to ingest:

@@ -2,14 +2,15 @@ package demo
 
 import (
 	"container/list"
-	"sync"
+
+	"github.com/quantra-l/quantra/agent/lock"
 )
 
 // Cache keeps the prices that were used last.
 type Cache struct {
 	size  int
 	scan  bool // evict as v2 does
-	mu    sync.Mutex
+	mu    lock.Mutex
 	byKey map[string]*list.Element
 	used  *list.List // of *entry, the last used first
 	clock int64
@@ -23,7 +24,7 @@ type entry struct {
 
 // NewCache is a cache of size entries. With scan it has v2's regression.
 func NewCache(size int, scan bool) *Cache {
-	return &Cache{size: size, scan: scan, byKey: map[string]*list.Element{}, used: list.New()}
+	return &Cache{mu: lock.Mutex{Name: "prices"}, size: size, scan: scan, byKey: map[string]*list.Element{}, used: list.New()}
 }
 
 // Get is the price under key.

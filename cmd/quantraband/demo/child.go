@@ -26,7 +26,7 @@ const readyPrefix = "listening "
 
 // ParseService reads the arguments of [ServiceCommand]:
 //
-//	--version v1 --instance NAME --addr 127.0.0.1:0 --server URL --region local --window 4s
+//	--version v1 --instance NAME --addr 127.0.0.1:0 --server URL --region local --spool DIR --window 4s
 func ParseService(args []string) (o Options, err error) {
 	f := flagSet(ServiceCommand)
 	f.StringVar(&o.Version, "version", V1, "v1 or v2")
@@ -34,6 +34,7 @@ func ParseService(args []string) (o Options, err error) {
 	f.StringVar(&o.Addr, "addr", "127.0.0.1:0", "where to listen")
 	f.StringVar(&o.Server, "server", "", "where profiles go")
 	f.StringVar(&o.Region, "region", "", "label of the profiles")
+	f.StringVar(&o.Spool, "spool", "", "folder for profiles while the server is away")
 	f.DurationVar(&o.Window, "window", 4*time.Second, "time that a profile covers")
 	if err := parse(f, args); err != nil {
 		return Options{}, err

@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/quantra-l/quantra/agent"
+	"github.com/quantra-l/quantra/agent/lock"
 	"github.com/quantra-l/quantra/agent/spans"
 )
 
@@ -47,6 +48,7 @@ type Options struct {
 	Addr     string // where it listens; "" is a free port of 127.0.0.1
 	Server   string // where its profiles go; "" is the agent's default
 	Region   string // label of its profiles; "" is "local": a demo asks no cloud where it runs
+	Spool    string // folder for profiles while the server is away; "" is none: a demo leaves nothing behind
 	// Window is the time that one profile covers. 0 is 4 s: a demo must fill its first page soon.
 	Window time.Duration
 	Logger *slog.Logger // nil is slog.Default()
@@ -82,11 +84,16 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
+	spool := int64(-1)
+	if o.Spool != "" {
+		spool = 0 // its default
+	}
 	a, err := agent.Start(context.WithoutCancel(ctx), agent.Options{
 		Service: Service, Version: o.Version, Instance: o.Instance, Server: o.Server,
 		Labels: map[string]string{"env": "demo"},
-		Window: o.Window, Upload: o.Window, Logger: o.Logger, Region: o.Region,
-		Budget: agent.Budget{BytesPerMinute: 4e6}, // short windows are more bytes
+		Window: o.Window, Upload: o.Window, Logger: o.Logger, Region: o.Region, SpoolDir: o.Spool, SpoolBytes: spool,
+		Sources: []agent.Source{lock.Source()},
+		Budget:  agent.Budget{BytesPerMinute: 4e6}, // short windows are more bytes
 	})
 	if err != nil {
 		l.Close()

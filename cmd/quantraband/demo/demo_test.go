@@ -80,6 +80,10 @@ type receiver struct {
 func newReceiver(t *testing.T) *receiver {
 	r := &receiver{seen: map[string]*profile.Profile{}, more: make(chan struct{}, 1)}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path != "/api/v1/profiles" {
+			http.NotFound(w, req) // it takes no polls
+			return
+		}
 		p, err := profile.Parse(req.Body)
 		if err != nil {
 			t.Errorf("upload: %v", err)
@@ -96,6 +100,7 @@ func newReceiver(t *testing.T) *receiver {
 			}
 		}
 		r.seen[key] = p
+		io.WriteString(w, `{"service":"checkout"}`)
 		select {
 		case r.more <- struct{}{}:
 		default:

@@ -35,6 +35,8 @@ type FleetOptions struct {
 	Server string
 	// Region is the label of the profiles. "" is "local".
 	Region string
+	// Spool is the folder for profiles while the server is away. "" is none.
+	Spool string
 	// N is the number of services: the first half is v1, the rest v2. 0 is 4; below 2 is an error.
 	N int
 	// Rate is requests a second over the whole fleet. 0 is 100; <0 sends no load.
@@ -150,6 +152,9 @@ func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
 	}
 	if f.o.Region != "" {
 		args = append(args, "--region", f.o.Region)
+	}
+	if f.o.Spool != "" {
+		args = append(args, "--spool", f.o.Spool)
 	}
 	if f.o.Window != 0 {
 		args = append(args, "--window", f.o.Window.String())

@@ -15,6 +15,8 @@ import (
 	"sync"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/quantra-l/quantra/agent/lock"
 )
 
 // How much work a request is. Chosen so that no function dwarfs the others,
@@ -67,7 +69,7 @@ type Receipt struct {
 // NewShop opens a shop of a version, whose requests and their parts are spans of tracer.
 func NewShop(version string, tracer trace.Tracer) *Shop {
 	words := strings.Fields("red green blue small large wool cotton steel oak glass winter summer city garden kitchen travel light heavy classic modern")
-	s := &Shop{tracer: tracer, prices: NewCache(cacheSize, version == V2)}
+	s := &Shop{tracer: tracer, ledger: Ledger{mu: lock.Mutex{Name: "ledger"}}, prices: NewCache(cacheSize, version == V2)}
 	for i := range catalogueSize {
 		tags := []string{words[i%len(words)], words[i*7%len(words)], words[i*13%len(words)]}
 		s.catalogue = append(s.catalogue, Product{
@@ -166,7 +168,7 @@ func (s *Shop) bookOrder(o Order, cents int64) {
 
 // Ledger chains every booking to the one before, under one lock: the contended one.
 type Ledger struct {
-	mu    sync.Mutex
+	mu    lock.Mutex
 	chain [sha256.Size]byte
 }
 

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quantra-l/quantra/ingest"
+)
+
+// keyFileEnv tells an agent where its key is, as agent.Options.KeyFile does.
+const keyFileEnv = "QUANTRA_KEY_FILE"
+
+// ownKeyFile is the key of the server's own agent and of the demo, in the data folder.
+const ownKeyFile = "agent.key"
+
+// The bounds on --agent-keys.
+const (
+	maxKeyFile = 16 << 20
+	maxKeyLine = 4 << 10
+)
+
+// keyCheckEvery is how often the file is looked at for a change, at most: when a signed request comes.
+const keyCheckEvery = time.Second
+
+// keyName is a public key as signatures and key files name it.
+func keyName(k ed25519.PublicKey) string { return base64.RawURLEncoding.EncodeToString(k) }
+
+// agentKeys are the keys that --agent-keys names. The file is read again when it has changed; one that is wrong then is said so in
+// the log, and the keys stay what they were: a slip of an editor must not shut every agent out.
+type agentKeys struct {
+	path string
+	own  ed25519.PublicKey // of the server's own agents; nil is none. Set before the first request
+	log  *slog.Logger
+	now  func() time.Time
+
+	mu      sync.Mutex
+	keys    map[[ed25519.PublicKeySize]byte]bool
+	checked time.Time
+	seen    keyStamp
+}
+
+// keyStamp tells one state of a file from another.
+type keyStamp struct {
+	modified time.Time
+	size     int64
+	loose    bool   // it was read so soon after it was written that another write may have the same time
+	fault    string // what was wrong when it was looked at
+}
+
+// openAgentKeys reads the file for the first time, when what is wrong with it is an error.
+func openAgentKeys(path string, log *slog.Logger) (*agentKeys, error) {
+	k := &agentKeys{path: path, log: log, now: time.Now}
+	keys, stamp, err := k.read()
+	if err != nil {
+		return nil, usagef("--agent-keys: %w", err)
+	}
+	k.keys, k.seen, k.checked = keys, stamp, k.now()
+	return k, nil
+}
+
+// allow is ingest.SignatureOptions.Keys.
+func (k *agentKeys) allow(key ed25519.PublicKey) error {
+	if k.own != nil && k.own.Equal(key) {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := k.now(); now.Sub(k.checked) >= keyCheckEvery {
+		k.checked = now
+		k.refresh()
+	}
+	if !k.keys[[ed25519.PublicKeySize]byte(key)] {
+		return errors.New("it is not one of the server's agent keys: add it to the file that up --agent-keys names, or give the agent one that is there")
+	}
+	return nil
+}
+
+// refresh reads the file anew if it has changed.
+func (k *agentKeys) refresh() {
+	info, err := os.Stat(k.path)
+	if err == nil && !k.seen.loose && k.seen.fault == "" && info.ModTime().Equal(k.seen.modified) && info.Size() == k.seen.size {
+		return
+	}
+	keys, stamp, err := k.read()
+	if err != nil {
+		if err.Error() != k.seen.fault { // once
+			k.log.Warn("the agent keys could not be read again, and stay what they were", "err", err, "keys", len(k.keys))
+		}
+		k.seen = keyStamp{fault: err.Error()}
+		return
+	}
+	if k.seen.fault != "" || !stamp.modified.Equal(k.seen.modified) || stamp.size != k.seen.size {
+		k.log.Info("agent keys were read again", "file", k.path, "keys", len(keys))
+	}
+	k.keys, k.seen = keys, stamp
+}
+
+func (k *agentKeys) read() (map[[ed25519.PublicKeySize]byte]bool, keyStamp, error) {
+	f, err := os.Open(k.path)
+	if err != nil {
+		return nil, keyStamp{}, pathError("read", k.path, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, keyStamp{}, pathError("read", k.path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, keyStamp{}, fmt.Errorf("%s is not a regular file", k.path)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return nil, keyStamp{}, pathError("read", k.path, err)
+	}
+	if len(raw) > maxKeyFile {
+		return nil, keyStamp{}, fmt.Errorf("%s has more than %d bytes", k.path, maxKeyFile)
+	}
+	keys, err := parseAgentKeys(raw)
+	if err != nil {
+		return nil, keyStamp{}, fmt.Errorf("%s: %w", k.path, err)
+	}
+	const coarsest = 3 * time.Second // FAT has 2 s
+	return keys, keyStamp{modified: info.ModTime(), size: info.Size(), loose: k.now().Sub(info.ModTime()) < coarsest}, nil
+}
+
+// parseAgentKeys reads a key a line. What follows the key is for people, and so is a line that begins with #.
+func parseAgentKeys(raw []byte) (map[[ed25519.PublicKeySize]byte]bool, error) {
+	keys := map[[ed25519.PublicKeySize]byte]bool{}
+	lines := bufio.NewScanner(bytes.NewReader(raw))
+	lines.Buffer(nil, maxKeyLine)
+	n := 0
+	for lines.Scan() {
+		n++
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		b, err := base64.RawURLEncoding.Strict().DecodeString(fields[0])
+		if err != nil || len(b) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("line %d: %.60q is not a public key: it must be %d bytes in base64url without padding (43 characters), as agents name theirs", n, fields[0], ed25519.PublicKeySize)
+		}
+		if err := ingest.CheckKey(b); err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		keys[[ed25519.PublicKeySize]byte(b)] = true
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("line %d: it is longer than %d bytes", n+1, maxKeyLine)
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("there is no key in it: every agent would be refused")
+	}
+	return keys, nil
+}
+
+// ownAgentKey is the key with which the server's own agents sign, in its data folder, and made there if it is missing: PKCS#8 in PEM,
+// which only its user can read. The server has the folder for itself, so nobody else makes it at the same time.
+func ownAgentKey(dir string) (path string, pub ed25519.PublicKey, err error) {
+	path = filepath.Join(dir, ownKeyFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		raw, err = makeAgentKey(path)
+	}
+	if err != nil {
+		return "", nil, pathError("read", path, err)
+	}
+	if info, err := os.Stat(path); err != nil {
+		return "", nil, pathError("read", path, err)
+	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 { // Windows has no such bits
+		return "", nil, fmt.Errorf("%s can be read by others (%v): chmod 600 it, or delete it and a new one is made", path, info.Mode().Perm())
+	}
+	block, rest := pem.Decode(raw)
+	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
+		return "", nil, fmt.Errorf("%s is not one PEM block PRIVATE KEY: delete it, and a new one is made", path)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return "", nil, fmt.Errorf("%s: %w; delete it, and a new one is made", path, err)
+	}
+	key, ok := parsed.(ed25519.PrivateKey)
+	if !ok {
+		return "", nil, fmt.Errorf("%s is a key of another kind (%T), it must be Ed25519: delete it, and a new one is made", path, parsed)
+	}
+	return path, key.Public().(ed25519.PublicKey), nil
+}
+
+// makeAgentKey writes a new key. The file appears whole or not at all.
+func makeAgentKey(path string) (raw []byte, err error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	raw = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	f, err := os.CreateTemp(filepath.Dir(path), ".agent-*.key") // 0600
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(raw)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	return raw, os.Rename(f.Name(), path)
+}
