@@ -390,6 +390,11 @@ func (s *fleetServer) breaks(path string) {
 	s.broken = path
 }
 
+// readers are the routes on which people ask about agents.
+func readers(f *fleet.Fleet) map[string]http.Handler {
+	return map[string]http.Handler{fleet.ReaderPath: f.Handler(), fleet.ReaderPath + "/": f.Handler()}
+}
+
 // withAgents serves a store's profiles and a fleet. Agents are offline a second after they end.
 func withAgents(t *testing.T, st store.Store, o fleet.Options) *fleetServer {
 	t.Helper()
@@ -398,14 +403,12 @@ func withAgents(t *testing.T, st store.Store, o fleet.Options) *fleetServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := web.New(web.Options{Store: st})
+	h, err := web.New(web.Options{Store: st, Routes: readers(f)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	f.Register(mux)
-	mux.Handle(fleet.ReaderPath, f.Handler())
-	mux.Handle(fleet.ReaderPath+"/", f.Handler())
 	mux.Handle("/", h)
 	s := &fleetServer{}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -475,15 +475,13 @@ func TestLiveRealAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := web.New(web.Options{Store: st})
+	h, err := web.New(web.Options{Store: st, Routes: readers(f)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	in.Register(mux)
 	f.Register(mux)
-	mux.Handle(fleet.ReaderPath, f.Handler())
-	mux.Handle(fleet.ReaderPath+"/", f.Handler())
 	mux.Handle("/", h)
 	s := httptest.NewServer(mux)
 	defer s.Close()
