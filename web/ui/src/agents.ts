@@ -39,7 +39,7 @@ function remaining(ms: number): string {
 
 /** meter is what is used of what may be; doubt is how far off the number may be, as a lighter part on both of its sides. */
 function meter(now: number | undefined, most: number | undefined, show: (v: number) => string, doubt = 0): HTMLElement {
-  if (now === undefined) return h("span", { class: "muted" }, "–");
+  if (now === undefined || (!now && !most)) return h("span", { class: "muted", title: "Not measured yet" }, "–"); // as before the first window
   const pct = (v: number) => (Math.min(1, Math.max(0, most ? v / most : 0)) * 100).toFixed(1) + "%";
   const title = `${show(now)}${doubt ? ` ± ${show(doubt)}` : ""}${most ? ` of ${show(most)} allowed` : ", without a bound"}`;
   return h("div", { class: "meter" + (most && now - doubt > most ? " over" : ""), title },
