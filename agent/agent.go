@@ -49,6 +49,8 @@ const (
 	// goroutinesPerWindow: listing goroutines costs 1 to 2 µs for each. A program with
 	// n times as many has them listed in every n-th window only, so the cost is bounded.
 	goroutinesPerWindow = 5000
+	// maxGoroutines are listed at all: the runtime takes some 300 bytes of memory for each.
+	maxGoroutines = 100_000
 )
 
 // Agent profiles this program until it is stopped. A nil Agent does nothing.
@@ -84,7 +86,8 @@ type sources struct {
 	rates     bool                 // whether other rates than 100 may be tried
 	calibrate func() time.Duration // what a sample's signal costs
 	lookup    func(name string, w io.Writer) error
-	turns     *turns // of the process's one CPU profiler
+	count     func() int // of goroutines
+	turns     *turns     // of the process's one CPU profiler
 }
 
 var runtimeSources = sources{
@@ -93,6 +96,7 @@ var runtimeSources = sources{
 	rates:     runtime.GOOS == "linux",
 	calibrate: func() time.Duration { return calibrateSignal(startCPU, pprof.StopCPUProfile) },
 	turns:     new(turns),
+	count:     runtime.NumGoroutine,
 	lookup: func(name string, w io.Writer) error {
 		p := pprof.Lookup(name)
 		if p == nil {

@@ -296,7 +296,12 @@ func (c *collector) goroutines(from, until time.Time) {
 		c.put(name, from, until, buf.Bytes(), err)
 	}
 	if c.plan.types&Goroutine != 0 {
-		if c.goroutine++; c.goroutine > runtime.NumGoroutine()/goroutinesPerWindow {
+		n := c.a.src.count()
+		c.goroutine++
+		switch {
+		case n > maxGoroutines:
+			c.a.status.gap("goroutine", fmt.Errorf("%d goroutines: more than %d are not listed, as that alone would take %d MB", n, maxGoroutines, n*300/1e6))
+		case c.goroutine > n/goroutinesPerWindow:
 			c.goroutine = 0
 			take("goroutine", "goroutine")
 		}
@@ -407,7 +412,12 @@ func (c *collector) account() {
 	b := c.gov.budget
 	cost.Budget.CPUPercent, cost.Budget.Memory, cost.Budget.BytesPerMinute = 100*b.CPU, b.Memory, b.BytesPerMinute
 	c.a.status.measured(c.gov.plan(), c.gov.shed(), cost)
-	if f := c.figures; f.limit < math.MaxInt64 && float64(f.buckets) > bucketsShare*float64(f.limit) {
+	c.buckets(c.figures)
+}
+
+// buckets warns where the runtime's profiling buckets eat the memory limit: no agent can give them back.
+func (c *collector) buckets(f figures) {
+	if f.limit < math.MaxInt64 && float64(f.buckets) > bucketsShare*float64(f.limit) {
 		c.a.status.note("GOMEMLIMIT", "the runtime's profiling buckets hold %d bytes, %.0f %% of the memory limit of %d; they only grow, one for each stack that allocates or waits; raise the limit, or set runtime.MemProfileRate higher at the start of main",
 			f.buckets, 100*float64(f.buckets)/float64(f.limit), f.limit)
 	}

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"reflect"
 	"runtime"
 	"strconv"
@@ -25,6 +28,12 @@ import (
 
 // TestMain: no test asks a cloud where it runs, or writes below the user's home.
 func TestMain(m *testing.M) {
+	if server := os.Getenv(exitAtOnce); server != "" {
+		if _, err := Start(context.Background(), Options{Server: server, Region: "local", SpoolBytes: -1}); err != nil {
+			panic(err)
+		}
+		os.Exit(0)
+	}
 	for _, name := range []string{"QUANTRA_REGION", "QUANTRA_SERVER", "QUANTRA_KEY_FILE", "PROFILER_ENABLED", "PROFILER_OPTIMIZER_ENABLED"} {
 		os.Unsetenv(name)
 	}
@@ -66,6 +75,7 @@ func (c *fakeCPU) sources() sources {
 		rates:     true,
 		calibrate: func() time.Duration { return assumedSignalCost },
 		turns:     &c.turns,
+		count:     runtime.NumGoroutine,
 		startCPU: func(w io.Writer, hz int) error {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -111,7 +121,9 @@ func (s *fakeServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.URL.Path != profilesPath {
+	switch strings.TrimPrefix(r.URL.Path, "/base") {
+	case profilesPath:
+	case pollPath, resultsPath:
 		if s.poll != nil {
 			return s.poll(r, body)
 		}
@@ -125,6 +137,8 @@ func (s *fakeServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		case <-time.After(wait):
 			return answer(200, "{}", "Content-Type", "application/json"), nil
 		}
+	default:
+		return answer(404, "no such route: "+r.URL.Path), nil
 	}
 	s.mu.Lock()
 	n := s.calls
@@ -154,6 +168,60 @@ func answer(code int, body string, headers ...string) *http.Response {
 		r.Header.Set(headers[i], headers[i+1])
 	}
 	return r
+}
+
+// exitAtOnce is the server of a child process that starts an agent and exits.
+const exitAtOnce = "AGENT_TEST_EXIT_AT_ONCE"
+
+// TestExitAtOnce: a program that exits without Stop is neither held up nor hurt.
+func TestExitAtOnce(t *testing.T) {
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hung.Close()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), exitAtOnce+"=http://"+hung.Addr().String())
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestGoroutineFlood: a program that starts goroutines without end costs no list of them.
+func TestGoroutineFlood(t *testing.T) {
+	src := new(fakeCPU).sources()
+	src.count = func() int { return 3_000_000 }
+	src.lookup = func(string, io.Writer) error { t.Error("listed"); return nil }
+	a := &Agent{cfg: config{types: Goroutine}, queue: newQueue(1 << 20), status: newStatus(quiet()), src: src}
+	c := newCollector(a)
+	c.settings()
+	for range 1000 {
+		c.goroutines(time.Now(), time.Now())
+	}
+	if st := a.status.get(); !strings.Contains(st.LastGap, "3000000 goroutines") {
+		t.Errorf("gap %q", st.LastGap)
+	}
+}
+
+// TestBucketsEatTheLimit: who has a memory limit hears when profiling itself takes a good part of it.
+func TestBucketsEatTheLimit(t *testing.T) {
+	for _, f := range []struct {
+		figures figures
+		warns   bool
+	}{
+		{figures{buckets: 40 << 20, limit: math.MaxInt64}, false},
+		{figures{buckets: 4 << 20, limit: 400 << 20}, false},
+		{figures{buckets: 40 << 20, limit: 400 << 20}, true},
+	} {
+		c := &collector{a: &Agent{status: newStatus(quiet())}}
+		for range 3 {
+			c.buckets(f.figures)
+		}
+		notes := c.a.status.get().Notes
+		if warns := len(notes) == 1 && strings.Contains(notes[0], "10 % of the memory limit"); warns != f.warns || len(notes) > 1 {
+			t.Errorf("%+v: warnings %q", f.figures, notes)
+		}
+	}
 }
 
 // kept is how a server says that a profile is safe.

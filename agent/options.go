@@ -331,6 +331,9 @@ func endpoint(server string) (*url.URL, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q%s: it must be like %s: http or https, a host, no query", u.Redacted(), from, defaultServer)
 	}
+	if u.Path == "" {
+		u.Path = "/" // else JoinPath leaves out the first slash, and [sender.base] would not find the path
+	}
 	return u.JoinPath(profilesPath), nil
 }
 

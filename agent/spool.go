@@ -169,7 +169,18 @@ func (s *spool) put(i item) error {
 	}
 	name := s.nextName()
 	half := filepath.Join(s.own, name+".half")
-	if err := os.WriteFile(half, b, 0o600); err != nil {
+	err = os.WriteFile(half, b, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // somebody cleaned up: begin anew
+		s.lock.Close()
+		s.lost += int64(len(s.entries))
+		s.own, s.entries, s.bytes = "", nil, 0
+		if err := s.open(); err != nil {
+			return err
+		}
+		half = filepath.Join(s.own, name+".half")
+		err = os.WriteFile(half, b, 0o600)
+	}
+	if err != nil {
 		os.Remove(half)
 		return err
 	}

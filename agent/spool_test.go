@@ -147,6 +147,28 @@ func TestSpoolDamage(t *testing.T) {
 	}
 }
 
+// TestSpoolTakenAway: a folder that somebody removed is made anew, and what went with it is counted.
+func TestSpoolTakenAway(t *testing.T) {
+	dir := t.TempDir()
+	s := newSpool(dir, "shop", 1<<20)
+	mustPut(t, s, spooledItem(1))
+	if err := os.RemoveAll(s.root); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, s, spooledItem(2))
+	if got := bodies(s); len(got) != 1 || got[0] != "profile 2" || s.lost != 1 {
+		t.Errorf("%q, %d lost; want the new one, and the one that went with its folder lost", got, s.lost)
+	}
+	mustPut(t, s, spooledItem(3))
+	os.RemoveAll(dir)
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.put(spooledItem(4)); err == nil {
+		t.Error("it was put nowhere")
+	}
+}
+
 func FuzzSpooled(f *testing.F) {
 	for _, i := range []item{spooledItem(1), {name: "memory"}, {name: "x", body: bytes.Repeat([]byte{0xff}, 300), labels: "a=b&c=%00"}} {
 		b, err := encodeSpooled(i)

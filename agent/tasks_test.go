@@ -26,8 +26,8 @@ func TestServerLeasesRate(t *testing.T) {
 		s := &fakeServer{}
 		s.poll = func(r *http.Request, body []byte) (*http.Response, error) {
 			var p pollRequest
-			if err := json.Unmarshal(body, &p); err != nil {
-				t.Errorf("poll: %v", err)
+			if err := json.Unmarshal(body, &p); err != nil || r.URL.Path != "/base"+pollPath {
+				t.Errorf("poll at %s: %v", r.URL.Path, err)
 			}
 			polls = append(polls, p)
 			reply, want := "{}", ""
@@ -44,7 +44,9 @@ func TestServerLeasesRate(t *testing.T) {
 			return answer(200, reply, "Content-Type", "application/json"), nil
 		}
 		cpu := new(fakeCPU)
-		a := mustStart(t, fakeOptions(s), cpu.sources())
+		o := fakeOptions(s)
+		o.Server = "http://server/base/"
+		a := mustStart(t, o, cpu.sources())
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if st := a.Status(); st.Lease != "L1" || st.CPURate != 50 {
