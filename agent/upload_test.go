@@ -309,3 +309,22 @@ func TestRealServers(t *testing.T) {
 		t.Error("profiles went to the host of a redirect")
 	}
 }
+
+// TestBase: polls go to the server, whether its address has a path or not.
+func TestBase(t *testing.T) {
+	for server, want := range map[string]string{
+		"http://127.0.0.1:4040":         "http://127.0.0.1:4040/api/v1/agents/poll",
+		"http://127.0.0.1:4040/":        "http://127.0.0.1:4040/api/v1/agents/poll",
+		"https://example.com/profiler":  "https://example.com/profiler/api/v1/agents/poll",
+		"https://example.com/profiler/": "https://example.com/profiler/api/v1/agents/poll",
+	} {
+		u, err := endpoint(server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := sender{endpoint: u}
+		if got := s.base().JoinPath(pollPath).String(); got != want {
+			t.Errorf("of %s polls go to %s, want %s", server, got, want)
+		}
+	}
+}

@@ -24,6 +24,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/web"
@@ -464,16 +465,21 @@ func TestServe(t *testing.T) {
 	}
 	st := openStore(t)
 	fill(t, st, time.Hour)
-	h, err := web.New(web.Options{Store: st})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := withAgents(t, st, fleet.Options{Summarize: summed})
+	someAgents(t, s.URL)
+	grown := make(chan int, 1)
+	grown <- 0
+	scripted("checkout", "v2", "checkout-v2-1").taking(func(bool) any {
+		n := <-grown
+		grown <- n + 3
+		return shop(n)
+	}).run(t, s.URL)
 	l, err := net.Listen("tcp", *serve)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("http://%s", l.Addr())
-	t.Fatal(http.Serve(l, h))
+	t.Fatal(http.Serve(l, s.Config.Handler))
 }
 
 // TestScreenshot writes a picture of a page, of this test's own server or of another.

@@ -50,23 +50,28 @@ function reach(now: boolean): void {
   changed(now);
 }
 
-async function call<T>(method: string, req: unknown, signal?: AbortSignal): Promise<T> {
+let ahead = 0; // by how much the server's clock is ahead of ours, in ms
+
+/** serverNow is the time by the clock of the server, whose times are compared with it. */
+export function serverNow(): number {
+  return Date.now() + ahead;
+}
+
+/** ask sends a request whose answer is JSON. An error is a Fault that names the request as what, with what to do by its code. */
+export async function ask<T>(what: string, url: string, init: RequestInit, cures: { [code: string]: string } = remedies): Promise<T> {
   let res: Response;
   try {
-    res = await fetch("/quantra.v1.QuerierService/" + method, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "Connect-Protocol-Version": "1" },
-      body: JSON.stringify(req),
-      signal,
-    });
+    res = await fetch(url, init);
   } catch (e) {
     if ((e as Error).name === "AbortError") throw e;
     reach(false);
     throw new Fault("network", "The server does not answer.", remedies.network);
   }
   reach(true);
+  const date = Date.parse(res.headers.get("Date") ?? "");
+  if (Math.abs(date - serverNow()) > 2000) ahead = date - Date.now(); // it is told in whole seconds
   if (res.ok) return (await res.json()) as T;
-  let code = "unknown", message = `${method}: HTTP ${res.status}`;
+  let code = "unknown", message = `${what}: HTTP ${res.status}`;
   try {
     const j = await res.json();
     code = j.code ?? code;
@@ -74,7 +79,16 @@ async function call<T>(method: string, req: unknown, signal?: AbortSignal): Prom
   } catch {
     // A proxy's page rather than our JSON: the status is all there is.
   }
-  throw new Fault(code, message, remedies[code] ?? "Try again; if it stays, the server's log has the details.");
+  throw new Fault(code, message, cures[code] ?? "Try again; if it stays, the server's log has the details.");
+}
+
+function call<T>(method: string, req: unknown, signal?: AbortSignal): Promise<T> {
+  return ask(method, "/quantra.v1.QuerierService/" + method, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "Connect-Protocol-Version": "1" },
+    body: JSON.stringify(req),
+    signal,
+  });
 }
 
 // v9 is before v10.

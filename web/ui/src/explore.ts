@@ -7,7 +7,7 @@ import { Banner, filterChips, filterPick, labelFilters, menuButton, rangePick, S
 import { FlameView, type Show } from "./flame";
 import { count, packageOf, percent, shortName, sortTypes, typeInfo, value, type TypeInfo } from "./format";
 import { Layout, matcher } from "./layout";
-import { apiRange, exactly, fitDefault, go, link, matchersOf, niceStep, onlySamples, params, selection, serviceSpan, set, sidesOf, span } from "./state";
+import { apiRange, exactly, fitDefault, go, instanceLabel, link, matchersOf, niceStep, onlySamples, params, parseMatchers, selection, serviceSpan, set, sidesOf, span } from "./state";
 import { bar, Table } from "./table";
 import { Timeline } from "./timeline";
 import type { Page } from "./main";
@@ -252,6 +252,7 @@ export class ExplorePage implements Page {
       typePick(types, type, (t) => set({ type: t, zoom: "" })),
       labelFilters(labels, scope, (l) => set({ labels: l })),
       h("div", { class: "grow" }),
+      service ? h("a", { class: "btn ghost", href: link("/live", { service, instance: parseMatchers(labels).find((m) => m.name === instanceLabel && m.op === "=")?.value }), title: "What its goroutines do now" }, icon("pulse"), "Goroutines now") : "",
       pick("Group by", by ? "By " + by : "Group by", () => [{ text: "Total", checked: !by, run: () => set({ by: "" }) }, ...this.labelNames.map((n) => ({ text: n, checked: n === by, run: () => set({ by: n }) }))], undefined, "ghost"),
       rangePick(s, (from, to) => set({ from, to: to === "now" ? "" : to }))]);
     this.viewbar(p, service, type, selection(type, service, labels, s, p));

@@ -1,11 +1,13 @@
 // The dashboard: a shell, a router and a timer for live refresh.
 
 import { onReach } from "./api";
-import { closeMenu, h, icon, rebuild, seg, tip } from "./dom";
+import { AgentsPage } from "./agents";
+import { closeMenu, h, icon, rebuild, seg, tip, type Icon } from "./dom";
 import { DiffPage } from "./diff";
 import { ExplorePage } from "./explore";
+import { LivePage } from "./live";
 import { ServicesPage } from "./services";
-import { go, onNavigate, params, set, span } from "./state";
+import { go, link, onNavigate, params, set, span } from "./state";
 import { setTheme, theme, type Theme } from "./theme";
 import { pick } from "./dom";
 
@@ -13,16 +15,21 @@ import { pick } from "./dom";
 export interface Page {
   readonly el: HTMLElement;
   readonly title: string;
+  /** every is how often the page refreshes where nobody says otherwise, in ms, of a page that shows how things are now; 0 is not at all. */
+  readonly every?: number;
   /** controls sit in the page's bar, beside refresh. */
   update(): void;
-  tick(): void;
+  /** asked says that a person wants it now. */
+  tick(asked?: boolean): void;
   destroy(): void;
 }
 
-const pages: { [path: string]: [string, () => Page] } = {
-  "/": ["Services", () => new ServicesPage()],
-  "/explore": ["Explore", () => new ExplorePage()],
-  "/diff": ["Compare", () => new DiffPage()],
+const pages: { [path: string]: [string, Icon, () => Page] } = {
+  "/": ["Services", "grid", () => new ServicesPage()],
+  "/explore": ["Explore", "flame", () => new ExplorePage()],
+  "/diff": ["Compare", "diff", () => new DiffPage()],
+  "/live": ["Goroutines", "pulse", () => new LivePage()],
+  "/agents": ["Agents", "fleet", () => new AgentsPage()],
 };
 
 const main = h("main", { class: "main", id: "main" });
@@ -34,24 +41,31 @@ let page: Page | null = null, path = "", timer = 0, lost = false;
 function refreshMs(): number {
   const p = params(), r = p.get("refresh");
   if (r === "off" || (location.pathname === "/diff" && !r)) return 0;
-  if (!span(p).live) return 0;
-  return r && /^\d+s$/.test(r) ? Math.max(2, parseInt(r)) * 1000 : 10_000;
+  if (closed(p)) return 0;
+  return r && /^\d+s$/.test(r) ? Math.max(2, parseInt(r)) * 1000 : (page?.every ?? 10_000);
 }
 
+// closed is where nothing changes, as in a range in the past.
+function closed(p: URLSearchParams): boolean {
+  return page?.every === undefined ? !span(p).live : page.every === 0;
+}
+
+// kept is what a page takes over from the one before, by the start of its path.
+const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["service", "instance", "from", "to"]], [/^\/agents/, ["from", "to"]], [/./, ["service", "type", "from", "to", "labels"]]];
+
 function shell(): void {
-  const p = params(), keep = new URLSearchParams();
-  for (const k of ["service", "type", "from", "to", "labels"]) if (p.get(k)) keep.set(k, p.get(k)!);
-  nav.replaceChildren(...Object.entries(pages).map(([url, [name]]) => {
-    const q = url === "/" ? new URLSearchParams([...keep].filter(([k]) => k === "from" || k === "to")).toString() : keep.toString();
-    return h("a", { class: "nav-item", href: url + (q ? "?" + q : ""), "aria-current": location.pathname === url ? "page" : undefined }, icon(url === "/" ? "grid" : url === "/diff" ? "diff" : "flame"), name);
+  const p = params();
+  nav.replaceChildren(...Object.entries(pages).map(([url, [name, ic]]) => {
+    const q = kept.find(([re]) => re.test(url))![1].filter((k) => p.get(k)).map((k): [string, string] => [k, p.get(k)!]);
+    return h("a", { class: "nav-item", href: link(url, Object.fromEntries(q)), "aria-current": location.pathname === url ? "page" : undefined }, icon(ic), name);
   }));
-  const ms = refreshMs(), closed = !span(p).live;
+  const ms = refreshMs(), past = closed(p);
   const now = ms ? `${ms / 1000} s` : "Off";
   rebuild(live, () => page ? [
     lost ? h("span", { class: "live lost", role: "status", title: "The server does not answer" }, h("i"), "Not reached")
       : ms ? h("span", { class: "live", title: `The page refreshes every ${now}` }, h("i"), "Live") : "",
-    closed ? "" : pick("Refresh", now, () => [["off", "Off"], ["5s", "5 s"], ["10s", "10 s"], ["30s", "30 s"]].map(([v, text]) => ({ text, checked: v === (ms ? ms / 1000 + "s" : "off"), run: () => set({ refresh: v }, true) })), "refresh", "ghost"),
-    closed ? "" : h("button", { class: "btn ghost", type: "button", title: "Refresh now", "aria-label": "Refresh now", onclick: () => page?.tick() }, icon("refresh")),
+    past ? "" : pick("Refresh", now, () => [["off", "Off"], ...(page?.every === 2000 ? [["2s", "2 s"]] : []), ["5s", "5 s"], ["10s", "10 s"], ["30s", "30 s"]].map(([v, text]) => ({ text, checked: v === (ms ? ms / 1000 + "s" : "off"), run: () => set({ refresh: v }, true) })), "refresh", "ghost"),
+    past ? "" : h("button", { class: "btn ghost", type: "button", title: "Refresh now", "aria-label": "Refresh now", onclick: () => page?.tick(true) }, icon("refresh")),
   ] : []);
   clearInterval(timer);
   if (ms) timer = window.setInterval(() => { if (!document.hidden) page?.tick(); }, ms);
@@ -76,7 +90,7 @@ function show(): void {
   if (!page || path !== location.pathname) {
     page?.destroy();
     path = location.pathname;
-    page = known ? known[1]() : null;
+    page = known ? known[2]() : null;
     main.replaceChildren(page?.el ?? h("div", { class: "empty" }, h("h2", null, "There is no such page"), h("p", null, h("a", { href: "/" }, "Go to the services"))));
   }
   page?.update();

@@ -96,7 +96,8 @@ export class ServicesPage implements Page {
     const url = link("/explore", { service: v.name, type: types[0], ...keep });
     return h("div", { class: "s-row", "data-service": v.name, onclick: (e: Event) => { if (!(e.target as Element).closest("a")) go(url); } },
       h("div", { class: "s-name" }, h("a", { href: url }, v.name),
-        h("div", { class: "s-types" }, types.filter((t) => !/:(samples|alloc_objects|inuse_objects|contentions|acquisitions):|^runtime:/.test(t)).map((t) => h("a", { class: "tag", href: link("/explore", { service: v.name, type: t, ...keep }) }, typeInfo(t).name)))),
+        h("div", { class: "s-types" }, types.filter((t) => !/:(samples|alloc_objects|inuse_objects|contentions|acquisitions):|^runtime:/.test(t)).map((t) => h("a", { class: "tag", href: link("/explore", { service: v.name, type: t, ...keep }) }, typeInfo(t).name)),
+          h("a", { class: "tag", href: link("/live", { service: v.name }), title: "What its goroutines do now" }, "Goroutines now"))),
       h("div", { class: "s-num" }, cpu ? value(mean, "cores") : "–"),
       h("div", null, cpu ? sparkline(cpu, 180, 32, "CPU over the range") : null),
       h("div", { class: "s-versions" }, vs.slice(-3).map((x) => h("span", { class: "tag plain", title: x }, x.slice(0, 12))), vs.length > 3 ? h("span", { class: "muted" }, "+" + (vs.length - 3)) : null,
@@ -107,21 +108,29 @@ export class ServicesPage implements Page {
   }
 }
 
+function card(title: string, why: string, code: string): HTMLElement {
+  return h("section", { class: "card" }, h("h3", null, title), h("p", null, why),
+    h("div", { class: "code" }, h("pre", null, code), h("button", { class: "btn tiny", type: "button", onclick: () => copy(code) }, "Copy")));
+}
+
+/** agentCard says how a Go program starts the agent. */
+export function agentCard(): HTMLElement {
+  return card("A Go program", "Import the agent and start it in main.", `import "github.com/quantra-l/quantra/agent"
+
+a, err := agent.Start(ctx, agent.Options{
+    Service: "checkout",
+    Server:  "${location.origin}",
+})
+defer a.Stop(ctx)`);
+}
+
 function emptyState(title: string, live: boolean): HTMLElement {
   const base = location.origin;
-  const card = (title: string, why: string, code: string) => h("section", { class: "card" }, h("h3", null, title), h("p", null, why),
-    h("div", { class: "code" }, h("pre", null, code), h("button", { class: "btn tiny", type: "button", onclick: () => copy(code) }, "Copy")));
   return h("div", { class: "welcome" },
     h("h2", null, icon("flame", 22), title),
     h("p", { class: "muted" }, live ? "This page fills by itself as soon as a program sends one. Pick a way:" : "Choose another range above, or send some:"),
     h("div", { class: "cards" },
-      card("A Go program", "Import the agent and start it in main.", `import "github.com/quantra-l/quantra/agent"
-
-a, err := agent.Start(ctx, agent.Options{
-    Service: "checkout",
-    Server:  "${base}",
-})
-defer a.Stop(ctx)`),
+      agentCard(),
       card("Any pprof file", "Post the bytes; labels go in the query.", `go test -bench . -cpuprofile cpu.pb.gz ./...
 curl --data-binary @cpu.pb.gz \\
   "${base}/api/v1/profiles?service_name=bench"`),

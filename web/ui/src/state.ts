@@ -117,6 +117,7 @@ export interface Matcher { name: string; op: Op; value: string }
 
 export const serviceLabel = "service_name";
 export const versionLabel = "service_version";
+export const instanceLabel = "service_instance_id";
 
 /** parseMatchers reads {a="x", b!~"y"}. What it cannot read it leaves to the server to complain about. */
 export function parseMatchers(s: string): Matcher[] {
