@@ -6,7 +6,6 @@ import (
 	"io"
 	"runtime"
 	"strconv"
-	"strings"
 )
 
 // Stack is how many goroutines were at the same place. Frames has the leaf first,
@@ -89,8 +88,9 @@ type counts struct {
 	frames []Frame
 
 	// Stacks whose state is not told by their frames, and the address on top of those that surely wait.
-	later  []parked
-	parkPC uintptr
+	later       []parked
+	laterFrames int
+	parkPC      uintptr
 }
 
 type parked struct {
@@ -99,7 +99,8 @@ type parked struct {
 	frames []Frame
 }
 
-const maxLater = 10_000
+// maxLater bounds the frames that are kept until all is read, 40 bytes each.
+const maxLater = 200_000
 
 func (c *counts) line(line []byte) {
 	switch {
@@ -152,17 +153,19 @@ func (c *counts) frameLine(text []byte) {
 	if n != len(cells) || !bytes.HasPrefix(cells[0], []byte("0x")) {
 		return // labels, or an address without a name
 	}
-	fn, file := string(cells[1]), string(cells[2])
-	if i := strings.LastIndex(fn, "+0x"); i > 0 {
+	if c.b.text > maxText {
+		return // end says that something is left out
+	}
+	fn, file, line := cells[1], cells[2], 0
+	if i := bytes.LastIndex(fn, []byte("+0x")); i > 0 {
 		fn = fn[:i]
 	}
-	line := 0
-	if i := strings.LastIndexByte(file, ':'); i >= 0 {
-		if l, err := strconv.Atoi(file[i+1:]); err == nil && l >= 0 && l < 1<<31 {
+	if i := bytes.LastIndexByte(file, ':'); i >= 0 {
+		if l, err := strconv.Atoi(string(file[i+1:])); err == nil && l >= 0 && l < 1<<31 {
 			file, line = file[:i], l
 		}
 	}
-	c.frames = append(c.frames, Frame{c.b.name([]byte(fn)), c.b.name([]byte(file)), line})
+	c.frames = append(c.frames, Frame{c.b.name(fn), c.b.name(file), line})
 }
 
 // end closes the stack that is being read.
@@ -188,7 +191,10 @@ func (c *counts) end() {
 		top = c.pcs[0]
 	}
 	switch {
-	case state == stateRunnable && len(c.later) < maxLater:
+	case state == stateRunnable && top == c.parkPC && top != 0:
+		state = stateWaiting
+	case state == stateRunnable && c.laterFrames+len(c.frames) < maxLater:
+		c.laterFrames += len(c.frames) + 1
 		c.later = append(c.later, parked{n, top, append([]Frame(nil), c.frames...)})
 		return
 	case waits[state]:

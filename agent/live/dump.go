@@ -168,14 +168,14 @@ func (d *dump) fileLine(text []byte) {
 	if d.fn == nil {
 		return
 	}
-	for _, end := range []string{" +0x", " fp=", " pc="} {
-		if i := bytes.LastIndex(text, []byte(end)); i >= 0 {
-			text = text[:i]
-		}
-	}
+	// What follows the line has no colon, and a path may have spaces: so from the last colon on.
 	file, line := text, 0
 	if i := bytes.LastIndexByte(text, ':'); i >= 0 {
-		if n, err := strconv.Atoi(string(text[i+1:])); err == nil && n >= 0 && n < 1<<31 {
+		digits := i + 1
+		for digits < len(text) && text[digits] >= '0' && text[digits] <= '9' {
+			digits++
+		}
+		if n, err := strconv.Atoi(string(text[i+1 : digits])); err == nil && n < 1<<31 {
 			file, line = text[:i], n
 		}
 	}

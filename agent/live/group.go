@@ -281,7 +281,9 @@ func eachLine(r io.Reader, limit int64, f func(line []byte)) (whole bool, err er
 		}
 		long := errors.Is(err, bufio.ErrBufferFull)
 		if len(line) > 0 {
-			f(bytes.TrimRight(line, "\r\n"))
+			text, _ := bytes.CutSuffix(line, []byte("\n"))
+			text, _ = bytes.CutSuffix(text, []byte("\r"))
+			f(text)
 		}
 		for errors.Is(err, bufio.ErrBufferFull) { // the rest of a long line
 			line, err = in.ReadSlice('\n')

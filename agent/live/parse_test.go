@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -279,6 +281,36 @@ func TestLimits(t *testing.T) {
 	s, err := ParseDump(strings.NewReader(long), Limits{})
 	if err != nil || s.Total != 2 || groupOf(t, s, "main.f").State != "select" {
 		t.Errorf("after a long line: %+v, %v", s, err)
+	}
+}
+
+// TestMadeUp: a text of nothing but distinct goroutines with long names takes a bounded part of the memory.
+func TestMadeUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		head  string
+		one   string
+		parse func(io.Reader, Limits) (Snapshot, error)
+	}{
+		"dump":   {"", "goroutine %[1]d [select]:\nmain.f%[1]d%[2]s()\n\t/%[2]s%[1]d.go:1 +0x1\n\n", ParseDump},
+		"counts": {"goroutine profile: total 12000\n", "1 @ 0x%[1]x\n#\t0x%[1]x\tmain.f%[1]d%[2]s+0x1\t/%[2]s%[1]d.go:1\n\n", ParseCounts},
+	} {
+		var b bytes.Buffer
+		b.WriteString(c.head)
+		for i := range 12_000 {
+			fmt.Fprintf(&b, c.one, i+1, strings.Repeat("x", 1000))
+		}
+		size := b.Len()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s, err := c.parse(&b, Limits{})
+		runtime.ReadMemStats(&after)
+		if err != nil || s.Total != 12_000 || !s.Truncated || len(s.Groups) > 2001 {
+			t.Errorf("%s: %d goroutines in %d groups, %v", name, s.Total, len(s.Groups), err)
+		}
+		check(t, s)
+		if took := after.TotalAlloc - before.TotalAlloc; took > 48<<20 {
+			t.Errorf("%s: of %d bytes it made %d bytes", name, size, took)
+		}
 	}
 }
 

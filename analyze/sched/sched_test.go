@@ -112,11 +112,11 @@ func lock(mu *sync.Mutex, done *sync.WaitGroup) { mu.Lock(); mu.Unlock(); done.D
 
 func read(f *os.File, done *sync.WaitGroup) { f.Read(make([]byte, 1)); done.Done() }
 
-var kept [][]byte
+var kept [4][][]byte
 
-func allocate(n int, done *sync.WaitGroup) {
+func allocate(into *[][]byte, n int, done *sync.WaitGroup) {
 	for range n {
-		kept = append(kept, make([]byte, 4096))
+		*into = append(*into, make([]byte, 4096))
 	}
 	done.Done()
 }
@@ -245,13 +245,13 @@ func TestCollector(t *testing.T) {
 	for try := 0; s.Assist == 0 && try < 50; try++ { // an assist needs an allocation that comes while marking
 		s = summarize(t, traced(t, func() {
 			var done sync.WaitGroup
-			for range 4 {
+			for i := range kept {
 				done.Add(1)
-				go allocate(5000, &done)
+				go allocate(&kept[i], 5000, &done)
 			}
 			runtime.GC()
 			done.Wait()
-			kept = nil
+			kept = [4][][]byte{}
 		}), Limits{})
 	}
 	if s.GC.Cycles == 0 || s.GC.STWCount < 2*s.GC.Cycles-1 || s.GC.STW <= 0 || s.GC.Marking <= 0 {

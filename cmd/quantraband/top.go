@@ -58,7 +58,7 @@ the longer the next one waits. docs/top.md says how to read what it shows.`,
 	}
 	t.q.serverFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&t.instance, "instance", "", "which `instance` of the service (default: any that is there)")
+	f.StringVar(&t.instance, "instance", "", "which `instance` of the service (default: the first that is there)")
 	f.DurationVar(&t.every, "every", 2*time.Second, "how long to wait between two looks; longer where a look costs much")
 	f.IntVar(&t.seconds, "seconds", 5, "how long a processor profile or an execution trace lasts")
 	f.BoolVar(&t.full, "full", false, "all details of goroutines, however long the program stands still for them")
@@ -73,7 +73,7 @@ the longer the next one waits. docs/top.md says how to read what it shows.`,
 		if err := t.check(); err != nil {
 			return err
 		}
-		src, err := t.source(args[0], cmd.Flags().Changed("server"))
+		src, err := t.source(cmd.Context(), args[0], cmd.Flags().Changed("server"))
 		if err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func viewNamed(name string) (console.View, error) {
 }
 
 // source is what arg names: a server's service, or a program's own pages.
-func (t *liveTop) source(arg string, serverNamed bool) (*console.Source, error) {
+func (t *liveTop) source(ctx context.Context, arg string, serverNamed bool) (*console.Source, error) {
 	if serverNamed || !strings.ContainsAny(arg, ".:/") && arg != "localhost" {
 		if arg == "" {
 			return nil, usagef("the name of the service is empty")
@@ -121,7 +121,7 @@ func (t *liveTop) source(arg string, serverNamed bool) (*console.Source, error) 
 			return nil, err
 		}
 		t.q.service = arg
-		return (&serviceSource{t: t}).source(), nil
+		return (&serviceSource{t: t}).source(ctx), nil
 	}
 	p, err := newPprofSource(t, arg)
 	if err != nil {

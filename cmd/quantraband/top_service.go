@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,12 +27,27 @@ const hottestSince = 5 * time.Minute
 
 // serviceSource is a program with our agent, through the server that it reports to
 // (docs/format/agents.md).
-type serviceSource struct{ t *liveTop }
+type serviceSource struct {
+	t        *liveTop
+	instance string // whose goroutines and traces are shown: two looks at two programs would say nothing
+}
 
-func (s *serviceSource) source() *console.Source {
+// source chooses an instance, where the user named none: the first that is there. Where none is,
+// the views that need one will say so; the profiles that it has sent can be shown all the same.
+func (s *serviceSource) source(ctx context.Context) *console.Source {
 	name := s.t.q.service
-	if s.t.instance != "" {
-		name += "/" + s.t.instance
+	if s.instance = s.t.instance; s.instance == "" {
+		agents, err := s.list(ctx)
+		here := slices.DeleteFunc(agents, func(a fleet.Agent) bool { return !a.Online })
+		if err == nil && len(here) > 0 {
+			s.instance = slices.MinFunc(here, func(a, b fleet.Agent) int { return cmp.Compare(a.Instance, b.Instance) }).Instance
+		}
+		if len(here) > 1 {
+			name = fmt.Sprintf("%s, one of %d: %s", name, len(here), s.instance)
+		}
+	}
+	if !strings.Contains(name, ":") && s.instance != "" {
+		name += ": " + s.instance
 	}
 	return &console.Source{
 		Name:       name + " at " + strings.TrimPrefix(s.t.q.server, "http://"),
@@ -43,21 +60,27 @@ func (s *serviceSource) ask(ctx context.Context, route string, takes time.Durati
 	q := s.t.q
 	q.timeout += takes
 	v := url.Values{"service": {q.service}}
-	if s.t.instance != "" {
-		v.Set("instance", s.t.instance)
-	}
 	maps.Copy(v, extra)
 	return q.call(ctx, http.MethodGet, route+"?"+v.Encode(), nil, out)
 }
 
+// ofInstance is a parameter, and the instance where there is one.
+func (s *serviceSource) ofInstance(name, value string) url.Values {
+	v := url.Values{name: {value}}
+	if s.instance != "" {
+		v.Set("instance", s.instance)
+	}
+	return v
+}
+
 func (s *serviceSource) goroutines(ctx context.Context, full bool) (out live.Snapshot, err error) {
-	err = s.ask(ctx, "/goroutines", 0, url.Values{"full": {strconv.FormatBool(full || s.t.full)}}, &out)
+	err = s.ask(ctx, "/goroutines", 0, s.ofInstance("full", strconv.FormatBool(full || s.t.full)), &out)
 	return out, err
 }
 
 func (s *serviceSource) trace(ctx context.Context) (out sched.Summary, err error) {
 	seconds := s.t.seconds
-	err = s.ask(ctx, "/trace", time.Duration(seconds)*time.Second, url.Values{"seconds": {strconv.Itoa(seconds)}}, &out)
+	err = s.ask(ctx, "/trace", time.Duration(seconds)*time.Second, s.ofInstance("seconds", strconv.Itoa(seconds)), &out)
 	return out, err
 }
 
@@ -85,14 +108,20 @@ func (s *serviceSource) functions(ctx context.Context) (out console.Functions, e
 	return out, nil
 }
 
+func (s *serviceSource) list(ctx context.Context) ([]fleet.Agent, error) {
+	var answer struct{ Agents []fleet.Agent }
+	err := s.ask(ctx, "", 0, nil, &answer)
+	return answer.Agents, err
+}
+
 // agents is what the service's agents say of their programs.
 func (s *serviceSource) agents(ctx context.Context) (console.Runtime, error) {
-	var answer struct{ Agents []fleet.Agent }
 	out := console.Runtime{Time: time.Now(), Figures: []console.Figure{}}
-	if err := s.ask(ctx, "", 0, nil, &answer); err != nil {
+	list, err := s.list(ctx)
+	if err != nil {
 		return out, err
 	}
-	for _, g := range answer.Agents {
+	for _, g := range list {
 		if s.t.instance != "" && g.Instance != s.t.instance {
 			continue
 		}

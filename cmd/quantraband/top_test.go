@@ -193,7 +193,8 @@ func agentServer(t *testing.T) (url string, asked *[]string) {
 		case r.URL.Path == "/api/v1/agents":
 			fmt.Fprint(w, `{"agents": [{"service": "checkout", "version": "v1", "instance": "host-4711", "agent": "quantra-agent/1", "go": "go1.26.8", "os": "linux/amd64",
 				"started": "2026-11-25T10:00:00Z", "seen": "2026-11-25T10:00:00Z", "online": true, "optimizer": false, "lease": "01J", "unknown": {"a": 1},
-				"settings": {"gogc": -1, "gomemlimit": 9223372036854775807, "gomaxprocs": 2, "cpu_rate": 100}}]}`)
+				"settings": {"gogc": -1, "gomemlimit": 9223372036854775807, "gomaxprocs": 2, "cpu_rate": 100}},
+				{"service": "checkout", "instance": "gone-1", "online": false}, {"service": "checkout", "instance": "host-9", "online": true}]}`)
 		default:
 			http.NotFound(w, r)
 		}
@@ -219,12 +220,13 @@ func TestTopService(t *testing.T) {
 			t.Errorf("%q is not in %s", want, text)
 		}
 	}
-	want := []string{"/api/v1/agents/goroutines?full=false&service=checkout.eu", "/api/v1/agents/trace?instance=host+1&seconds=3&service=checkout", "/api/v1/agents?service=checkout"}
+	want := []string{"/api/v1/agents?service=checkout.eu", "/api/v1/agents/goroutines?full=false&instance=host-4711&service=checkout.eu",
+		"/api/v1/agents/trace?instance=host+1&seconds=3&service=checkout", "/api/v1/agents?service=checkout", "/api/v1/agents?service=checkout"}
 	if fmt.Sprint(*asked) != fmt.Sprint(want) {
 		t.Errorf("it asked %q, want %q", *asked, want)
 	}
 	t.Setenv("QUANTRA_SERVER", url)
-	if s := top[live.Snapshot](t, "--full", "checkout"); s.Total == 0 || !strings.HasSuffix((*asked)[3], "full=true&service=checkout") {
+	if s := top[live.Snapshot](t, "--full", "checkout"); s.Total == 0 || !strings.HasSuffix((*asked)[6], "full=true&instance=host-4711&service=checkout") {
 		t.Errorf("by the environment: %q", *asked)
 	}
 	refusedTop(t, exitFailed, "there is no agent of service gone", "--once", "gone")

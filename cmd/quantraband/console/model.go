@@ -40,6 +40,7 @@ type Model struct {
 	snap  live.Snapshot
 	tree  *live.Node
 	first map[live.Detail]live.Snapshot // that growth is counted from
+	grown []live.Growth                 // from first to snap
 	funcs Functions
 	figs  Runtime
 	was   Runtime // the figures before
@@ -133,6 +134,7 @@ func (m *Model) Key(key string) (quit bool) {
 		m.first = map[live.Detail]live.Snapshot{}
 		if m.tree != nil {
 			m.first[m.snap.Detail] = m.snap
+			m.grown = m.growths()
 		}
 	default:
 		if len(key) == 1 && View(key[0]).Name() != "" {
@@ -259,6 +261,7 @@ func (m *Model) take(a answer) {
 		if _, ok := m.first[x.Detail]; !ok {
 			m.first[x.Detail] = x
 		}
+		m.grown = m.growths()
 	case Functions:
 		m.funcs = x
 	case Runtime:
@@ -297,4 +300,4 @@ func (m *Model) Look(ctx context.Context, full bool) (any, error) {
 }
 
 // Growths is what the view of leaks shows, the suspects first.
-func (m *Model) Growths() []live.Growth { return append([]live.Growth{}, m.growths()...) }
+func (m *Model) Growths() []live.Growth { return append([]live.Growth{}, m.grown...) }

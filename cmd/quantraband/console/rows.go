@@ -271,9 +271,6 @@ func (m *Model) stateRows() (out []row) {
 
 // growths are what the view of leaks shows: what grew since the first look, then what waits long and did not grow.
 func (m *Model) growths() []live.Growth {
-	if m.tree == nil {
-		return nil
-	}
 	out := live.Compare(m.first[m.snap.Detail], m.snap)
 	grew := map[*live.Frame]bool{} // by the stack's first frame, which the two share
 	for i := range out {
@@ -292,7 +289,7 @@ func (m *Model) growths() []live.Growth {
 }
 
 func (m *Model) leakRows() (out []row) {
-	for i, g := range m.growths() {
+	for i, g := range m.grown {
 		if i == 500 {
 			break
 		}
