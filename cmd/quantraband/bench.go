@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -38,8 +37,9 @@ func (a *app) benchCommand() *cobra.Command {
 		GroupID: "about",
 		Short:   "Measure this program on this machine",
 		Long:    `Measure what this program costs on this machine, by real work on real profiles. docs/benchmark.md says how to read the figures.`,
-		Example: `  quantraband bench store`,
-	}, a.benchStore(), a.benchWork())
+		Example: `  quantraband bench store
+  quantraband bench overhead`,
+	}, a.benchStore(), a.benchOverhead(), a.benchWork(), a.benchSubject())
 }
 
 // benchOptions are a load.
@@ -311,7 +311,7 @@ type benchRun struct {
 	end    time.Time
 	column benchColumn
 
-	cmd    *exec.Cmd
+	own    *benchServer
 	pid    int
 	server string
 	asker  question
@@ -331,7 +331,7 @@ func (b *benchRun) run(ctx context.Context) (err error) {
 		if err := b.start(ctx); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, b.stop()) }()
+		defer func() { err = errors.Join(err, b.own.stop()) }()
 		b.figure("ready after its start", time.Since(started).Seconds(), "s", 1, 1)
 	}
 	before := b.cpu()
@@ -374,47 +374,12 @@ func quantile(ds []time.Duration, q float64) time.Duration {
 }
 
 // start runs a server, and returns when it is ready.
-func (b *benchRun) start(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
+func (b *benchRun) start(ctx context.Context) (err error) {
+	if b.own, err = startBenchServer(ctx, b.data, b.app.stderr, append([]string{"--tenant-rate", "0", "--compact-every", "1s"}, b.o.up...)...); err != nil {
 		return err
 	}
-	args := append([]string{"up", "--data", b.data, "--listen", "127.0.0.1:0", "--no-self-profile", "--tenant-rate", "0", "--log-level", "warn", "--compact-every", "1s"}, b.o.up...)
-	b.cmd = exec.CommandContext(ctx, self, args...)
-	b.cmd.Cancel = func() error { return b.cmd.Process.Signal(os.Interrupt) }
-	b.cmd.Stderr = b.app.stderr
-	out, err := b.cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := b.cmd.Start(); err != nil {
-		return err
-	}
-	line := regexp.MustCompile(`dashboard +(http://\S+)`)
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		if m := line.FindStringSubmatch(lines.Text()); m != nil {
-			b.server = m[1]
-		}
-		if strings.HasPrefix(lines.Text(), "Ctrl-C") {
-			break
-		}
-	}
-	if b.server == "" {
-		return fmt.Errorf("the server did not start: %w", b.cmd.Wait())
-	}
-	go io.Copy(io.Discard, out) // until it ends
-	b.pid = b.cmd.Process.Pid
+	b.server, b.pid = b.own.url, b.own.pid()
 	b.asker = question{server: b.server, timeout: 5 * time.Minute}
-	return nil
-}
-
-func (b *benchRun) stop() error {
-	if err := b.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return errors.Join(err, b.cmd.Process.Kill()) // Windows has no interrupt for one process
-	}
-	if err := b.cmd.Wait(); err != nil {
-		return fmt.Errorf("the server: %w", err)
-	}
 	return nil
 }
 
@@ -562,9 +527,9 @@ func (b *benchRun) push(ctx context.Context, client *http.Client, u *benchUpload
 	return nil
 }
 
-// metrics are the server's figures of one name each.
-func (b *benchRun) metrics(ctx context.Context) (map[string]float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.server+"/metrics", nil)
+// serverMetrics are a server's figures, by name and labels as /metrics writes them.
+func serverMetrics(ctx context.Context, server string) (map[string]float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/metrics", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -574,14 +539,15 @@ func (b *benchRun) metrics(ctx context.Context) (map[string]float64, error) {
 	}
 	defer resp.Body.Close()
 	out := map[string]float64{}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), " "); ok {
-			if v, err := strconv.ParseFloat(value, 64); err == nil {
-				out[name] = v
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if i := strings.LastIndexByte(lines.Text(), ' '); i >= 0 {
+			if v, err := strconv.ParseFloat(lines.Text()[i+1:], 64); err == nil {
+				out[lines.Text()[:i]] = v
 			}
 		}
 	}
-	return out, nil
+	return out, lines.Err()
 }
 
 // rest waits until nothing is in memory, nothing waits for the bucket, and nothing has been merged for a while.
@@ -589,7 +555,7 @@ func (b *benchRun) rest(ctx context.Context) error {
 	var before string
 	since := time.Now()
 	for end := time.Now().Add(20 * time.Minute); ; {
-		m, err := b.metrics(ctx)
+		m, err := serverMetrics(ctx, b.server)
 		if err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ const (
 	exitCorrupt     = 3
 	exitUnavailable = 4
 	exitInUse       = 5
+	exitUndecided   = 6
 	exitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
@@ -34,6 +35,7 @@ that starts with "quantraband: " unless the code is 0.
     3  the input is corrupt, too large, or in a format that is not understood
     4  no server answers, or it answers that it cannot serve now
     5  the address or the data folder is in use by another process
+    6  it measured, and cannot tell: more trials or a quieter machine are needed
   130  it was interrupted (up ends with 0 when it is: that is how it is stopped)`
 
 // codedError is an error with the exit code it asks for.
@@ -59,6 +61,10 @@ func unavailablef(format string, args ...any) error {
 
 func inUsef(format string, args ...any) error {
 	return &codedError{exitInUse, fmt.Errorf(format, args...)}
+}
+
+func undecidedf(format string, args ...any) error {
+	return &codedError{exitUndecided, fmt.Errorf(format, args...)}
 }
 
 // exitCode is the code that err asks for.

@@ -20,7 +20,7 @@ import (
 // test starts a real process (see startServer).
 func TestMain(m *testing.M) {
 	clickhousetest.Main()
-	testscript.Main(m, map[string]func(){"quantraband": main})
+	testscript.Main(m, map[string]func(){"quantraband": main, "bench-program": benchProgram})
 }
 
 // TestScripts runs the stories in testdata/script: one for each promise, its failures included.

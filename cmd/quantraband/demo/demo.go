@@ -139,12 +139,17 @@ func Run(ctx context.Context, o Options) error {
 
 // endpoint serves h, each request a span, with its path as a label of the samples that it costs.
 func (s *Shop) endpoint(path string, h http.HandlerFunc) (string, http.Handler) {
+	return labelled(path, func(w http.ResponseWriter, r *http.Request) {
+		ctx, span := s.tracer.Start(r.Context(), r.Method+" "+path, trace.WithSpanKind(trace.SpanKindServer))
+		defer span.End()
+		h(w, r.WithContext(ctx))
+	})
+}
+
+// labelled serves h with its path as a label of the samples that it costs.
+func labelled(path string, h http.HandlerFunc) (string, http.Handler) {
 	labels := pprof.Labels("endpoint", path)
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		pprof.Do(r.Context(), labels, func(ctx context.Context) {
-			ctx, span := s.tracer.Start(ctx, r.Method+" "+path, trace.WithSpanKind(trace.SpanKindServer))
-			defer span.End()
-			h(w, r.WithContext(ctx))
-		})
+		pprof.Do(r.Context(), labels, func(ctx context.Context) { h(w, r.WithContext(ctx)) })
 	})
 }

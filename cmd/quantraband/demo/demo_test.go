@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
-	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // The test binary is every process of the fleet, and a parent that is killed.
@@ -363,7 +362,7 @@ func TestArguments(t *testing.T) {
 
 // TestShop asks each endpoint, and both caches for the same answers.
 func TestShop(t *testing.T) {
-	srv := httptest.NewServer(NewShop(V1, noop.NewTracerProvider().Tracer("")).Handler())
+	srv := httptest.NewServer(NewShop(V1, nil).Handler())
 	defer srv.Close()
 	for kind := range 10 {
 		if err := visit(t.Context(), srv.Client(), srv.URL, kind); err != nil {

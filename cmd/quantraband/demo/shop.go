@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/quantra-l/quantra/agent/lock"
 )
@@ -35,6 +36,7 @@ type Shop struct {
 	catalogue []Product
 	prices    *Cache
 	ledger    Ledger
+	relay     *Relay
 }
 
 // Product is what the shop sells.
@@ -66,10 +68,13 @@ type Receipt struct {
 	Journal   int    `json:"journal_bytes"`
 }
 
-// NewShop opens a shop of a version, whose requests and their parts are spans of tracer.
+// NewShop opens a shop of a version, whose requests and their parts are spans of tracer; nil is no spans.
 func NewShop(version string, tracer trace.Tracer) *Shop {
+	if tracer == nil {
+		tracer = noop.NewTracerProvider().Tracer("")
+	}
 	words := strings.Fields("red green blue small large wool cotton steel oak glass winter summer city garden kitchen travel light heavy classic modern")
-	s := &Shop{tracer: tracer, ledger: Ledger{mu: lock.Mutex{Name: "ledger"}}, prices: NewCache(cacheSize, version == V2)}
+	s := &Shop{tracer: tracer, ledger: Ledger{mu: lock.Mutex{Name: "ledger"}}, prices: NewCache(cacheSize, version == V2), relay: NewRelay()}
 	for i := range catalogueSize {
 		tags := []string{words[i%len(words)], words[i*7%len(words)], words[i*13%len(words)]}
 		s.catalogue = append(s.catalogue, Product{
@@ -83,12 +88,13 @@ func NewShop(version string, tracer trace.Tracer) *Shop {
 	return s
 }
 
-// Handler serves /checkout, /search and /report.
+// Handler serves /checkout, /search, /report and /message.
 func (s *Shop) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(s.endpoint("/checkout", s.checkout))
 	mux.Handle(s.endpoint("/search", s.search))
 	mux.Handle(s.endpoint("/report", s.report))
+	mux.Handle(labelled("/message", s.relay.message)) // without a span, which would cost more than the work
 	return mux
 }
 
