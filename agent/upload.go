@@ -62,7 +62,7 @@ func poke(c chan struct{}) {
 // base is the server that profiles go to, without the path.
 func (s *sender) base() *url.URL {
 	u := *s.endpoint
-	u.Path = strings.TrimSuffix(u.Path, profilesPath)
+	u.Path = strings.TrimSuffix(u.Path, profilesPath[1:]) // JoinPath gives a server without a path none of its slash
 	return &u
 }
 

@@ -91,7 +91,7 @@ export class TreeView {
     const by = (key: Sort, text: string, title: string) => h("div", { class: "t-cell num", role: "columnheader", "aria-sort": sort === key ? "descending" : "none" },
       h("button", { type: "button", class: "t-sort" + (sort === key ? " on" : ""), title, "data-sort": key, onclick: () => this.o.onSort(key) }, text, sort === key ? h("span", { class: "t-arrow", "aria-hidden": "true" }, "↓") : null));
     this.head.replaceChildren(
-      h("div", { class: "t-cell row", role: "columnheader" }, "Created by whom",
+      h("div", { class: "t-cell row", role: "columnheader" }, h("span", { class: "g-title" }, "Created by whom"),
         h("button", { type: "button", class: "btn ghost tiny", onclick: () => this.fold(true) }, "Unfold all"), h("button", { type: "button", class: "btn ghost tiny", onclick: () => this.fold(false) }, "Fold")),
       by("grew", "Growth", "How many more there are than when the page opened"), by("count", "Goroutines", "With all that they created"),
       h("div", { class: "t-cell", role: "columnheader" }, "States"), by("wait", "Waits", "The longest that one has waited; the runtime tells whole minutes"));
