@@ -115,11 +115,7 @@ type leaseRequest struct {
 
 // body reads a reader's JSON into v, in which unknown names are refused: a setting that is spelled wrong must not be left out silently.
 func (f *Fleet) body(w http.ResponseWriter, r *http.Request, v any) error {
-	rc := http.NewResponseController(w)
-	if rc.SetReadDeadline(time.Now().Add(f.opt.ReadTimeout)) == nil {
-		defer rc.SetReadDeadline(time.Time{})
-	}
-	b, err := readAll(r.Body, maxQuestion, func(int64) error { return nil })
+	b, err := f.readWithin(w, r, maxQuestion, func(int64) error { return nil })
 	if err != nil {
 		return err
 	}

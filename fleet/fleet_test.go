@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -1191,6 +1192,35 @@ func TestOptions(t *testing.T) {
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), "below 0") {
 			t.Errorf("%+v: %v", o, err)
 		}
+	}
+}
+
+// TestSlowSender: a body that never ends ends in 408, and one that nobody wants does not keep its connection.
+func TestSlowSender(t *testing.T) {
+	f, err := New(Options{ReadTimeout: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	f.Register(mux)
+	mux.Handle(ReaderPath+"/", f.Handler())
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	for path, want := range map[string]string{
+		"/api/v1/agents/poll":           "HTTP/1.1 408 ",
+		"/api/v1/agents/lease":          "HTTP/1.1 408 ",
+		"/api/v1/agents/results?task=x": "HTTP/1.1 404 ",
+	} {
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 10000\r\n\r\n{", path)
+		answer, err := io.ReadAll(conn) // the server ends the connection: the rest of the body is not to be had
+		if err != nil || !bytes.HasPrefix(answer, []byte(want)) {
+			t.Errorf("%s: %q, %v", path, answer, err)
+		}
+		conn.Close()
 	}
 }
 

@@ -41,6 +41,7 @@ func (f *Fleet) route(name string, receive func(w http.ResponseWriter, r *http.R
 }
 
 func (f *Fleet) admit(w http.ResponseWriter, r *http.Request, receive func(http.ResponseWriter, *http.Request, string) (any, error)) (any, error) {
+	f.deadline(w)
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		return nil, refusal(http.StatusMethodNotAllowed, "method", "%s is not understood here: agents POST", r.Method)
@@ -85,13 +86,7 @@ func (f *Fleet) read(w http.ResponseWriter, r *http.Request, limit int64, take f
 	if r.ContentLength > limit {
 		return nil, "", &http.MaxBytesError{Limit: limit}
 	}
-	// Not every ResponseWriter has deadlines; the servers of cmd and of the tests do.
-	rc := http.NewResponseController(w)
-	if rc.SetReadDeadline(time.Now().Add(f.opt.ReadTimeout)) == nil {
-		// What follows is no fault of the sender's, and the server goes on reading to see whether it is still there.
-		defer rc.SetReadDeadline(time.Time{})
-	}
-	if body, err = readAll(r.Body, limit, take); err != nil {
+	if body, err = f.readWithin(w, r, limit, take); err != nil {
 		return nil, "", err
 	}
 	if f.opt.Verify == nil {
@@ -101,6 +96,24 @@ func (f *Fleet) read(w http.ResponseWriter, r *http.Request, limit int64, take f
 		return nil, "", asRefusal(err, http.StatusUnauthorized, "signature")
 	}
 	return body, keyID, nil
+}
+
+// readWithin reads a body within its time. The deadline is lifted when it is there: what follows is no fault of the sender's, and the
+// server goes on reading to see whether it is still there. Else it stays, and bounds how long the server reads what is left.
+func (f *Fleet) readWithin(w http.ResponseWriter, r *http.Request, limit int64, take func(n int64) error) ([]byte, error) {
+	rc := f.deadline(w)
+	body, err := readAll(r.Body, limit, take)
+	if err == nil {
+		_ = rc.SetReadDeadline(time.Time{}) // not every ResponseWriter has deadlines; the servers of cmd and of the tests do
+	}
+	return body, err
+}
+
+// deadline bounds the reading of the body from now on, also where nobody reads it but the server, to get past it.
+func (f *Fleet) deadline(w http.ResponseWriter) *http.ResponseController {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(f.opt.ReadTimeout))
+	return rc
 }
 
 // readAll reads r to its end. A buffer grows as bytes come, so that a Content-Length alone costs nothing.

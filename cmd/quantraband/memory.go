@@ -17,6 +17,8 @@ const minMemory = 96 << 20
 // on its way, for the garbage that Go lets stand, and for the runtime.
 type memoryShares struct {
 	head, query, columns, inFlight, ingest int64
+
+	agents, results, nonces int64 // what agents say of themselves, their results on their way, signed requests that are remembered
 }
 
 // shares divides total; 0 is no limit, and each share is what it is at most.
@@ -30,6 +32,9 @@ func shares(total, query int64) memoryShares {
 		columns:  min(64<<20, total/16),
 		inFlight: min(64<<20, total/16),
 		ingest:   min(256<<20, total/8),
+		agents:   min(256<<20, total/32),
+		results:  min(128<<20, total/16),
+		nonces:   min(64<<20, total/64),
 	}
 	if query > 0 {
 		s.query = query

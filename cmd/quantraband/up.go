@@ -107,7 +107,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	sign, err := openSigning(dir, o, keys, o.demo || !o.noSelfProfile)
+	sign, err := openSigning(dir, o, e.share, keys, o.demo || !o.noSelfProfile)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,10 @@ func handler(e *engine, o upOptions, signatures *ingest.Verifier, log *slog.Logg
 	if err != nil {
 		return nil, nil, err
 	}
-	agents, err := fleet.New(fleet.Options{Verify: verifyWith(signatures), Summarize: summarize, Logger: log, Registry: registry})
+	agents, err := fleet.New(fleet.Options{
+		Verify: verifyWith(signatures), Summarize: summarize, Logger: log, Registry: registry,
+		MaxBytes: e.share.agents, ResultBytes: e.share.results,
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,8 +99,9 @@ type signing struct {
 
 // openSigning makes what checks signatures. keys are those of --agent-keys, nil where any key may sign; own says that agents of ours
 // will send: they get a key then, which is accepted.
-func openSigning(dir string, o upOptions, keys *agentKeys, own bool) (s signing, err error) {
-	so := ingest.SignatureOptions{Require: o.signed()}
+func openSigning(dir string, o upOptions, share memoryShares, keys *agentKeys, own bool) (s signing, err error) {
+	const nonceBytes = 64 // of one that is remembered, a map's slack included
+	so := ingest.SignatureOptions{Require: o.signed(), Nonces: int(share.nonces / nonceBytes)}
 	if keys != nil {
 		so.Keys = keys.allow
 	}
