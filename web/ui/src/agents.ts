@@ -55,7 +55,7 @@ export class AgentsPage implements Page {
   private service = h("div", null);
   private filter = h("input", { class: "input filter-services", type: "search", placeholder: "Filter agents", spellcheck: "false", "aria-label": "Filter agents" });
   private facts = h("span", { class: "muted agents-facts", role: "status" });
-  private list = h("div", { class: "agents" });
+  private list = h("div", { class: "agents", role: "table", "aria-label": "Agents" });
   private ctl: AbortController | null = null;
   private agents: Agent[] | null = null;
   private most = step;
@@ -84,7 +84,7 @@ export class AgentsPage implements Page {
     fleet.agents("", ctl.signal).then((agents) => {
       this.banner.clear();
       this.agents = agents;
-      this.draw();
+      this.draw(true);
     }, (e) => {
       if (ctl.signal.aborted) return;
       if (!this.agents) this.list.replaceChildren();
@@ -99,11 +99,11 @@ export class AgentsPage implements Page {
     this.soon = window.setTimeout(() => this.tick(), 1200);
   }
 
-  private draw(): void {
+  private draw(fresh = false): void {
     const agents = this.agents!, p = params(), service = p.get("service") ?? "", names = [...new Set(agents.map((a) => a.service))].sort();
     rebuild(this.service, () => [pick("Service", service || "All services", () => [{ text: "All services", checked: !service, run: () => set({ service: "" }) }, ...names.map((n) => ({ text: n, checked: n === service, run: () => set({ service: n }) }))])]);
     const chosen = getSelection();
-    if (chosen && !chosen.isCollapsed && this.list.contains(chosen.anchorNode)) return; // somebody is about to copy what it says
+    if (fresh && chosen && !chosen.isCollapsed && this.list.contains(chosen.anchorNode)) return; // somebody is about to copy what it says
     const q = this.filter.value.trim().toLowerCase();
     const shown = agents.filter((a) => (!service || a.service === service) && (!q || [a.service, a.instance, a.version, a.region, a.go, ...Object.values(a.labels ?? {})].some((x) => x?.toLowerCase().includes(q))));
     const on = shown.filter((a) => a.online).length, shed = shown.filter((a) => a.status.shed.length).length, leased = shown.filter((a) => a.granted).length;
@@ -126,7 +126,7 @@ export class AgentsPage implements Page {
 
   private row(a: Agent): HTMLElement {
     const k = key(a), open = params().get("open") === k, turn = () => set({ open: open ? "" : k }, true);
-    return h("div", { class: "a-item" + (a.online ? "" : " off") + (open ? " open" : ""), "data-agent": k },
+    return h("div", { class: "a-item" + (a.online ? "" : " off") + (open ? " open" : ""), role: "rowgroup", "data-agent": k },
       h("div", { class: "a-row", role: "row", onclick: (e: Event) => { if (!(e.target as Element).closest("a,button") && getSelection()?.isCollapsed !== false) turn(); } },
         columns.map((c, i) => h("div", { class: "a-" + c.key, role: "cell" }, i ? null : h("button", { class: "g-twist" + (open ? " open" : ""), type: "button", "aria-expanded": String(open), "aria-label": `Details of ${a.service} ${a.instance}`, "data-focus": "open " + k, onclick: turn }, icon("chevron", 12)), c.cell(a)))),
       open ? this.details(a) : null);

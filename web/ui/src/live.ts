@@ -324,7 +324,6 @@ export class LivePage implements Page {
   }
 
   private goOn(): void {
-    this.snap = null;
     set({ refresh: "" }, true);
     this.load(false, true);
   }

@@ -32,14 +32,24 @@ export class TreeView {
   private turned = new Map<number, boolean>(); // nodes that a person folded or unfolded
   private every: boolean | null = null; // all folded, or all unfolded
   private most = 1;
+  // Where the body is scrolled to and how high it is: asking the document after each change would have it laid out each time.
+  private top = 0;
+  private height = 0;
   private ro: ResizeObserver;
 
   constructor(private o: TreeOptions) {
     this.body.append(this.inner, this.none);
     this.el = h("div", { class: "table gtree", style: "--cols:minmax(0,1fr) var(--w-grew,66px) var(--w-count,92px) var(--w-states,96px) 58px" }, this.head, this.body);
-    this.body.addEventListener("scroll", () => this.draw(), { passive: true });
+    this.body.addEventListener("scroll", () => {
+      this.top = this.body.scrollTop;
+      this.draw();
+    }, { passive: true });
     this.body.addEventListener("keydown", (e) => this.key(e));
-    this.ro = new ResizeObserver(() => this.draw());
+    this.ro = new ResizeObserver(() => {
+      this.height = this.body.clientHeight;
+      this.top = this.body.scrollTop;
+      this.draw();
+    });
     this.ro.observe(this.body);
   }
 
@@ -81,7 +91,7 @@ export class TreeView {
     const by = (key: Sort, text: string, title: string) => h("div", { class: "t-cell num", role: "columnheader", "aria-sort": sort === key ? "descending" : "none" },
       h("button", { type: "button", class: "t-sort" + (sort === key ? " on" : ""), title, "data-sort": key, onclick: () => this.o.onSort(key) }, text, sort === key ? h("span", { class: "t-arrow", "aria-hidden": "true" }, "↓") : null));
     this.head.replaceChildren(
-      h("div", { class: "t-cell row", role: "columnheader" }, "Created by whom",
+      h("div", { class: "t-cell row", role: "columnheader" }, h("span", { class: "g-title" }, "Created by whom"),
         h("button", { type: "button", class: "btn ghost tiny", onclick: () => this.fold(true) }, "Unfold all"), h("button", { type: "button", class: "btn ghost tiny", onclick: () => this.fold(false) }, "Fold")),
       by("grew", "Growth", "How many more there are than when the page opened"), by("count", "Goroutines", "With all that they created"),
       h("div", { class: "t-cell", role: "columnheader" }, "States"), by("wait", "Waits", "The longest that one has waited; the runtime tells whole minutes"));
@@ -117,7 +127,7 @@ export class TreeView {
   }
 
   private draw(): void {
-    const top = Math.max(0, Math.floor(this.body.scrollTop / rowH) - 8), end = Math.min(this.rows.length, top + Math.ceil(this.body.clientHeight / rowH) + 16);
+    const top = Math.max(0, Math.floor(this.top / rowH) - 8), end = Math.min(this.rows.length, top + Math.ceil(this.height / rowH) + 16);
     rebuild(this.inner, () => {
       const out: HTMLElement[] = [];
       for (let i = top; i < end && i < this.rows.length; i++) out.push(this.row(this.rows[i], i));
@@ -151,9 +161,9 @@ export class TreeView {
 
   private show(i: number): void {
     if (i < 0) return;
-    const y = i * rowH, b = this.body;
-    if (y < b.scrollTop) b.scrollTop = y;
-    else if (y + rowH > b.scrollTop + b.clientHeight) b.scrollTop = y + rowH - b.clientHeight;
+    const y = i * rowH;
+    if (y < this.top) this.body.scrollTop = y;
+    else if (y + rowH > this.top + this.height) this.body.scrollTop = y + rowH - this.height;
   }
 
   private key(e: KeyboardEvent): void {
