@@ -416,7 +416,7 @@ func TestOptions(t *testing.T) {
 		{Options{Endpoints: map[string]string{"eu": "nonsense"}}, `Options.Endpoints["eu"]`},
 		{Options{Sources: []Source{{Name: "memory", Write: func(io.Writer) error { return nil }}}}, "Options.Sources"},
 		{Options{Sources: []Source{{Name: "lock"}}}, "Write is nil"},
-		{Options{Region: "\xff"}, "Region"},
+		{Options{Region: "\xff"}, "region"},
 		{Options{Types: 1 << 12}, "Options.Types"},
 		{Options{QueueBytes: -1}, "Options.QueueBytes"},
 		{Options{Server: "localhost:4040"}, "Options.Server"},

@@ -102,7 +102,6 @@ const (
 type vital struct {
 	samples []metrics.Sample // runtimeMetrics, then latencies and cycles
 	last    []float64        // of runtimeMetrics, those that count since the program began
-	bounds  []float64        // of the latency buckets
 	counts  []uint64         // at the last look
 	first   bool
 	user    time.Duration

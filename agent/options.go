@@ -369,7 +369,7 @@ func (o Options) uploadLabels() (url.Values, error) {
 		}
 	}
 	if len(o.Region) > maxLabelValue || !utf8.ValidString(o.Region) {
-		return nil, fmt.Errorf("Region is not UTF-8 of at most %d bytes", maxLabelValue)
+		return nil, fmt.Errorf("the region is not UTF-8 of at most %d bytes", maxLabelValue)
 	}
 	if n := len(v) + 1; n > maxLabels {
 		return nil, fmt.Errorf("%d labels, service, version, instance and region included, are too many, the limit is %d", n, maxLabels)
