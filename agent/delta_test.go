@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -319,32 +318,6 @@ func FuzzMeasure(f *testing.F) {
 			t.Fatalf("its own output: %v", err)
 		}
 	})
-}
-
-// BenchmarkAgentOverhead is the same work without and with an agent. Compare
-// their ns/op: the difference is what the agent costs while it profiles.
-func BenchmarkAgentOverhead(b *testing.B) {
-	work := func() {
-		m := map[string]int{}
-		for i := range 500 {
-			m[fmt.Sprint(i%100)] += i
-		}
-	}
-	for _, on := range []bool{false, true} {
-		b.Run(fmt.Sprintf("agent=%t", on), func(b *testing.B) {
-			if on {
-				a, err := start(b.Context(), Options{Server: "http://server", HTTPClient: &http.Client{Transport: new(fakeServer)}, Window: time.Second, Logger: quiet()}, runtimeSources)
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer a.Stop(context.Background())
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				work()
-			}
-		})
-	}
 }
 
 // BenchmarkMemoryWindow is what the memory profile of one window costs, runtime/pprof's part apart.
