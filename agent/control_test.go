@@ -762,7 +762,7 @@ func TestDecodeReply(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := pollReply{
-		lease: &lease{ID: "01J...", TTL: 10 * time.Minute, GOGC: ptr(200), Limit: ptr(int64(419430400)), Procs: ptr(2), Rate: ptr(50)},
+		lease: &lease{ID: "01J...", TTL: 3 * time.Minute, GOGC: ptr(200), Limit: ptr(int64(419430400)), Procs: ptr(2), Rate: ptr(50)},
 		tasks: []task{{ID: "01K...", Kind: "goroutines"}, {ID: "01L...", Kind: "trace", Seconds: 5}},
 	}
 	if !reflect.DeepEqual(r, want) {

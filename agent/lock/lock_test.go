@@ -246,26 +246,6 @@ func TestZero(t *testing.T) {
 	<-done
 }
 
-func TestUncontendedAllocatesNothing(t *testing.T) {
-	if race {
-		t.Skip("the race detector allocates")
-	}
-	var m Mutex
-	var rw RWMutex
-	// More than a sample's worth, so that sampled acquisitions are among them.
-	n := testing.AllocsPerRun(8*HoldSample, func() {
-		m.Lock()
-		m.Unlock()
-		rw.Lock()
-		rw.Unlock()
-		rw.RLock()
-		rw.RUnlock()
-	})
-	if n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
 var runs atomic.Int64
 
 // unique is a name that no lock had: totals are the program's, and a test may run again.
