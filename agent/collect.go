@@ -258,6 +258,8 @@ func (c *collector) collect(from, until time.Time) {
 	c.goroutines(from, until)
 	c.figures = f
 	c.finish(from, until, gauges, own, time.Since(began))
+	c.scratch.release()
+	c.buf = bytes.Buffer{}
 }
 
 // waited is whether a profile of contention may have something new. The runtime's records

@@ -67,8 +67,8 @@ type values [maxColumns]int64
 // two of a million stacks meet with a chance below 1e-26, in a quarter of the memory.
 type stackKey [2]uint64
 
-// scratch is what profiles are read and written with, kept from window to window: gzip's
-// writer alone is 800 KB. All meters of an agent share it.
+// scratch is what profiles are read and written with: gzip's writer alone is 800 KB. All meters
+// of an agent share it, and it is let go between windows: what lives counts twice in a program whose heap may double.
 type scratch struct {
 	zr      *gzip.Reader
 	zw      *gzip.Writer
@@ -122,6 +122,9 @@ func (s *scratch) pack(b []byte) ([]byte, error) {
 	}
 	return packed, nil
 }
+
+// release lets go of all of it.
+func (s *scratch) release() { *s = scratch{} }
 
 // memory is what is kept, in bytes.
 func (s *scratch) memory() int64 {

@@ -227,6 +227,10 @@ func TestWholeAgent(t *testing.T) {
 	seen := map[string]bool{}
 	all := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == pollPath {
+			http.NotFound(w, r)
+			return
+		}
 		p, err := profile.Parse(r.Body)
 		name := r.URL.Query().Get("name")
 		if err != nil || p.CheckValid() != nil || r.URL.Path != "/api/v1/profiles" {

@@ -277,6 +277,10 @@ func TestRealServers(t *testing.T) {
 			var asked atomic.Int64
 			seen := make(chan struct{}, 1)
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != profilesPath {
+					http.NotFound(w, r)
+					return
+				}
 				asked.Add(1)
 				select {
 				case seen <- struct{}{}:

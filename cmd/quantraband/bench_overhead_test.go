@@ -39,7 +39,7 @@ func benchProgram() {
 		os.Exit(1)
 	}
 	if os.Args[2] != "baseline" { // else PROFILER_ENABLED would do it
-		a, err := agent.Start(ctx, agent.Options{Service: "bench-program", CPURate: rate, Window: 200 * time.Millisecond, Upload: 200 * time.Millisecond})
+		a, err := agent.Start(ctx, agent.Options{Service: "bench-program", Region: "local", SpoolBytes: -1, CPURate: rate, Window: 200 * time.Millisecond, Upload: 200 * time.Millisecond})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -494,7 +494,7 @@ func TestLiveRealAgent(t *testing.T) {
 	for range 25 {
 		go waitAtGate(gate)
 	}
-	a, err := agent.Start(t.Context(), agent.Options{Service: "uitest", Instance: "here", Server: s.URL, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	a, err := agent.Start(t.Context(), agent.Options{Service: "uitest", Instance: "here", Server: s.URL, Region: "local", SpoolBytes: -1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
