@@ -20,6 +20,8 @@ const (
 	// another profiler, not ours, was seen in the last yieldWindows windows.
 	yieldFor     = 2 * time.Second
 	yieldWindows = 30
+	// startTakes is the most that a start of the CPU profile takes by itself, which is no gap.
+	startTakes = 10 * time.Millisecond
 	// leakEvery is how often leaked goroutines are looked for: each time is a garbage collection.
 	leakEvery = 10 * time.Minute
 	// bucketsShare of GOMEMLIMIT that the runtime's profiling buckets take is worth a warning.
@@ -208,7 +210,7 @@ func (c *collector) window(length time.Duration, ctx context.Context, stop <-cha
 		if c.cpu != nil {
 			late = c.cpuFrom.Sub(from)
 		}
-		if late > took/10 {
+		if c.cpu == nil || late > max(took/10, startTakes) {
 			c.a.status.gap("process_cpu", fmt.Errorf("another profiler had the CPU profile for %v of the window's %v", late.Round(time.Millisecond), took.Round(time.Millisecond)))
 		}
 	}
