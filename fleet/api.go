@@ -172,7 +172,7 @@ func (f *Fleet) askTrace(w http.ResponseWriter, r *http.Request, tenant string) 
 		raw = true
 	case "", "summary":
 		if f.opt.Summarize == nil { // before the trace: it would cost the program for nothing
-			return nil, refusal(http.StatusNotImplemented, "unimplemented", "this server cannot summarize traces yet: ask with format=raw, and read it with `go tool trace`")
+			return nil, refusal(http.StatusNotImplemented, "unimplemented", "this server was made without a reader of traces: ask with format=raw, and read it with `go tool trace`")
 		}
 	default:
 		return nil, errorf(ErrInvalid, "format=%.40q: it must be summary or raw", format)
