@@ -130,6 +130,7 @@ type Blocks struct {
 	listEr   error     // why it was not since
 	putEr    error     // why the last upload failed
 	badMetas []string
+	merging  map[ulid.ULID]bool // outputs of merges under way, whose job gives them to the bucket itself
 
 	compactEr, retainEr error
 	behind              time.Time               // since when there has been something to merge and none of it done
@@ -168,7 +169,7 @@ func Open(ctx context.Context, b bucket.Bucket, opt Options) (*Blocks, error) {
 	}
 	bs := &Blocks{opt: opt, fs: opt.FS, bucket: b, reads: b, near: strings.HasPrefix(b.URL(), "file://"),
 		wake: make(chan struct{}, 1), stale: make(chan struct{}, 1), memory: newMemory(opt.MemoryBytes),
-		gone: map[ulid.ULID]uint64{}, changed: make(chan struct{}), buried: map[ulid.ULID]time.Time{}, retained: opt.Now()}
+		gone: map[ulid.ULID]uint64{}, merging: map[ulid.ULID]bool{}, changed: make(chan struct{}), buried: map[ulid.ULID]time.Time{}, retained: opt.Now()}
 	bs.now.Store(newSet(nil))
 	if err := bs.openDir(); err != nil {
 		return nil, err

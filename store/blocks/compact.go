@@ -58,7 +58,11 @@ type job struct {
 // lease is the name under which one server at a time does it. Hours of a day share one: they would be each
 // other's inputs.
 func (j *job) lease(region string) string {
-	return fmt.Sprintf("compact/%s/%s/%s", region, tenantKey(j.tenant), j.partition.Truncate(24*time.Hour).Format("2006-01-02"))
+	return mergeLease(region, j.tenant, j.partition)
+}
+
+func mergeLease(region, tenant string, partition time.Time) string {
+	return fmt.Sprintf("compact/%s/%s/%s", region, tenantKey(tenant), partition.Truncate(day).Format("2006-01-02"))
 }
 
 const day = 24 * time.Hour
@@ -356,7 +360,7 @@ func (b *Blocks) mergeBlocks(ctx context.Context, j job, keep func(block.Series)
 	if err := ctx.Err(); err != nil { // the lease may be lost
 		return m, err
 	}
-	if err := b.enqueue([]store.Staged{{Dir: dir, Meta: out}}); err != nil {
+	if err := b.publish(ctx, store.Staged{Dir: dir, Meta: out}); err != nil {
 		return m, err
 	}
 	b.mu.Lock()
@@ -367,6 +371,59 @@ func (b *Blocks) mergeBlocks(ctx context.Context, j job, keep func(block.Series)
 	b.mu.Unlock()
 	b.opt.Logger.Debug("blocks are merged", "tenant", j.tenant, "partition", j.partition, "level", j.level, "inputs", len(inputs), "block", id, "bytes", out.Bytes(), "took", time.Since(began))
 	return out, nil
+}
+
+// publish puts a merge's output in the place of its inputs. Among several servers the bucket must have it before the
+// lease ends: the next to hold the lease would find the inputs unmerged, and merge them again. One that the bucket does not
+// take waits, and is looked at again before it is given: [Blocks.superseded].
+func (b *Blocks) publish(ctx context.Context, out store.Staged) error {
+	if b.opt.Lease == nil {
+		return b.enqueue([]store.Staged{out})
+	}
+	id := out.Meta.ULID
+	b.mu.Lock()
+	b.merging[id] = true
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		delete(b.merging, id)
+		b.mu.Unlock()
+		b.kick()
+	}()
+	if err := b.enqueue([]store.Staged{out}); err != nil {
+		return err
+	}
+	if err := b.give(ctx, b.now.Load().all[id]); err != nil {
+		b.opt.Logger.Debug("the bucket does not take the output of a merge; it waits", "block", id, "error", err)
+	}
+	return nil
+}
+
+// superseded says whether another server has replaced or deleted an input of a merge whose output still waits here: the
+// bucket must not get it, as it would bring profiles back, or count them twice. Nothing is lost without it: what replaced the
+// input has that, and the other inputs are still there.
+func (s *set) superseded(k *Block) bool {
+	own := map[ulid.ULID]bool{k.Meta.ULID: true}
+	for _, id := range k.Meta.Sources {
+		own[id] = true
+	}
+	for _, id := range k.Meta.Sources {
+		src := s.all[id]
+		replaced := false // by another source: it was no input itself
+		for _, r := range s.by[id] {
+			switch {
+			case r.Meta.ULID == k.Meta.ULID:
+			case own[r.Meta.ULID]:
+				replaced = true
+			case !r.Waiting:
+				return true
+			}
+		}
+		if !replaced && (src == nil || src.Tombstoned) {
+			return true
+		}
+	}
+	return false
 }
 
 // created is when the youngest input was made: a merge does not make profiles younger, and Recent goes by it.

@@ -379,6 +379,83 @@ func TestTwoServersCompact(t *testing.T) {
 	}
 }
 
+// TestMergeWaitsForTheBucket: a merge whose output the bucket does not take does not come through once another server has
+// merged the same blocks, and does if none has; the lease is held until the bucket has the output.
+func TestMergeWaitsForTheBucket(t *testing.T) {
+	for _, other := range []bool{true, false} {
+		t.Run(fmt.Sprint("merged by another: ", other), func(t *testing.T) {
+			ctx := context.Background()
+			mem := vfs.NewMem()
+			table := &leases{held: map[string]bool{}}
+			sw := newSwitch()
+			var c clock
+			bk := folder(t, mem)
+			var unleased atomic.Int32
+			var servers []*Blocks
+			for n := range 2 {
+				opt := switched(mem, sw)
+				opt.Dir, opt.Now, opt.Lease = fmt.Sprint("/data/server", n), c.now, table.lease
+				var hook = func(op, key string) error { return nil }
+				if n == 0 {
+					hook = func(op, key string) error {
+						if op != "put" || !strings.HasSuffix(key, block.SamplesFile) || c.now().Equal(epoch) {
+							return nil
+						}
+						table.mu.Lock()
+						if len(table.held) == 0 {
+							unleased.Add(1)
+						}
+						table.mu.Unlock()
+						return sw.before(op, key)
+					}
+				}
+				servers = append(servers, openBlocks(t, &hooked{Bucket: bk, before: hook}, opt))
+			}
+			want := []int{1, 2, 3}
+			for _, n := range want {
+				if err := servers[0].Put(ctx, []store.Staged{writeBlock(t, mem, n, block.LevelHead, epoch, []*upload{plainUpload(n)})}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			settled(t, servers[0])
+			c.turn(10 * time.Hour)
+			sw.set(errAway)
+			if err := servers[0].Maintain(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if st := servers[0].Stats(); st.Compactions != 1 || st.QueueBlocks != 1 {
+				t.Fatalf("%+v", st)
+			}
+			if got := present(t, servers[0]); !slices.Equal(got, want) {
+				t.Errorf("while it waits %v", got)
+			}
+			if err := servers[1].Refresh(ctx); err != nil {
+				t.Fatal(err)
+			}
+			sw.failed(t) // the uploader has tried too, and has let go of the lease
+			if other {
+				maintained(t, servers[1])
+			}
+			sw.set(nil)
+			settled(t, servers[0])
+			for n, b := range servers {
+				if err := b.Refresh(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if got := present(t, b); !slices.Equal(got, want) {
+					t.Errorf("server %d has %v, want %v", n, got, want)
+				}
+				if n := len(b.now.Load().ask["t"]); n != 1 {
+					t.Errorf("%d blocks are asked", n)
+				}
+			}
+			if n := unleased.Load(); n > 0 {
+				t.Errorf("%d outputs were given to the bucket without a lease", n)
+			}
+		})
+	}
+}
+
 // shifted is plainUpload in one of three hours.
 func shifted(n int) *upload {
 	u := plainUpload(n)

@@ -170,6 +170,8 @@ func (b *Blocks) uploadLoop() {
 		switch {
 		case err == nil && before != nil:
 			b.opt.Logger.Info("uploads go through again", "bucket", b.bucket.URL())
+		case errors.Is(err, errLeased):
+			b.opt.Logger.Debug("upload", "error", err)
 		case err != nil && (before == nil || before.Error() != err.Error()):
 			b.opt.Logger.Error("upload", "bucket", b.bucket.URL(), "error", err)
 		}
@@ -186,11 +188,13 @@ func (b *Blocks) uploadLoop() {
 // does not hold up the rest.
 func (b *Blocks) uploadAll(ctx context.Context) error {
 	var waiting []*Block
+	b.mu.Lock()
 	for _, k := range b.now.Load().all {
-		if k.Waiting && k.damage.Load() == nil {
+		if k.Waiting && k.damage.Load() == nil && !b.merging[k.Meta.ULID] {
 			waiting = append(waiting, k)
 		}
 	}
+	b.mu.Unlock()
 	slices.SortFunc(waiting, byULID)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -203,6 +207,12 @@ func (b *Blocks) uploadAll(ctx context.Context) error {
 			for k := range work {
 				err := b.upload(ctx, k)
 				if err == nil {
+					continue
+				}
+				if errors.Is(err, errLeased) {
+					mu.Lock()
+					first = cmp.Or(first, err)
+					mu.Unlock()
 					continue
 				}
 				b.mu.Lock()
@@ -232,10 +242,42 @@ func (b *Blocks) uploadAll(ctx context.Context) error {
 	return first
 }
 
-// upload puts the block's files, meta.json last: it is what makes the block be there. A
+// errLeased is an output of a merge that waits until no other server merges the same day.
+var errLeased = errors.New("another server merges blocks of the same day")
+
+// upload gives a block to the bucket. One that a merge made before, while the bucket was away, must not replace what another
+// server has replaced since.
+func (b *Blocks) upload(ctx context.Context, k *Block) error {
+	if b.opt.Lease == nil || len(k.Meta.Sources) == 0 {
+		return b.give(ctx, k)
+	}
+	done, err := b.leased(ctx, mergeLease(b.opt.Region, k.Meta.Tenant, k.Meta.Partition), func(ctx context.Context) error {
+		s := b.now.Load()
+		if k = s.all[k.Meta.ULID]; k == nil || !k.Waiting {
+			return nil
+		}
+		switch _, err := b.bucket.Stat(ctx, k.Key+block.MetaFile); {
+		case err == nil: // it went down after the last file
+			return b.uploaded(k, false)
+		case !errors.Is(err, bucket.ErrNotFound):
+			return fmt.Errorf("block %s: %w", k.Meta.ULID, err)
+		}
+		if s.superseded(k) {
+			b.opt.Logger.Info("blocks have been merged by another server since; the merge that waited here is dropped", "block", k.Meta.ULID)
+			return b.uploaded(k, true)
+		}
+		return b.give(ctx, k)
+	})
+	if err == nil && !done {
+		return fmt.Errorf("block %s: %w", k.Meta.ULID, errLeased)
+	}
+	return err
+}
+
+// give puts the block's files, meta.json last: it is what makes the block be there. A
 // block whose tombstone is in the bucket was there before: this server went down
 // after the last file and came back later than the block was merged and deleted. Its copy goes.
-func (b *Blocks) upload(ctx context.Context, k *Block) error {
+func (b *Blocks) give(ctx context.Context, k *Block) error {
 	switch _, err := b.bucket.Stat(ctx, k.Key+TombstoneFile); {
 	case err == nil:
 		b.opt.Logger.Info("a block in the queue has been deleted since", "block", k.Meta.ULID)

@@ -366,7 +366,7 @@ func TestExecutionTrace(t *testing.T) {
 	b = open(t, s.URL)
 	b.visit("/live?service=checkout&view=trace")
 	b.click(".viewbar button", "Take a trace")
-	b.until(`/cannot summarize traces/.test(` + text(".trace .banner:not([hidden])") + `)`)
+	b.until(`/without a reader of traces/.test(` + text(".trace .banner:not([hidden])") + `)`)
 }
 
 // TestLiveTreeAgrees: the page's tree is agent/live's, also where creators go in circles and functions stand at several places.
