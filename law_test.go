@@ -25,6 +25,7 @@ var law = map[string][]string{
 	"agent/live":                      nil,
 	"agent/lock":                      {"agent"},
 	"agent/spans":                     nil,
+	"analyze":                         {"profile"},
 	"analyze/sched":                   nil,
 	"control":                         nil,
 	"examples/hello":                  {"agent"},
@@ -47,7 +48,7 @@ var law = map[string][]string{
 }
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/sched", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {
