@@ -41,6 +41,8 @@ var law = map[string][]string{
 	"store/clickhouse/clickhousetest": nil,
 	"store/bucket/buckettest":         nil,
 	"store/storetest":                 {"store", "store/block", "profile"},
+	"watch":                           {"analyze", "control", "profile", "store", "watch/alert"},
+	"watch/alert":                     {"analyze"},
 	"web":                             {"profile", "store"},
 	"web/bundle":                      nil,
 	"web/uitest":                      nil,

@@ -1,0 +1,229 @@
+package alert
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/PagerDuty/go-pagerduty"
+	"github.com/slack-go/slack"
+
+	"github.com/quantra-l/quantra/analyze"
+)
+
+// Message is one thing to tell. As JSON it is a webhook's body.
+type Message struct {
+	ID      string          `json:"id"`      // of the finding: the same for all that is told of one cause
+	Episode int             `json:"episode"` // 1, and more each time it came back or grew
+	Status  string          `json:"status"`  // "open", "fixed", "test"
+	Link    string          `json:"link"`    // to the page of the finding
+	Also    []string        `json:"also_in,omitempty"`
+	Finding analyze.Finding `json:"finding"`
+}
+
+// Title is one line.
+func (m *Message) Title() string {
+	s := m.Finding.Sentence
+	if p := m.Finding.Price; p != nil && p.Amount >= 0.5 {
+		s = fmt.Sprintf("%s About %.0f %s a month.", s, p.Amount, p.Currency)
+	}
+	if len(m.Also) > 0 {
+		s += " Also in " + strings.Join(m.Also, ", ") + "."
+	}
+	switch m.Status {
+	case "fixed":
+		s = "Fixed: " + s
+	case "test":
+		s = "Test of alerts: " + s
+	}
+	return s
+}
+
+// Refused is an answer that another try would get too.
+type Refused struct{ Text string }
+
+func (r *Refused) Error() string { return r.Text }
+
+// Later is an answer that says when to try again.
+type Later struct {
+	After time.Duration
+	Text  string
+}
+
+func (l *Later) Error() string { return l.Text }
+
+// sendWithin bounds one try.
+const sendWithin = 10 * time.Second
+
+// client follows no redirect: what is told goes where the file says.
+var client = &http.Client{Timeout: sendWithin, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
+// Send tells m, once. Telling it again does no harm where the other side knows it by its id: PagerDuty does. The error is
+// a *Refused, a *Later, or any other, which may pass.
+func (ch *Channel) Send(ctx context.Context, m Message) error {
+	ctx, cancel := context.WithTimeout(ctx, sendWithin)
+	defer cancel()
+	var err error
+	switch ch.Type {
+	case "webhook":
+		err = ch.webhook(ctx, m)
+	case "slack":
+		err = ch.slack(ctx, m)
+	case "pagerduty":
+		err = ch.pagerduty(ctx, m)
+	default:
+		err = &Refused{"channel " + ch.Name + " was not checked"}
+	}
+	if err == nil {
+		return nil
+	}
+	// A URL that is a secret is in errors of net/http.
+	text := strings.ReplaceAll(err.Error(), ch.url, "its URL")
+	if ch.key != "" {
+		text = strings.ReplaceAll(text, ch.key, "its key")
+	}
+	var later *Later
+	var refused *Refused
+	switch {
+	case errors.As(err, &later):
+		return &Later{later.After, ch.Name + ": " + text}
+	case errors.As(err, &refused):
+		return &Refused{ch.Name + ": " + text}
+	}
+	return errors.New(ch.Name + ": " + text)
+}
+
+// SignatureHeader has the HMAC-SHA256 of a webhook's body under the key of key_env, as "sha256=" and hex.
+const SignatureHeader = "Quantra-Signature"
+
+func (ch *Channel) webhook(ctx context.Context, m Message) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return &Refused{err.Error()}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, ch.url, bytes.NewReader(body))
+	if err != nil {
+		return &Refused{err.Error()}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Idempotency-Key", fmt.Sprintf("%s-%d-%s", m.ID, m.Episode, m.Status))
+	if ch.key != "" {
+		mac := hmac.New(sha256.New, []byte(ch.key))
+		mac.Write(body)
+		req.Header.Set(SignatureHeader, "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	answer, _ := io.ReadAll(io.LimitReader(res.Body, 512)) // for the message only
+	wait, _ := strconv.Atoi(res.Header.Get("Retry-After"))
+	return ofStatus(res.StatusCode, time.Duration(wait)*time.Second, strings.TrimSpace(string(answer)))
+}
+
+// ofStatus is what an HTTP status says of another try.
+func ofStatus(code int, wait time.Duration, text string) error {
+	text = fmt.Sprintf("it answers %d %s %.200q", code, http.StatusText(code), text)
+	switch {
+	case code >= 200 && code < 300:
+		return nil
+	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable && wait > 0:
+		return &Later{min(cmp.Or(max(wait, 0), time.Minute), time.Hour), text}
+	case code >= 500 || code == http.StatusRequestTimeout:
+		return errors.New(text)
+	}
+	return &Refused{text}
+}
+
+func (ch *Channel) slack(ctx context.Context, m Message) error {
+	f := &m.Finding
+	lines := []string{escapeSlack(m.Title())}
+	if f.Next != "" && m.Status != "fixed" {
+		lines = append(lines, "_"+escapeSlack(f.Next)+"_")
+	}
+	for _, w := range f.Warnings {
+		lines = append(lines, "• "+escapeSlack(w))
+	}
+	if m.Link != "" {
+		lines = append(lines, "<"+m.Link+"|Open the finding>")
+	}
+	block := slack.NewSectionBlock(slack.NewTextBlockObject(slack.MarkdownType, clip(strings.Join(lines, "\n"), 2900), false, false), nil, nil)
+	msg := &slack.WebhookMessage{Text: clip(escapeSlack(m.Title()), 2900), Blocks: &slack.Blocks{BlockSet: []slack.Block{block}}}
+	err := slack.PostWebhookCustomHTTPContext(ctx, ch.url, client, msg)
+	var status slack.StatusCodeError
+	var limited *slack.RateLimitedError
+	switch {
+	case errors.As(err, &limited):
+		return &Later{limited.RetryAfter, err.Error()}
+	case errors.As(err, &status):
+		return ofStatus(status.Code, 0, status.Status)
+	}
+	return err
+}
+
+// escapeSlack is text in Slack's markup: names of functions have * and <.
+func escapeSlack(s string) string {
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(s)
+}
+
+// clip is s within n bytes, whole characters.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n-3], "") + "..."
+}
+
+func (ch *Channel) pagerduty(ctx context.Context, m Message) error {
+	f := &m.Finding
+	e := &pagerduty.V2Event{RoutingKey: ch.key, Action: "trigger", DedupKey: "quantra-" + m.ID, Client: "Quantra-L", ClientURL: m.Link,
+		Payload: &pagerduty.V2Payload{Summary: clip(m.Title(), 1024), Source: f.Service, Severity: "warning", Component: f.Function, Group: f.Service, Class: string(f.Kind), Details: f}}
+	if m.Link != "" {
+		e.Links = []any{map[string]string{"href": m.Link, "text": "The finding"}}
+	}
+	switch m.Status {
+	case "fixed":
+		e.Action = "resolve"
+	case "test":
+		e.Payload.Severity = "info"
+	}
+	c := pagerduty.NewClient("", pagerduty.WithV2EventsAPIEndpoint(ch.url))
+	heard := &hearing{}
+	c.HTTPClient = heard
+	_, err := c.ManageEventWithContext(ctx, e)
+	if err != nil && heard.status != 0 {
+		return cmp.Or(ofStatus(heard.status, heard.wait, err.Error()), err)
+	}
+	return err
+}
+
+// hearing keeps the status of an answer: the library's error does not have it where the body is a proxy's, not PagerDuty's.
+type hearing struct {
+	status int
+	wait   time.Duration
+}
+
+func (h *hearing) Do(r *http.Request) (*http.Response, error) {
+	res, err := client.Do(r)
+	if err == nil {
+		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
+		h.status, h.wait = res.StatusCode, time.Duration(seconds)*time.Second
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(res.Body, 64<<10), res.Body}
+	}
+	return res, err
+}
