@@ -140,6 +140,8 @@ type Selection struct {
 	From   time.Time         `json:"from"`
 	To     time.Time         `json:"to"`
 	Labels map[string]string `json:"labels,omitempty"` // beside the service's
+	// Samples are labels that samples themselves must have: operation="GET /search".
+	Samples map[string]string `json:"samples,omitempty"`
 }
 
 // Money is an amount by month.
