@@ -1,6 +1,7 @@
 // Package control keeps the little that servers must agree on, in a database that others have written and
 // proven: SQLite in the data folder of a single server, or PostgreSQL where several share a bucket.
-// It never holds profiles. Losing it loses no data: leases are taken anew.
+// It never holds profiles: leases, which are taken anew if they are lost, and findings with their history, which are found
+// anew but for what people said of them.
 package control
 
 import (
@@ -28,6 +29,7 @@ var (
 	ErrInvalid     = errors.New("invalid")     // the URL, a lease's name
 	ErrNewer       = errors.New("newer")       // a later version of this program has been here
 	ErrLost        = errors.New("lease lost")  // the cause that ends a lease's context
+	ErrConflict    = errors.New("conflict")    // it has been changed since it was read: read it again
 )
 
 // Options of [Open].
@@ -53,6 +55,7 @@ type kind struct {
 	driver string
 	clock  string // Unix microseconds, now
 	lock   string // taken first by a migration; the transaction ends it
+	marks  string // taken before a mark is read to be changed, likewise
 	param  func(query string) string
 }
 
@@ -66,6 +69,7 @@ var (
 		driver: "pgx",
 		clock:  "cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)",
 		lock:   "select pg_advisory_xact_lock(7810774)", // any number that no other program takes in this database
+		marks:  "lock table marks in exclusive mode",
 		param:  dollars,
 	}
 )
@@ -106,7 +110,7 @@ func Open(ctx context.Context, url string, opt Options) (*DB, error) {
 	if d.sql, err = sql.Open(d.kind.driver, dsn); err != nil {
 		return nil, fmt.Errorf("control: %s: %w: %s", d.name, ErrInvalid, scrub(err, url))
 	}
-	d.sql.SetMaxOpenConns(4) // leases are all there is: more would only hold the server's slots
+	d.sql.SetMaxOpenConns(4) // little is asked: more would only hold the server's slots
 	d.sql.SetMaxIdleConns(2)
 	d.sql.SetConnMaxIdleTime(5 * time.Minute)
 	if err := d.migrate(ctx, migrations); err != nil {

@@ -18,7 +18,7 @@ func word(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrDenied), errors.Is(err, ErrNewer), errors.Is(err, ErrInvalid), errors.Is(err, ErrUnavailable):
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrDenied), errors.Is(err, ErrNewer), errors.Is(err, ErrInvalid), errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable):
 		return err
 	case errors.As(err, &pg):
 		switch {

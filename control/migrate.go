@@ -20,6 +20,33 @@ var migrations = []string{
 		renewed bigint not null,
 		ttl     bigint not null
 	)`,
+	// 2: findings with their history, and marks: how far something has come. Docs are JSON that this package does
+	// not read; seen is Unix microseconds of the profiles' time.
+	`create table findings (
+		tenant  text   not null,
+		id      text   not null,
+		service text   not null,
+		kind    text   not null,
+		state   text   not null,
+		seen    bigint not null,
+		version bigint not null,
+		doc     text   not null,
+		primary key (tenant, id)
+	);
+	create index findings_by_service on findings (tenant, service, seen);
+	create table finding_events (
+		tenant  text   not null,
+		finding text   not null,
+		seq     bigint not null,
+		doc     text   not null,
+		primary key (tenant, finding, seq)
+	);
+	create table marks (
+		tenant text not null,
+		name   text not null,
+		doc    text not null,
+		primary key (tenant, name)
+	)`,
 }
 
 // migrate brings the tables to the last version, in one transaction: a crash leaves the

@@ -48,30 +48,30 @@ func (r Record) act(a Action, now time.Time) (Update, error) {
 		if !r.Open() {
 			return invalid("it is %s: only what is open can be acknowledged", r.State)
 		}
-		r.State, e.What = Acknowledged, "acknowledged"
+		r.State, e.What = StateAcknowledged, "acknowledged"
 	case "mute":
-		if r.State == Fixed {
+		if r.State == StateFixed {
 			return invalid("it is fixed: there is nothing to mute")
 		}
 		if !a.Until.IsZero() && !a.Until.After(now) {
 			return invalid("until %s: it must be in the future", a.Until.Format(time.RFC3339))
 		}
-		r.State, r.MutedUntil, e.What = Muted, a.Until, "muted"
+		r.State, r.MutedUntil, e.What = StateMuted, a.Until, "muted"
 	case "unmute":
-		if r.State != Muted {
+		if r.State != StateMuted {
 			return invalid("it is %s, not muted", r.State)
 		}
-		r.State, r.MutedUntil, e.What = New, time.Time{}, "unmuted"
+		r.State, r.MutedUntil, e.What = StateNew, time.Time{}, "unmuted"
 	case "fix":
-		if r.State == Fixed {
+		if r.State == StateFixed {
 			return invalid("it is fixed")
 		}
-		r.State, r.FixedAt, r.MutedUntil, r.GoneSince, e.What = Fixed, now, time.Time{}, time.Time{}, "fixed"
+		r.State, r.FixedAt, r.MutedUntil, r.GoneSince, e.What = StateFixed, now, time.Time{}, time.Time{}, "fixed"
 	case "reopen":
-		if r.State != Fixed && r.State != Acknowledged {
+		if r.State != StateFixed && r.State != StateAcknowledged {
 			return invalid("it is %s", r.State)
 		}
-		r.State, r.FixedAt, r.Saved, e.What = New, time.Time{}, nil, "reopened"
+		r.State, r.FixedAt, r.Saved, e.What = StateNew, time.Time{}, nil, "reopened"
 	default:
 		return invalid("%.40q is none of %v", a.Do, slices.Sorted(slices.Values(Actions)))
 	}

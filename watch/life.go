@@ -11,17 +11,17 @@ import (
 // State is where a finding is in its life.
 type State string
 
-// The states of a finding. Open are New, CameBack and Acknowledged: something is to be done, or is being done.
+// The states of a finding. Open are StateNew, StateCameBack and StateAcknowledged: something is to be done, or is being done.
 const (
-	New          State = "new"
-	Acknowledged State = "acknowledged" // somebody knows, and it stays listed
-	Muted        State = "muted"        // nobody wants to hear of it, until MutedUntil
-	Fixed        State = "fixed"        // it is gone
-	CameBack     State = "came_back"    // it was fixed, and is there again
+	StateNew          State = "new"
+	StateAcknowledged State = "acknowledged" // somebody knows, and it stays listed
+	StateMuted        State = "muted"        // nobody wants to hear of it, until MutedUntil
+	StateFixed        State = "fixed"        // it is gone
+	StateCameBack     State = "came_back"    // it was fixed, and is there again
 )
 
 // States is all of them.
-var States = []State{New, Acknowledged, Muted, Fixed, CameBack}
+var States = []State{StateNew, StateAcknowledged, StateMuted, StateFixed, StateCameBack}
 
 // Record is a finding with its life. It is what the control database keeps, as JSON.
 type Record struct {
@@ -35,7 +35,7 @@ type Record struct {
 	// Episode counts how often it began: 1 at first, one more each time it comes back or grows. Who was told, was
 	// told of an episode.
 	Episode    int       `json:"episode"`
-	MutedUntil time.Time `json:"muted_until,omitzero"` // zero while Muted is for ever
+	MutedUntil time.Time `json:"muted_until,omitzero"` // zero while muted is for ever
 	GoneSince  time.Time `json:"gone_since,omitzero"`  // since when it has not been found where it would have been
 	FixedAt    time.Time `json:"fixed_at,omitzero"`
 	// Saved is what its end brought, measured: of the same unit as Finding.Saving.
@@ -74,7 +74,9 @@ type Event struct {
 }
 
 // Open says whether something is to be done about it.
-func (r *Record) Open() bool { return r.State == New || r.State == CameBack || r.State == Acknowledged }
+func (r *Record) Open() bool {
+	return r.State == StateNew || r.State == StateCameBack || r.State == StateAcknowledged
+}
 
 // Look is what one look at a service's profiles has found.
 type Look struct {
@@ -162,8 +164,8 @@ func (r Rules) Apply(known []Record, look Look) []Update {
 }
 
 func later(a, b *Record) bool {
-	if (a.State == Fixed) != (b.State == Fixed) {
-		return b.State == Fixed
+	if (a.State == StateFixed) != (b.State == StateFixed) {
+		return b.State == StateFixed
 	}
 	return a.LastSeen.After(b.LastSeen)
 }
@@ -193,7 +195,7 @@ func (l *life) found(f analyze.Finding) {
 	}
 	if f.Kind == analyze.Regression {
 		if i, ok := l.by[cause{analyze.Improvement, f.Service, f.Function, f.Subject, f.Type}]; ok {
-			if e := &l.all[i]; e.Record.State != Fixed && f.Since.After(e.Record.Finding.Since) {
+			if e := &l.all[i]; e.Record.State != StateFixed && f.Since.After(e.Record.Finding.Since) {
 				l.end(e, "undone", "it takes more again: see the regression")
 			}
 		}
@@ -201,7 +203,7 @@ func (l *life) found(f analyze.Finding) {
 	i, ok := l.by[causeOf(&f)]
 	if !ok {
 		l.by[causeOf(&f)] = len(l.all)
-		e := entry{seen: true, Update: Update{Record: Record{ID: f.ID(), Tenant: l.look.Tenant, State: New, Finding: f, FirstSeen: at, LastSeen: at, Episode: 1}}}
+		e := entry{seen: true, Update: Update{Record: Record{ID: f.ID(), Tenant: l.look.Tenant, State: StateNew, Finding: f, FirstSeen: at, LastSeen: at, Episode: 1}}}
 		e.happened(at, "found", f.Sentence)
 		l.all = append(l.all, e)
 		return
@@ -211,17 +213,17 @@ func (l *life) found(f analyze.Finding) {
 	k := &e.Record
 	before := k.Finding
 	switch {
-	case k.State == Fixed:
+	case k.State == StateFixed:
 		if isChange(f.Kind) && !f.Since.After(k.FixedAt.Add(-l.rules.FixedAfter)) {
 			return // what was fixed is still in the window that is looked at
 		}
-		k.State, k.FixedAt, k.Saved, k.GoneSince, k.FirstSeen = CameBack, time.Time{}, nil, time.Time{}, at
+		k.State, k.FixedAt, k.Saved, k.GoneSince, k.FirstSeen = StateCameBack, time.Time{}, nil, time.Time{}, at
 		k.Episode++
 		e.happened(at, "came back", f.Sentence)
 	case grew(&before, &f, l.rules.Grew):
 		k.Episode++
-		if k.State == Acknowledged {
-			k.State = New // what was known is not what is there now
+		if k.State == StateAcknowledged {
+			k.State = StateNew // what was known is not what is there now
 		}
 		e.happened(at, "grew", f.Sentence)
 	}
@@ -229,7 +231,7 @@ func (l *life) found(f analyze.Finding) {
 		k.GoneSince = time.Time{}
 		e.changed = true
 	}
-	if f.Since.IsZero() || !before.Since.IsZero() && before.Since.Before(f.Since) && !grew(&before, &f, l.rules.Grew) && k.State != CameBack {
+	if f.Since.IsZero() || !before.Since.IsZero() && before.Since.Before(f.Since) && !grew(&before, &f, l.rules.Grew) && k.State != StateCameBack {
 		f.Since = before.Since // it began then; what is looked at may begin later
 	}
 	if f.Cause == nil {
@@ -252,7 +254,7 @@ func (l *life) undoes(f *analyze.Finding) bool {
 		return false
 	}
 	e.seen = true
-	if e.Record.State != Fixed {
+	if e.Record.State != StateFixed {
 		l.fix(e, f.After, f.Sentence)
 	}
 	return true
@@ -291,11 +293,11 @@ func differs(a, b *analyze.Finding) bool {
 // passed lets time pass for one that is known.
 func (l *life) passed(e *entry) {
 	k, at := &e.Record, l.look.At
-	if k.State == Muted && !k.MutedUntil.IsZero() && !at.Before(k.MutedUntil) {
-		k.State, k.MutedUntil = New, time.Time{}
+	if k.State == StateMuted && !k.MutedUntil.IsZero() && !at.Before(k.MutedUntil) {
+		k.State, k.MutedUntil = StateNew, time.Time{}
 		e.happened(at, "unmuted", "its time is over")
 	}
-	if k.State == Fixed || e.seen {
+	if k.State == StateFixed || e.seen {
 		return
 	}
 	f := &k.Finding
@@ -358,6 +360,6 @@ func (l *life) fix(e *entry, now analyze.Estimate, why string) {
 
 func (l *life) end(e *entry, what, why string) {
 	k := &e.Record
-	k.State, k.FixedAt, k.GoneSince, k.MutedUntil = Fixed, l.look.At, time.Time{}, time.Time{}
+	k.State, k.FixedAt, k.GoneSince, k.MutedUntil = StateFixed, l.look.At, time.Time{}, time.Time{}
 	e.happened(l.look.At, what, why)
 }

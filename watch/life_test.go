@@ -95,7 +95,7 @@ func TestRegressionsLife(t *testing.T) {
 	// The change has left the window; the figure has not fallen.
 	s.want(s.look(3*time.Hour, 0.05), "")
 	s.want(s.look(24*time.Hour, 0.049), "")
-	if k := s.known[0]; k.State != New || !k.LastSeen.Equal(s.at) || !k.FirstSeen.Equal(noon) {
+	if k := s.known[0]; k.State != StateNew || !k.LastSeen.Equal(s.at) || !k.FirstSeen.Equal(noon) {
 		t.Errorf("%+v", k)
 	}
 	// Nobody can tell: no profiles. That is not gone.
@@ -108,13 +108,13 @@ func TestRegressionsLife(t *testing.T) {
 	s.want(s.look(14*time.Minute, 0.031), "")
 	s.want(s.look(time.Minute, 0.031), "fixed cache.evict")
 	k := s.known[0]
-	if k.State != Fixed || k.Saved == nil || k.Saved.Unit != "cores" || k.Saved.Amount < 0.189 || k.Saved.Amount > 0.191 || k.Saved.Price.Amount < 18.9 {
+	if k.State != StateFixed || k.Saved == nil || k.Saved.Unit != "cores" || k.Saved.Amount < 0.189 || k.Saved.Amount > 0.191 || k.Saved.Price.Amount < 18.9 {
 		t.Errorf("%+v, saved %+v", k, k.Saved)
 	}
 	// It stays fixed while the old change is still in the window, and comes back with a new one.
 	s.want(s.look(time.Minute, 0.03, f), "")
 	s.want(s.look(time.Hour, 0.06, rose(0.03, 0.06, s.at.Add(50*time.Minute))), "came back cache.evict")
-	if k := s.known[0]; k.State != CameBack || k.Episode != 2 || k.Saved != nil || !k.FixedAt.IsZero() {
+	if k := s.known[0]; k.State != StateCameBack || k.Episode != 2 || k.Saved != nil || !k.FixedAt.IsZero() {
 		t.Errorf("%+v", k)
 	}
 }
@@ -188,11 +188,11 @@ func TestPeopleAct(t *testing.T) {
 	s.look(0, -1, f)
 	s.act(Action{Do: "acknowledge", By: "ada"})
 	s.want(s.look(time.Minute, -1, f), "")
-	if s.known[0].State != Acknowledged {
+	if s.known[0].State != StateAcknowledged {
 		t.Error(s.known[0].State)
 	}
 	s.want(s.look(time.Minute, -1, rose(0.03, 0.09, noon)), "grew cache.evict")
-	if s.known[0].State != New {
+	if s.known[0].State != StateNew {
 		t.Error("what grew is not what was acknowledged")
 	}
 	s.act(Action{Do: "mute", Until: s.at.Add(time.Hour)})

@@ -146,6 +146,9 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	share := shares(limit, int64(o.queryMemory))
 	e.share = share
 	var backend store.Backend
+	if e.control, err = control.Open(ctx, cmp.Or(o.control, "sqlite:"+filepath.Join(dir, controlDB)), control.Options{Logger: log}); err != nil {
+		return e, controlError(err)
+	}
 	if o.clickhouse != "" {
 		backend, err = e.openClickHouse(ctx, o, log)
 	} else {
@@ -178,10 +181,6 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 func (e *engine) openBlocks(ctx context.Context, dir string, o engineOptions, log *slog.Logger) (_ store.Backend, err error) {
 	if e.bucket, err = openBucket(ctx, dir, o.bucket, false); err != nil {
 		return nil, err
-	}
-	where := cmp.Or(o.control, "sqlite:"+filepath.Join(dir, controlDB))
-	if e.control, err = control.Open(ctx, where, control.Options{Logger: log}); err != nil {
-		return nil, controlError(err)
 	}
 	if o.control == "" && !strings.HasPrefix(e.bucket.URL(), "file://") {
 		log.Info("the control database is a file of this server's own: servers that share the bucket need one together; see --control")
