@@ -33,6 +33,8 @@ type Backend interface {
 	// Trend calls add for each minute (or longer step) of each function; points of one
 	// function, line and time are added up.
 	Trend(ctx context.Context, p *Plan, q TrendQuery, exclude []ulid.ULID, add func(function string, labels profile.Labels, pt TrendPoint)) error
+	// Rollup adds a part for each of its sources to g.
+	Rollup(ctx context.Context, p *Plan, q RollupQuery, exclude []ulid.ULID, g *RollupGather) error
 
 	// Recent are the uploads that came after since, so that one sent again is kept once.
 	Recent(ctx context.Context, since time.Time) ([]block.ID, error)

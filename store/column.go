@@ -164,3 +164,23 @@ func (c *column) totalOf(keep []bool) int64 {
 	})
 	return n
 }
+
+// addFunctions adds the column's samples to s: those whose label sets are in keep, or all if it is nil.
+func (c *column) addFunctions(s *FunctionSums, keep []bool) {
+	b, unit := c.data, c.unit
+	for at := 0; at < len(b); {
+		var set, n, d, v uint64
+		set, at = uvarint(b, at)
+		n, at = uvarint(b, at)
+		stack := uint64(0)
+		kept := keep == nil || keep[set]
+		for ; n > 0; n-- {
+			d, at = uvarint(b, at)
+			v, at = uvarint(b, at)
+			stack += d
+			if kept {
+				s.Add(uint32(stack), unzigzag(v)*unit)
+			}
+		}
+	}
+}

@@ -31,3 +31,13 @@ func (db *DB) FlushErr() error {
 	defer db.mu.Unlock()
 	return db.flushErr
 }
+
+// MaxGatherRows is how many rows a roll-up gathers before it merges them.
+const MaxGatherRows = maxGatherRows
+
+// Used is the memory that the answer takes, as accounted.
+func (g *RollupGather) Used() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.used
+}

@@ -83,6 +83,10 @@ type Store interface {
 	// Trend is what functions had of a type's values over time.
 	Trend(ctx context.Context, q TrendQuery) (*TrendResult, error)
 
+	// Rollup is what every function had of a type's values over time. ErrTooLarge where that is more than one question
+	// may take in memory.
+	Rollup(ctx context.Context, q RollupQuery) (*RollupResult, error)
+
 	// Usage is what is kept and what it weighs, of all tenants.
 	Usage(ctx context.Context) ([]Usage, error)
 

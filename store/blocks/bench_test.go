@@ -117,6 +117,33 @@ func BenchmarkSelect(b *testing.B) {
 	}
 }
 
+// BenchmarkRollup is all functions of 20 services over two hours, from blocks of a quarter of an hour: with what they had to say kept
+// in memory, and without.
+func BenchmarkRollup(b *testing.B) {
+	bs := fleet(b, block.LevelPart, 15*time.Minute, 2*time.Hour)
+	q := store.RollupQuery{Query: store.Query{Type: cpuTime, From: epoch, To: epoch.Add(2 * time.Hour)}, Step: time.Minute, GroupBy: []string{profile.LabelService}, MinShare: 0.0001}
+	p := planOf(b, q.Query)
+	for _, cold := range []bool{false, true} {
+		b.Run(fmt.Sprintf("cold=%v", cold), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if cold {
+					for id := range bs.now.Load().all {
+						bs.memory.forget(id)
+					}
+				}
+				g := store.NewRollupGather(1<<30, p, q)
+				if err := bs.Rollup(context.Background(), p, q, nil, g); err != nil {
+					b.Fatal(err)
+				}
+				if r, err := g.Result(context.Background()); err != nil || len(r.Groups) != 20 {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkOpen is a start with a bucket of many blocks.
 func BenchmarkOpen(b *testing.B) {
 	const blocks = 1000

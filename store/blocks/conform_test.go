@@ -162,11 +162,14 @@ func TestDamage(t *testing.T) {
 			}
 			// Whole series, profiles and trends do not panic either, and never fail for one bad block.
 			p := planOf(t, store.Query{})
+			roll := store.RollupQuery{Query: store.Query{Type: cpuTime, From: epoch.Add(-time.Hour), To: epoch.Add(2 * time.Hour)}, Step: time.Minute}
+			whole := planOf(t, roll.Query)
 			err = errors.Join(
 				b.Series(ctx, p, time.Minute, nil, nil, func(_ profile.Labels, _ store.Point) {}),
 				b.Catalog(ctx, p, nil, func(store.Known) {}),
 				b.Profiles(ctx, p, nil, func(store.ProfileInfo) bool { return true }),
 				b.Trend(ctx, p, store.TrendQuery{Functions: []string{"work1"}, Step: time.Minute}, nil, func(string, profile.Labels, store.TrendPoint) {}),
+				b.Rollup(ctx, whole, roll, nil, store.NewRollupGather(1<<30, whole, roll)),
 			)
 			if _, e := b.Recent(ctx, time.Time{}); err != nil || e != nil {
 				t.Fatalf("%s at %d: %v, %v", o.Key, at, err, e)

@@ -65,7 +65,11 @@ func randomQuestion(rng *rand.Rand, all []*upload) question {
 		q.q.Matchers = append(q.q.Matchers, store.Matcher{Name: profile.LabelVersion, Op: store.MatchNotEqual, Value: "v1"})
 	}
 	at := func() time.Time { return epoch.Add(time.Duration(rng.Int64N(int64(5*time.Hour))) - time.Hour) }
-	switch rng.IntN(5) {
+	switch rng.IntN(6) {
+	case 5: // it begins and ends just beside profiles, within their minutes
+		from, to := all[rng.IntN(len(all))].from, all[rng.IntN(len(all))].from
+		q.q.From = time.Unix(0, min(from, to)+rng.Int64N(3)-1)
+		q.q.To = time.Unix(0, max(from, to)+rng.Int64N(3))
 	case 0: // since ever, until ever
 	case 1:
 		q.q.From = at()
@@ -207,6 +211,82 @@ func (q *question) ask(t *testing.T, b *Blocks) {
 		t.Fatalf("%s: profiles: %v\ngot  %v\nwant %v", text, err, gotIDs, wantIDs)
 	}
 	q.askTrend(t, b, p, ups, text)
+	q.askRollup(t, b, text)
+}
+
+// askRollup asks for all functions, twice: the second time what blocks had to say as a whole may be in memory.
+func (q *question) askRollup(t *testing.T, b *Blocks, text string) {
+	in := *q
+	if in.q.From.IsZero() {
+		in.q.From = epoch.Add(-90 * time.Minute)
+	}
+	if in.q.To.IsZero() {
+		in.q.To = epoch.Add(4 * time.Hour)
+	}
+	if !in.q.To.After(in.q.From) {
+		return
+	}
+	type cell struct {
+		service, fn string
+		column      int
+	}
+	type facts struct {
+		total               int64
+		profiles, instances int
+	}
+	start := align(in.q.From.UnixNano(), int64(q.step))
+	want, wantFacts, seen := map[cell]fnSums{}, map[cell]facts{}, map[string]bool{}
+	for _, u := range in.takes() {
+		at := cell{service: u.labels.Get(profile.LabelService), column: int((u.from - start) / int64(q.step))}
+		f := wantFacts[at]
+		f.profiles++
+		if k := fmt.Sprint(at, u.labels.Get(profile.LabelInstance)); !seen[k] {
+			seen[k] = true
+			f.instances++
+		}
+		own := map[string]int64{}
+		canon(own, u.p, q.column(), q.sample(u))
+		for _, v := range own {
+			f.total += v
+		}
+		wantFacts[at] = f
+		for fn, s := range u.functionsOf(q.column(), q.sample(u)) {
+			k := at
+			k.fn = fn
+			want[k] = fnSums{self: want[k].self + s.self, cumulative: want[k].cumulative + s.cumulative}
+		}
+	}
+	maps.DeleteFunc(want, func(_ cell, s fnSums) bool { return s == fnSums{} })
+	rq := store.RollupQuery{Query: in.q, Step: q.step, GroupBy: []string{profile.LabelService}}
+	p := planOf(t, rq.Query)
+	for range 2 {
+		g := store.NewRollupGather(1<<30, p, rq)
+		if err := b.Rollup(context.Background(), p, rq, nil, g); err != nil {
+			t.Fatalf("%s: roll-up: %v", text, err)
+		}
+		r, err := g.Result(context.Background())
+		if err != nil {
+			t.Fatalf("%s: roll-up: %v", text, err)
+		}
+		got, gotFacts := map[cell]fnSums{}, map[cell]facts{}
+		for _, group := range r.Groups {
+			at := cell{service: group.Labels.Get(profile.LabelService)}
+			for i := range group.Total {
+				at.column = i
+				if f := (facts{group.Total[i], group.Profiles[i], group.Instances[i]}); f != (facts{}) {
+					gotFacts[at] = f
+				}
+			}
+			for _, f := range group.Functions {
+				f.Each(func(i int, self, cumulative int64) {
+					got[cell{at.service, f.Name, i}] = fnSums{self: self, cumulative: cumulative}
+				})
+			}
+		}
+		if !maps.Equal(got, want) || !maps.Equal(gotFacts, wantFacts) {
+			t.Fatalf("%s: roll-up by %v:\ngot  %v\n     %v\nwant %v\n     %v", text, q.step, got, gotFacts, want, wantFacts)
+		}
+	}
 }
 
 func (q *question) askTrend(t *testing.T, b *Blocks, p *store.Plan, ups []*upload, text string) {

@@ -38,7 +38,7 @@ const (
 	kindSummary
 	kindChunk
 	kindTotals
-	kindFunctions
+	kindRollup
 )
 
 // readerBytes is what an open block takes before anything of it is kept: footers of five files, about.

@@ -388,6 +388,7 @@ func Compare(t *testing.T, s store.Store, q store.Query, all []store.Upload) int
 	compareSeries(t, s, q, x)
 	compareTrend(t, s, q, x)
 	compareSingle(t, s, q, x)
+	compareRollup(t, s, q, all)
 	values, err := s.LabelValues(ctx, profile.LabelVersion, q)
 	if err != nil || !slices.Equal(values, slices.Sorted(maps.Keys(x.versions))) {
 		t.Fatalf("%+v: versions %q, want %v: %v", q, values, x.versions, err)
