@@ -24,7 +24,7 @@ var law = map[string][]string{
 	"agent":                           {"agent/live"},
 	"agent/live":                      nil,
 	"agent/lock":                      {"agent"},
-	"agent/spans":                     nil,
+	"agent/spans":                     {"agent"},
 	"analyze":                         {"profile"},
 	"analyze/sched":                   nil,
 	"control":                         nil,

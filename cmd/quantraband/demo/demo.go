@@ -88,11 +88,12 @@ func Run(ctx context.Context, o Options) error {
 	if o.Spool != "" {
 		spool = 0 // its default
 	}
+	traced := spans.New(spans.Options{})
 	a, err := agent.Start(context.WithoutCancel(ctx), agent.Options{
 		Service: Service, Version: o.Version, Instance: o.Instance, Server: o.Server,
 		Labels: map[string]string{"env": "demo"},
 		Window: o.Window, Upload: o.Window, Logger: o.Logger, Region: o.Region, SpoolDir: o.Spool, SpoolBytes: spool,
-		Sources: []agent.Source{lock.Source()},
+		Sources: []agent.Source{lock.Source(), traced.Source()},
 		Budget:  agent.Budget{BytesPerMinute: 4e6}, // short windows are more bytes
 	})
 	if err != nil {
@@ -100,7 +101,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("demo: %w", err)
 	}
 	// Spans go nowhere but onto the profiles.
-	traces := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans.New(spans.Options{})))
+	traces := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(traced))
 	srv := &http.Server{
 		Handler:           NewShop(o.Version, traces.Tracer("shop")).Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
