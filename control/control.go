@@ -1,6 +1,9 @@
 // Package control keeps the little that servers must agree on, in a database that others have written and
 // proven: SQLite in the data folder of a single server, or PostgreSQL where several share a bucket.
-// It never holds profiles. Losing it loses no data: leases are taken anew.
+// It never holds profiles. Losing it loses none: leases are taken anew, and what is found in the profiles that are kept is found again; what
+// people said of findings (acknowledged, muted) and their history are lost.
+//
+// Documents are the caller's: they are kept as they are, and not read.
 package control
 
 import (
@@ -70,7 +73,7 @@ var (
 	}
 )
 
-var questionMark = regexp.MustCompile(`\?\d`)
+var questionMark = regexp.MustCompile(`\?\d+`)
 
 // dollars turns ?1 into $1.
 func dollars(q string) string {
@@ -106,7 +109,7 @@ func Open(ctx context.Context, url string, opt Options) (*DB, error) {
 	if d.sql, err = sql.Open(d.kind.driver, dsn); err != nil {
 		return nil, fmt.Errorf("control: %s: %w: %s", d.name, ErrInvalid, scrub(err, url))
 	}
-	d.sql.SetMaxOpenConns(4) // leases are all there is: more would only hold the server's slots
+	d.sql.SetMaxOpenConns(4) // leases and findings are little: more would only hold the server's slots
 	d.sql.SetMaxIdleConns(2)
 	d.sql.SetConnMaxIdleTime(5 * time.Minute)
 	if err := d.migrate(ctx, migrations); err != nil {

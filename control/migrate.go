@@ -20,6 +20,38 @@ var migrations = []string{
 		renewed bigint not null,
 		ttl     bigint not null
 	)`,
+	// 2: findings, their history, and marks: how far something has come. Documents are JSON, as text: nothing here
+	// looks into them.
+	`create table findings (
+		tenant     text   not null,
+		id         text   not null,
+		service    text   not null,
+		kind       text   not null,
+		state      text   not null,
+		first_seen bigint not null,
+		last_seen  bigint not null,
+		updated    bigint not null,
+		version    bigint not null,
+		doc        text   not null,
+		primary key (tenant, id)
+	);
+	create index findings_seen on findings (last_seen, tenant, id);
+	create table finding_events (
+		tenant  text   not null,
+		finding text   not null,
+		seq     bigint not null,
+		at      bigint not null,
+		actor   text   not null,
+		what    text   not null,
+		doc     text   not null,
+		primary key (tenant, finding, seq)
+	);
+	create table marks (
+		tenant text not null,
+		name   text not null,
+		doc    text not null,
+		primary key (tenant, name)
+	)`,
 }
 
 // migrate brings the tables to the last version, in one transaction: a crash leaves the
