@@ -2,6 +2,7 @@ package analyze
 
 import (
 	"fmt"
+	"path"
 	"slices"
 
 	"github.com/quantra-l/quantra/profile"
@@ -141,6 +142,9 @@ func (w *waste) allocLine(function string) string {
 		return ""
 	}
 	text := fmt.Sprintf(", %s of that in line %d", percents(most/total), best.line)
+	if best.file != "" {
+		text += " of " + path.Base(best.file)
+	}
 	if k := codeOf(best.callee); best.callee != "" && k != codeRuntime {
 		text += " by " + shortFunction(best.callee)
 	}

@@ -22,6 +22,7 @@ const (
 // counting the runtime's, they end. It is a few kilobytes, whatever the profile's size.
 type Shape struct {
 	Instance string
+	Version  string // of the service; "" is unknown
 	From, To time.Time
 	Samples  float64
 
@@ -111,8 +112,9 @@ const MaxPast = 2000
 var ErrTooMuchPast = errors.New("too much past")
 
 // Anomalies are the profiles among now that are unlike past, which is of the same service and type: its windows of before, of all
-// instances. Where most instances are alike in it, it is one finding for the service, else one for each instance. Fewer than 20 shapes of
-// the past say nothing.
+// instances. Each is held to the past of its own version, as versions differ, and to its own instance's, if there is enough of it: what is like
+// either is no anomaly. A version of which the past has fewer than 20 shapes is not judged; a comparison of versions is for those. Where most instances of a
+// version are alike in it, it is one finding, else one for each instance.
 //
 // A profile is cut into parts, once by own function and once by own function and the function that samples end in; parts of which
 // less than five samples are to be expected are put together. The distance from the past is the sum over parts of the squared
@@ -130,15 +132,34 @@ func Anomalies(service string, typ profile.Type, now, past []Shape, o AnomalyOpt
 	if len(past) > MaxPast {
 		return nil, fmt.Errorf("anomaly: %w: %d shapes, the limit is %d", ErrTooMuchPast, len(past), MaxPast)
 	}
-	b := newBaseline(past, o.Least)
-	if b == nil {
-		return nil, nil
+	versions, instances := map[string][]Shape{}, map[string][]Shape{}
+	for _, s := range past {
+		versions[s.Version] = append(versions[s.Version], s)
+		instances[s.Version+"\x00"+s.Instance] = append(instances[s.Version+"\x00"+s.Instance], s)
 	}
-	flagged := map[string][]Shape{}
-	instances := map[string]bool{}
-	worst := map[string]float64{}
+	judge := map[string][]Shape{}
 	for _, s := range now {
-		instances[s.Instance] = true
+		judge[s.Version] = append(judge[s.Version], s)
+	}
+	var out []Finding
+	for _, v := range slices.Sorted(maps.Keys(judge)) {
+		b := newBaseline(versions[v], o.Least)
+		if b == nil {
+			continue
+		}
+		own := func(instance string) *baseline { return newBaseline(instances[v+"\x00"+instance], o.Least) }
+		out = append(out, b.judge(service, typ, judge[v], own, o)...)
+	}
+	return out, nil
+}
+
+// judge is Anomalies for a version. own is an instance's own past, nil where there is too little.
+func (b *baseline) judge(service string, typ profile.Type, now []Shape, own func(instance string) *baseline, o AnomalyOptions) (out []Finding) {
+	flagged, all := map[string][]Shape{}, map[string]bool{}
+	worst := map[string]float64{}
+	owned := map[string]*baseline{}
+	for _, s := range now {
+		all[s.Instance] = true
 		if s.Samples < o.Least {
 			continue
 		}
@@ -146,25 +167,34 @@ func Anomalies(service string, typ profile.Type, now, past []Shape, o AnomalyOpt
 		if z < o.Score || moved < o.Moved {
 			continue
 		}
+		mine, ok := owned[s.Instance]
+		if !ok {
+			mine = own(s.Instance)
+			owned[s.Instance] = mine
+		}
+		if mine != nil {
+			if y, m := mine.score(s); y < o.Score || m < o.Moved {
+				continue
+			}
+		}
 		flagged[s.Instance] = append(flagged[s.Instance], s)
 		worst[s.Instance] = max(worst[s.Instance], z)
 	}
 	maps.DeleteFunc(flagged, func(_ string, s []Shape) bool { return len(s) < o.Windows })
 	names := slices.Sorted(maps.Keys(flagged))
-	var out []Finding
-	if len(names) >= 2 && 2*len(names) > len(instances) {
-		var all []Shape
+	if len(names) >= 2 && 2*len(names) > len(all) {
+		var shapes []Shape
 		top := 0.0
 		for _, n := range names {
-			all = append(all, flagged[n]...)
+			shapes = append(shapes, flagged[n]...)
 			top = max(top, worst[n])
 		}
-		return append(out, b.finding(service, typ, all, top, "", len(instances))), nil
+		return []Finding{b.finding(service, typ, shapes, top, "", len(all))}
 	}
 	for _, n := range names {
-		out = append(out, b.finding(service, typ, flagged[n], worst[n], n, len(instances)))
+		out = append(out, b.finding(service, typ, flagged[n], worst[n], n, len(all)))
 	}
-	return out, nil
+	return out
 }
 
 // baseline is the past.

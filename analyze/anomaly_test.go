@@ -317,6 +317,31 @@ func TestAnomalyNames(t *testing.T) {
 	if len(all) != 1 || all[0].Cause != nil || all[0].Instances != 3 {
 		t.Fatalf("most instances: %+v", all)
 	}
+	// An instance that was always like that is not unlike its past, nor is a version; one that is new is not judged.
+	mixed := slices.Clone(past)
+	for range 30 {
+		s := shape("b", 0.3)
+		s.Version = "v2"
+		mixed = append(mixed, s)
+	}
+	for _, c := range []struct {
+		instance, version string
+		regexp            float64
+		want              int
+	}{{"b", "v2", 0.3, 0}, {"c", "v2", 0.3, 0}, {"b", "v2", 0, 1}, {"c", "v3", 0.9, 0}} {
+		s := shape(c.instance, c.regexp)
+		s.Version = c.version
+		if fs, err := Anomalies("shop", profile.Type{}, []Shape{s}, mixed, AnomalyOptions{Windows: 1}); err != nil || len(fs) != c.want {
+			t.Errorf("%+v: %d findings, %v", c, len(fs), err)
+		}
+	}
+	odd := slices.Clone(past)
+	for range 30 {
+		odd = append(odd, shape("b", 0.3)) // of the same version: a tenant of its own
+	}
+	if fs, err := Anomalies("shop", profile.Type{}, []Shape{shape("b", 0.3)}, odd, AnomalyOptions{Windows: 1}); err != nil || len(fs) > 0 {
+		t.Errorf("an instance that was always like that: %+v, %v", fs, err)
+	}
 	// Of a service that is always the same a little more is seen at once with many samples, and is nobody's business.
 	var still []Shape
 	for range 30 {

@@ -279,7 +279,7 @@ func (w *waste) goroutineLeaks() []Finding {
 	}
 	var out []Finding
 	for _, l := range heaviest(by) {
-		if l.value < leakLeast {
+		if l.value < leakLeast || len(out) == mostOfAKind {
 			break
 		}
 		f := w.finding(GoroutineLeak, "goroutineleak", "total")

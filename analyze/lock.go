@@ -33,7 +33,7 @@ func (w *waste) contention() []Finding {
 	}
 	var out []Finding
 	for _, l := range w.locks() {
-		if f, ok := w.lockFinding(l); ok {
+		if f, ok := w.lockFinding(l); ok && len(out) < mostOfAKind {
 			out = append(out, f)
 		}
 	}
@@ -215,7 +215,7 @@ func (w *waste) mutexes() []Finding {
 	for _, m := range heaviest(seconds) {
 		n := counts[m.name] / mutexFraction
 		part, perSecond := w.waitEstimate(m.value, n)
-		if n < minContentions/2 || part.Low < w.o.Contention {
+		if n < minContentions/2 || part.Low < w.o.Contention || len(out) == mostOfAKind {
 			continue
 		}
 		f := w.finding(Contention, "delay", "total")

@@ -55,6 +55,7 @@ func (w *waste) repeated() []Finding {
 		}
 	}
 	slices.SortFunc(cs, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.k, b.k), cmp.Compare(a.name, b.name)) })
+	cs = cs[max(0, len(cs)-5*mostOfAKind):]
 	var out []Finding
 	for i, c := range cs {
 		// A caller that has little more than one that is told is the same.

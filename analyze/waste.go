@@ -107,17 +107,27 @@ func (o *WasteOptions) defaults() error {
 	return nil
 }
 
+// mostOfAKind bounds the findings of a kind: what is past the ten heaviest nobody reads before those are mended.
+const mostOfAKind = 10
+
 // ErrNoSnapshot says that there is nothing to look at: no instances, or no time.
 var ErrNoSnapshot = errors.New("nothing to look at")
 
 // Waste is what takes much or is spent for nothing in s: all kinds but regressions, transitions and anomalies, the heaviest
-// first. The same snapshot gives the same findings. The error is [ErrNoSnapshot], or names an option that is wrong.
+// first. The same snapshot gives the same findings. The error is [ErrNoSnapshot], [ErrBadTable], or names an option that is wrong.
 func Waste(s Snapshot, o WasteOptions) ([]Finding, error) {
 	if err := o.defaults(); err != nil {
 		return nil, err
 	}
 	if s.Instances <= 0 || !s.To.After(s.From) {
 		return nil, fmt.Errorf("waste: %w: %d instances from %v to %v", ErrNoSnapshot, s.Instances, s.From, s.To)
+	}
+	for _, in := range s.PerInstance {
+		for _, t := range []*Table{in.CPU, in.Goroutines} {
+			if err := t.check(); err != nil {
+				return nil, fmt.Errorf("waste: table of %v: %w", in.Labels, err)
+			}
+		}
 	}
 	w := newWaste(&s, o)
 	var out []Finding
@@ -129,6 +139,26 @@ func Waste(s Snapshot, o WasteOptions) ([]Finding, error) {
 	slices.SortFunc(out, func(a, b Finding) int { return Rank(&a, &b) })
 	return out, nil
 }
+
+// check says why a table's columns are not of one length. nil is a table that is not there.
+func (t *Table) check() error {
+	if t == nil {
+		return nil
+	}
+	n := t.Steps()
+	if t.Step <= 0 || len(t.Profiles) != n {
+		return fmt.Errorf("%w: step %v, %d totals and %d counts of profiles", ErrBadTable, t.Step, n, len(t.Profiles))
+	}
+	for _, s := range t.Functions {
+		if len(s.Full) != n {
+			return fmt.Errorf("%w: %s has %d values for %d columns", ErrBadTable, s.Function, len(s.Full), n)
+		}
+	}
+	return nil
+}
+
+// ErrBadTable says that a [Table] has columns of different lengths, or no step.
+var ErrBadTable = errors.New("table is not whole")
 
 // waste is one look at a snapshot, with what several kinds need.
 type waste struct {

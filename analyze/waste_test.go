@@ -161,6 +161,15 @@ func TestWasteRefuses(t *testing.T) {
 			t.Errorf("%+v: %v", s, err)
 		}
 	}
+	torn := ok
+	torn.PerInstance = []InstanceTables{{}, {CPU: &Table{Step: time.Minute, Total: make([]float64, 3), Profiles: make([]int, 2)}}}
+	short := ok
+	short.PerInstance = []InstanceTables{{Goroutines: &Table{Step: time.Minute, Total: make([]float64, 3), Profiles: make([]int, 3), Functions: []Series{{Function: "a/b.F", Full: make([]float32, 2)}}}}}
+	for _, s := range []Snapshot{torn, short} {
+		if _, err := Waste(s, WasteOptions{}); !errors.Is(err, ErrBadTable) {
+			t.Errorf("a torn table: %v", err)
+		}
+	}
 	// What is nil, empty, or of no samples says nothing.
 	empty := Snapshot{Service: "s", From: testFrom, To: testFrom.Add(time.Minute), Instances: 1}
 	blank := empty
