@@ -202,6 +202,8 @@ type baseline struct {
 	owners map[string]float64 // samples of the past
 	total  float64
 	n      int // windows
+	from   time.Time
+	to     time.Time
 	levels [2]anomalyParts
 }
 
@@ -232,6 +234,12 @@ func newBaseline(past []Shape, least float64) *baseline {
 		sizes := make([]float64, len(use))
 		for i, s := range use {
 			sizes[i] = s.Samples
+			if i == 0 || s.From.Before(b.from) {
+				b.from = s.From
+			}
+			if i == 0 || s.To.After(b.to) {
+				b.to = s.To
+			}
 			for _, c := range s.cells {
 				cells[[2]string{c.owner, c.leaf}] += c.n
 				b.owners[c.owner] += c.n
@@ -401,9 +409,13 @@ func (b *baseline) finding(service string, typ profile.Type, shapes []Shape, z f
 	}
 	f.Sentence = fmt.Sprintf("The profile of %s %s is unlike its past from %s on: %s.", service, who, f.From.UTC().Format("15:04:05"), strings.Join(said, ", "))
 	f.Next = "Compare it with the past in the flame graph diff: an input, a client or a neighbour that was not there before shows in who calls these functions."
-	f.Head = &Selection{Type: f.Type, From: f.From, To: f.To}
+	f.Head = &Selection{Type: f.Type, From: f.From, To: f.To, Labels: map[string]string{}}
+	f.Base = &Selection{Type: f.Type, From: b.from, To: b.to, Labels: map[string]string{}}
 	if instance != "" {
-		f.Head.Labels = map[string]string{profile.LabelInstance: instance}
+		f.Head.Labels[profile.LabelInstance] = instance
+	}
+	if v := shapes[0].Version; v != "" {
+		f.Head.Labels[profile.LabelVersion], f.Base.Labels[profile.LabelVersion] = v, v
 	}
 	if n < 300 {
 		f.Warnings = append(f.Warnings, fmt.Sprintf("It rests on %.0f samples.", n))

@@ -310,6 +310,10 @@ func TestAnomalyNames(t *testing.T) {
 		t.Fatalf("one instance: %+v", one)
 	}
 	t.Log(one[0].Sentence)
+	checkFinding(t, &one[0])
+	if f := one[0]; f.Head.Labels[profile.LabelInstance] != "b" || !f.Head.From.Equal(at) || f.Base == nil || !f.Base.From.Equal(past[0].From) || !f.Base.To.Equal(past[0].To) {
+		t.Errorf("head %+v, base %+v", f.Head, f.Base)
+	}
 	all, err := Anomalies("shop", profile.Type{Name: "process_cpu"}, []Shape{shape("a", 0.3), shape("b", 0.3), shape("c", 0)}, past, AnomalyOptions{Windows: 1})
 	if err != nil {
 		t.Fatal(err)

@@ -220,18 +220,20 @@ func blockDetail(class string, details map[string]float64, k float64) string {
 // channels alone, so of connections and names that another goroutine gets.
 func (w *waste) blockingByDelay(t *wasteTree) []Finding {
 	places, details, all := t.blockPlaces()
+	n := 0.0 // waits of requests
+	if p, col, ok := w.s.Block.column("contentions"); ok {
+		_, _, n = newWasteTree(p, col).blockPlaces()
+	}
 	var out []Finding
 	for b, v := range places {
-		part := v / all
-		if perSecond := v / 1e9 / w.covered; part < 2*w.o.Blocking || perSecond < 0.01 {
+		share := shareEstimate(v/all*n, n)
+		if perSecond := v / 1e9 / w.covered; share.Low < w.o.Blocking || perSecond < 0.01 {
 			continue
 		}
-		share := Estimate{Value: part, Low: part, High: 1} // waits in system calls are not in all
-		share.Low = w.o.Blocking
 		f := w.finding(Blocking, "delay", "total")
-		f.Function, f.Subject, f.Unit, f.After, f.Change = b.function, blockClasses[b.class].subject, "share", share, share
+		f.Function, f.Subject, f.Unit, f.After, f.Change, f.Samples = b.function, blockClasses[b.class].subject, "share", share, share, v/all*n
 		f.Sentence = fmt.Sprintf("Of the time that requests to %s are blocked, %s is in %s %s%s: %s in every second of each instance.",
-			w.s.Service, percents(part), shortFunction(b.function), blockClasses[b.class].doing, blockDetail(blockClasses[b.class].subject, details[b], v), secondsText(v/1e9/w.covered))
+			w.s.Service, percents(share.Value), shortFunction(b.function), blockClasses[b.class].doing, blockDetail(blockClasses[b.class].subject, details[b], v), secondsText(v/1e9/w.covered))
 		f.Next = blockClasses[b.class].next
 		f.Warnings = append(f.Warnings, "It is by the block profile, which does not see system calls; a list of goroutines would tell the part of requests' time.")
 		out = append(out, f)

@@ -30,7 +30,7 @@ type trend struct {
 func (w *waste) goroutineGrowth() []Finding {
 	var worst *trend
 	var table *Table
-	grows, known := 0, 0
+	grows, known, worked := 0, 0, 0
 	for i := range w.s.PerInstance {
 		in := &w.s.PerInstance[i]
 		if in.Goroutines == nil || in.Goroutines.Steps() < growthBlocks {
@@ -43,6 +43,9 @@ func (w *waste) goroutineGrowth() []Finding {
 		}
 		tr.slope *= float64(3600) / in.Goroutines.Step.Seconds()
 		grows++
+		if in.CPU != nil {
+			worked++
+		}
 		if worst == nil || tr.slope > worst.slope {
 			worst, table = &tr, in.Goroutines
 		}
@@ -63,8 +66,11 @@ func (w *waste) goroutineGrowth() []Finding {
 	if f.Function != "" {
 		in = " in " + shortFunction(f.Function)
 	}
-	f.Sentence = fmt.Sprintf("Goroutines of %s become more and more%s: from %.0f to %.0f, %.0f more an hour, in %d of %d instances, while the work does not.",
-		w.s.Service, in, worst.first.Value, worst.last.Value, worst.slope, grows, known)
+	f.Sentence = fmt.Sprintf("Goroutines of %s become more and more%s: from %.0f to %.0f, %.0f more an hour, in %d of %d instances%s.",
+		w.s.Service, in, worst.first.Value, worst.last.Value, worst.slope, grows, known, map[bool]string{true: ", while the work does not"}[worked == grows])
+	if worked < grows {
+		f.Warnings = append(f.Warnings, "Whether there is more work is not known: more requests have more goroutines.")
+	}
 	f.Next = "Look at their stacks: what they wait for never comes. A goroutine needs an end, by a context or a channel that is closed."
 	if st := w.figures; st.Stacks > 0 && st.Goroutines > 0 {
 		f.Saving, f.SavingUnit = f.Change.Value*st.Stacks/st.Goroutines*float64(grows), "bytes"

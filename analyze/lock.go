@@ -28,7 +28,7 @@ type lockUse struct {
 // contention is locks that are waited for long, each against the CPU time that the program used meanwhile: what is waited counts
 // where it is much beside the work. Named locks are known exactly; the runtime's mutex profile stands in for programs that have none.
 func (w *waste) contention() []Finding {
-	if w.cpu == nil || w.cpu.total <= 0 {
+	if w.seconds <= 0 {
 		return nil
 	}
 	var out []Finding
@@ -45,7 +45,7 @@ func (w *waste) contention() []Finding {
 func (w *waste) waitEstimate(seconds, n float64) (of Estimate, perSecond Estimate) {
 	rel := 1.96 * math.Sqrt(2/max(1, n))
 	e := Estimate{Value: seconds, Low: max(0, seconds*(1-rel)), High: seconds * (1 + rel)}
-	return e.times(1 / (w.cpu.total / 1e9)), e.times(1 / w.covered)
+	return e.times(1 / w.seconds), e.times(1 / w.covered)
 }
 
 func (w *waste) lockFinding(l *lockUse) (Finding, bool) {

@@ -48,7 +48,7 @@ type Snapshot struct {
 	// minutes. 0 takes the profile's own DurationNanos, and if that is 0 too, Instances times the range.
 	Covered time.Duration
 
-	CPU        Profiles // "cpu" in nanoseconds; the profile's Period is what one sample is worth
+	CPU        Profiles // "cpu" in nanoseconds, else "samples"; the profile's Period is what one sample is worth
 	Memory     Profiles // "alloc_space", "alloc_objects", "inuse_space"
 	Goroutines Profiles // "goroutine" or "goroutines", summed over snapshots
 	Mutex      Profiles // the runtime's: "contentions", "delay"
@@ -166,6 +166,7 @@ type waste struct {
 	o WasteOptions
 
 	cpu     *wasteTree // nil if there is none
+	seconds float64    // of CPU
 	covered float64    // seconds of all instances together
 	cores   float64    // of the whole service
 	figures RuntimeFigures
@@ -178,9 +179,16 @@ func newWaste(s *Snapshot, o WasteOptions) *waste {
 	w := &waste{s: s, o: o, figures: ReadRuntime(s.Runtime)}
 	w.covered = s.Covered.Seconds()
 	p, col, ok := s.CPU.column("cpu")
+	if !ok {
+		p, col, ok = s.CPU.column("samples")
+	}
 	if ok {
 		w.cpu = newWasteTree(p, col)
-		w.cpu.unit = sampleUnit(p)
+		w.cpu.unit = 1
+		if p.SampleTypes[col].Unit == "nanoseconds" {
+			w.cpu.unit = sampleUnit(p)
+		}
+		w.seconds = w.cpu.samples(w.cpu.total) * sampleUnit(p) / 1e9
 		if w.covered == 0 {
 			w.covered = float64(p.DurationNanos) / 1e9
 		}
@@ -189,7 +197,7 @@ func newWaste(s *Snapshot, o WasteOptions) *waste {
 		w.covered = s.To.Sub(s.From).Seconds() * float64(s.Instances)
 	}
 	if w.cpu != nil {
-		w.cores = w.cpu.total / 1e9 / w.covered * float64(s.Instances)
+		w.cores = w.seconds / w.covered * float64(s.Instances)
 		w.gcShare, w.gcN = w.gcCost()
 	}
 	return w

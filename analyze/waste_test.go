@@ -115,7 +115,7 @@ func checkFinding(t testing.TB, f *Finding) {
 		t.Errorf("%s: sentence %q, next %q", f.Kind, f.Sentence, f.Next)
 	case math.IsNaN(e.Value) || e.Low > e.Value || e.High < e.Value:
 		t.Errorf("%s: estimate %+v", f.Kind, e)
-	case f.Samples <= 0 && f.Kind != Blocking || f.Instances <= 0 || f.P < 0 || f.P > 1 || f.Q < 0 || f.Q > 1:
+	case f.Samples <= 0 || f.Instances <= 0 || f.P < 0 || f.P > 1 || f.Q < 0 || f.Q > 1:
 		t.Errorf("%s: rests on %v samples of %d instances, p %v, q %v", f.Kind, f.Samples, f.Instances, f.P, f.Q)
 	case f.Saving != 0 && f.SavingUnit != "cores" && f.SavingUnit != "bytes" || f.Saving < 0 || math.IsNaN(f.Saving):
 		t.Errorf("%s: saves %v %q", f.Kind, f.Saving, f.SavingUnit)
@@ -230,6 +230,17 @@ func TestHotSpots(t *testing.T) {
 		if f.Function == want.function && (f.Metric != want.metric || math.Abs(f.After.Value-want.share) > 1e-9) {
 			t.Errorf("%s: %s %v, want %s %v", f.Function, f.Metric, f.After.Value, want.metric, want.share)
 		}
+	}
+	// Counts of samples say the same as their nanoseconds.
+	counted := s
+	c := *s.CPU[0]
+	c.SampleTypes, c.Values = []profile.ValueType{{Type: "samples", Unit: "count"}}, [][]int64{make([]int64, c.NumSamples())}
+	for i, v := range s.CPU[0].Values[0] {
+		c.Values[0][i] = v / 10e6
+	}
+	counted.CPU = Profiles{&c}
+	if other := of(mustWaste(t, counted), HotSpot); !reflect.DeepEqual(other, fs) {
+		t.Errorf("by samples %+v, by nanoseconds %+v", other, fs)
 	}
 	// With few samples the same shares are not sure: only what is above the threshold for certain is told.
 	few := snapshot(cpuOf(t, serve+"acme.io/shop.evict 100", serve+"acme.io/shop.sign 8", serve+"acme.io/shop.rare 2"))
@@ -393,11 +404,11 @@ func TestBlocking(t *testing.T) {
 	}
 	// And the block profile, where nobody lists goroutines.
 	s.CPU = Profiles{cpuOf(t, handler+"acme.io/shop.work 1000")}
-	s.Block = Profiles{build(t, []profile.ValueType{{Type: "delay", Unit: "nanoseconds"}},
-		handler+"acme.io/shop.ask;net/http.(*Transport).getConn;runtime.selectgo 60000000000", handler+"acme.io/shop.wait;runtime.chanrecv1 90000000000")}
+	s.Block = Profiles{build(t, []profile.ValueType{{Type: "contentions", Unit: "count"}, {Type: "delay", Unit: "nanoseconds"}},
+		handler+"acme.io/shop.ask;net/http.(*Transport).getConn;runtime.selectgo 600 60000000000", handler+"acme.io/shop.wait;runtime.chanrecv1 900 90000000000")}
 	fs = of(mustWaste(t, s), Blocking)
 	tell(t, fs)
-	if len(fs) != 1 || fs[0].Function != "acme.io/shop.ask" || fs[0].Subject != "connection set-up" {
+	if len(fs) != 1 || fs[0].Function != "acme.io/shop.ask" || fs[0].Subject != "connection set-up" || math.Abs(fs[0].After.Value-0.4) > 1e-9 || fs[0].Samples != 600 {
 		t.Errorf("by the block profile: %+v", fs)
 	}
 }
@@ -432,12 +443,20 @@ func TestGoroutineGrowth(t *testing.T) {
 	if len(fs) != 1 || fs[0].Function != "acme.io/shop.watch" || fs[0].P > growthP || math.Abs(fs[0].Change.Value-225) > 30 || len(fs[0].Chart) != 60 {
 		t.Fatalf("%+v", fs)
 	}
+	if strings.Contains(fs[0].Sentence, "the work does not") || !strings.Contains(fmt.Sprint(fs[0].Warnings), "more work") {
+		t.Errorf("of work that is not known: %s %v", fs[0].Sentence, fs[0].Warnings)
+	}
 	if !strings.Contains(fs[0].Sentence, "300 more an hour") && !strings.Contains(fs[0].Sentence, " 29") && !strings.Contains(fs[0].Sentence, " 30") {
 		t.Errorf("it grows by 300 an hour: %s", fs[0].Sentence)
 	}
 	cpu := &Table{Start: testFrom, Step: time.Minute, Unit: 10e6}
 	for i := range 60 {
 		cpu.Total, cpu.Profiles = append(cpu.Total, 1e9*(40+5*float64(i))), append(cpu.Profiles, 6)
+	}
+	flat := &Table{Start: testFrom, Step: time.Minute, Unit: 10e6, Total: series(60, func(int) float64 { return 6e9 }), Profiles: cpu.Profiles}
+	s.PerInstance = []InstanceTables{{Goroutines: counts("acme.io/shop.watch", leak), CPU: flat}}
+	if fs := of(mustWaste(t, s), GoroutineGrowth); len(fs) != 1 || !strings.Contains(fs[0].Sentence, "while the work does not") {
+		t.Errorf("of work that is the same: %+v", fs)
 	}
 	for name, in := range map[string]InstanceTables{
 		"noise":    {Goroutines: counts("a/b.F", series(60, func(int) float64 { return 300 + 20*r.NormFloat64() }))},

@@ -8,7 +8,7 @@
 //	(*Cache).evict            v2 looks through the whole map instead of at a list      regression, with version v2
 //	(*Ledger).Post            a dozen goroutines of an order wait for one lock         contention of "ledger"
 //	(*Bank).authorisePayment  a connection and a TLS handshake for each payment        blocking, connection set-up
-//	(no function)             GOGC is 40, though 256 MiB are allowed and few are used  gc_pressure
+//	(no function)             GOGC is 60, though 256 MiB are allowed and few are used  gc_pressure
 //	compressJournal           makes a compressor of 1 MB for each order                allocation
 //
 // What follows from these is no error either: v2 looks through the map under the cache's lock, so "prices" may be waited for, too.

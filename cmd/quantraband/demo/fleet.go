@@ -27,7 +27,7 @@ const (
 
 // The services' settings of the runtime.
 const (
-	serviceGOGC   = "40"
+	serviceGOGC   = "60"
 	serviceMemory = "256MiB"
 )
 
@@ -165,7 +165,7 @@ func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
 	if f.o.Window != 0 {
 		args = append(args, "--window", f.o.Window.String())
 	}
-	// Planted: a collector that runs at every fifth of the heap, though there is memory enough.
+	// Planted: a collector that runs at every half of the heap, though there is memory enough.
 	env := []string{"GOGC=" + serviceGOGC, "GOMEMLIMIT=" + serviceMemory}
 	f.keep(ctx, name, func() error {
 		c, err := f.spawn(ctx, name, args, env)
