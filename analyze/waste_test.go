@@ -545,6 +545,32 @@ func TestRecursion(t *testing.T) {
 	}
 }
 
+// TestRecursionReal: profiles of four programs that each recurse for seconds: to 3,000,000 frames, over a tree of 18 levels, over a list of 5,000
+// entries, and in encoding/json over 5,000 brackets.
+func TestRecursionReal(t *testing.T) {
+	for name, want := range map[string]int{"runaway": 1, "tree": 0, "list5000": 0, "json": 0} {
+		b, err := os.ReadFile(filepath.Join("testdata", "recursion", name+".pb.gz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := profile.DecodeBytes(b, profile.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stacks int64
+		if _, err := fmt.Sscanf(strings.Join(p.Comments, " "), "%d bytes of stacks", &stacks); err != nil {
+			t.Fatalf("%s: comments %q: %v", name, p.Comments, err)
+		}
+		s := snapshot(p)
+		s.Runtime = Profiles{figuresOf(t, 10, map[string]int64{"memory": stacks})}
+		fs := of(mustWaste(t, s), Recursion)
+		tell(t, fs)
+		if len(fs) != want {
+			t.Errorf("%s, with %d bytes of stacks: %d findings, want %d", name, stacks, len(fs), want)
+		}
+	}
+}
+
 // cpuTable is an instance's CPU over ten minutes of 6 windows each, a series for each function, in samples a minute.
 func cpuTable(r *rand.Rand, total float64, functions map[string]float64) *Table {
 	t := &Table{Start: testFrom, Step: time.Minute, Unit: 10e6}
