@@ -122,6 +122,7 @@ type Fit struct {
 	P             float64 // of T at a place that was chosen before looking
 	exact         float64 // the least that P can be, by the exact test of counts; 0 if there is none
 	Spread        float64 // variance of a point, in units of what the level implies; at least 1 for a binomial
+	Point         float64 // the variance of a point by itself, in the same units, without what neighbours have in common
 	Memory        int     // points over which neighbours were found to have something in common; 1 is none
 	BeforeN       float64 // of N
 	AfterN        float64
@@ -153,7 +154,7 @@ func (r Ratio) MeasureSteps(from, at, settled, to int) Fit {
 		return f
 	}
 	va, vb := r.unitVariance(a), r.unitVariance(b)
-	f.Spread, f.Memory, f.DF = r.spread([]segment{{from, at, a, va}, {settled, to, b, vb}})
+	f.Spread, f.Point, f.Memory, f.DF = r.spread([]segment{{from, at, a, va}, {settled, to, b, vb}})
 	f.BeforeErr = math.Sqrt(f.Spread * va / a.n)
 	f.AfterErr = math.Sqrt(f.Spread * vb / b.n)
 	f.Err = math.Hypot(f.BeforeErr, f.AfterErr)
@@ -174,9 +175,43 @@ func (f *Fit) finish() {
 	}
 }
 
-// AddErr is the fit with another, independent error in its difference.
-func (f Fit) AddErr(err float64) Fit {
-	f.Err = math.Hypot(f.Err, err)
+// Wander is how much this series varies for longer than a point, as a variance of one point relative to the square of the
+// level: what its spread has over that of points by themselves.
+func (f Fit) Wander() float64 {
+	points := float64(f.BeforePoints + f.AfterPoints)
+	if f.BeforeN+f.AfterN <= 0 || f.Spread <= 0 || points <= 0 {
+		return 0
+	}
+	level := (f.BeforeK + f.AfterK) / (f.BeforeN + f.AfterN)
+	if level <= 0 {
+		return 0
+	}
+	// The errors' part that is not the points' own, for both sides, by what they would be for one point.
+	long := 1 - f.Point/f.Spread
+	b := f.BeforeErr * f.BeforeErr * long * float64(f.BeforePoints)
+	a := f.AfterErr * f.AfterErr * long * float64(f.AfterPoints)
+	return (b*float64(f.BeforePoints) + a*float64(f.AfterPoints)) / points / (level * level)
+}
+
+// WithWander is f with errors of no less than that of its points by themselves and a wander of that size, which is known from
+// elsewhere with df degrees of freedom. A short series does not see all that it remembers.
+func (f Fit) WithWander(wander, df float64) Fit {
+	if f.Spread <= 0 || wander <= 0 || f.BeforePoints == 0 || f.AfterPoints == 0 {
+		return f
+	}
+	own := f.Point / f.Spread
+	level := min(f.Before, f.After)
+	if f.Before == 0 || f.After == 0 {
+		level = max(f.Before, f.After) // what appeared wanders by what it is now
+	}
+	floor := func(err float64, points int) float64 {
+		return math.Max(err, math.Sqrt(err*err*own+level*level*wander/float64(points)))
+	}
+	b, a := floor(f.BeforeErr, f.BeforePoints), floor(f.AfterErr, f.AfterPoints)
+	if b > f.BeforeErr || a > f.AfterErr {
+		f.DF = max(f.DF, df)
+	}
+	f.BeforeErr, f.AfterErr, f.Err = b, a, math.Hypot(a, b)
 	f.finish()
 	return f
 }
@@ -197,10 +232,11 @@ type segment struct {
 // Neighbouring points have something in common: the load's mix wanders, a slow request lasts for minutes. So sums of b
 // neighbours vary by more than b times one point's variance. The variance of sums of b points, divided by b, is taken for b of
 // 1, 2, 4, 8 and 16 (overlapping batch means: Meketon and Schmeiser, Overlapping batch means: something for nothing?, Winter
-// Simulation Conference 1984), each corrected for the level that was subtracted, and the largest is used. For b of 1 and no
+// Simulation Conference 1984), each corrected for the level that was subtracted, and so is twice the one less the one of half its length, which
+// takes out what sums of b are too short to see (Vats and Flegal, Lugsail lag windows, Biometrika 109, 2022). The largest is used. For b of 1 and no
 // memory that is the sample variance; the largest of several errs on the wide side. Overlapping batches have half again
 // the degrees of freedom of batches that do not overlap (same source).
-func (r Ratio) spread(segs []segment) (spread float64, memory int, df float64) {
+func (r Ratio) spread(segs []segment) (spread, point float64, memory int, df float64) {
 	points, empty := 0, 0
 	for _, s := range segs {
 		points += s.level.points
@@ -210,13 +246,14 @@ func (r Ratio) spread(segs []segment) (spread float64, memory int, df float64) {
 	}
 	m := float64(points - len(segs) + empty)
 	if m <= 0 {
-		return 0, 1, 0
+		return 0, 0, 1, 0
 	}
 	res := make([][]float64, len(segs))
 	for i, s := range segs {
 		res[i] = r.residuals(s)
 	}
 	memory, df = 1, m
+	shorter := 0.0
 	for b := 1; b <= 16 && b*6 <= points; b *= 2 {
 		var sum, count float64
 		for i := range segs {
@@ -226,8 +263,16 @@ func (r Ratio) spread(segs []segment) (spread float64, memory int, df float64) {
 		if count <= 0 {
 			continue
 		}
-		if v := sum / count; b == 1 || v > spread {
+		v := sum / count
+		if b == 1 || v > spread {
 			spread, memory = v, b
+		}
+		if b > 1 && 2*v-shorter > spread {
+			spread, memory = 2*v-shorter, b
+		}
+		shorter = v
+		if b == 1 {
+			point = v
 		}
 	}
 	if memory > 1 {
@@ -239,7 +284,7 @@ func (r Ratio) spread(segs []segment) (spread float64, memory int, df float64) {
 	case !r.Binomial:
 		spread = max(spread, leastSpread)
 	}
-	return spread, memory, df
+	return spread, min(point, spread), memory, df
 }
 
 // residuals are a segment's points less its level, each of variance 1 if the level implied all there is. Gaps are left
@@ -443,7 +488,7 @@ func (r Ratio) Line(from, to int) Fit {
 		bent.K[i-from] = r.K[i] - r.N[i]*slope*(float64(i)-mx)
 	}
 	unit := r.unitVariance(all)
-	f.Spread, f.Memory, f.DF = bent.spread([]segment{{0, to - from, all, unit}})
+	f.Spread, f.Point, f.Memory, f.DF = bent.spread([]segment{{0, to - from, all, unit}})
 	f.DF = max(f.DF-1, 1)
 	f.Before, f.After = my+slope*(float64(from)-mx), my+slope*(float64(to-1)-mx)
 	f.Diff = f.After - f.Before

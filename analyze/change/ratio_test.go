@@ -30,6 +30,11 @@ func TestMaxP(t *testing.T) {
 			t.Errorf("MaxP of F %g is %g, published %g", c.f, got, c.p)
 		}
 	}
+	for _, p := range []float64{1e-8, 1e-17, 1e-47, 1e-290, 0} { // far out it stays between one split and Bonferroni's bound
+		if got := MaxP(p, 0.1, 0.9, 100); !(got >= p && got <= 100*max(p, 1e-300)) {
+			t.Errorf("MaxP of %g is %g", p, got)
+		}
+	}
 	if got, one := MaxP(1e-6, 0.1, 0.9, 1), 1e-6; got != one {
 		t.Errorf("one split: %g, want %g", got, one)
 	}
@@ -87,6 +92,30 @@ func TestSplitP(t *testing.T) {
 	for _, c := range []struct{ a, b, part, p float64 }{{8, 2, 0.5, 112.0 / 1024}, {2, 8, 0.5, 112.0 / 1024}, {5, 5, 0.5, 1}, {0, 3, 0.25, 2 * 0.421875}, {4, 0, 0.1, 2e-4}, {0, 0, 0.5, 1}} {
 		if got := splitP(c.a, c.b, c.part); math.Abs(got-c.p) > 1e-9 {
 			t.Errorf("%g and %g by %g: %g, want %g", c.a, c.b, c.part, got, c.p)
+		}
+	}
+}
+
+// TestIncompleteBeta: against sums of binomial probabilities (Abramowitz and Stegun, 26.5.24), in the middle and far out.
+func TestIncompleteBeta(t *testing.T) {
+	for _, n := range []int{1, 3, 20, 500, 20000} {
+		for _, x := range []float64{0.001, 0.05, 0.3, 0.5, 0.9} {
+			for _, z := range []float64{-7, -3, 0, 2, 5, 12} {
+				k := int(float64(n)*x + z*math.Sqrt(float64(n)*x*(1-x)))
+				if k < 1 || k > n {
+					continue
+				}
+				want := 0.0
+				for i := k; i <= n; i++ {
+					a, _ := math.Lgamma(float64(n + 1))
+					b, _ := math.Lgamma(float64(i + 1))
+					c, _ := math.Lgamma(float64(n - i + 1))
+					want += math.Exp(a - b - c + float64(i)*math.Log(x) + float64(n-i)*math.Log1p(-x))
+				}
+				if got := incompleteBeta(float64(k), float64(n-k+1), x); !(math.Abs(got-want) <= 1e-7*want+1e-12) && !(want < 1e-30 && math.Abs(got-want) < 1e-4*want) {
+					t.Errorf("%d or more of %d by %g: %g, want %g", k, n, x, got, want)
+				}
+			}
 		}
 	}
 }
