@@ -54,9 +54,10 @@ type Change struct {
 	Index    int    // in Table.Functions
 	Metric   string // "self" or "total"
 
-	// At is the column where the new state begins, From the one where what it is compared with begins. In between a
-	// change may take several steps, as a rollout does: After is measured from column Settled on.
-	From, At, Settled int
+	// At is the column where the new state begins. What it is compared with is From to Until, which is At but where
+	// another state was in between for a while. A change may take several steps, as a rollout does: After is measured
+	// from column Settled on.
+	From, Until, At, Settled int
 	// Since is the beginning of column At; with 95 % it began between SinceFirst and SinceLast.
 	Since, SinceFirst, SinceLast time.Time
 
@@ -426,7 +427,7 @@ func (s *scan) growth(r change.Ratio) (change.Fit, float64, verdict) {
 
 // measured fills in what f says.
 func (c *Change) measured(t *Table, f change.Fit, p float64, raw change.Ratio) {
-	c.From, c.At, c.Settled = f.From, f.At, f.Settled
+	c.From, c.Until, c.At, c.Settled = f.From, f.Until, f.At, f.Settled
 	first, last := f.When()
 	if c.Gradual {
 		first, last = f.From, f.From
@@ -435,13 +436,15 @@ func (c *Change) measured(t *Table, f change.Fit, p float64, raw change.Ratio) {
 	c.Before = estimate(f.Before, f.BeforeErr, f.DF)
 	c.After = estimate(f.After, f.AfterErr, f.DF)
 	c.Diff = estimate(f.Diff, f.Err, f.DF)
-	c.Before, c.After = within01(c.Before), within01(c.After)
+	if c.Metric != "value" {
+		c.Before, c.After = within01(c.Before), within01(c.After)
+	}
 	if raw.Binomial {
 		c.BeforeSamples, c.AfterSamples = f.BeforeN, f.AfterN
 	}
 	c.Spread, c.P = f.Spread, p
 	if !c.Gradual {
-		c.Seasonal = level(raw, f.Settled, f.To) - level(raw, f.From, f.At) - f.Diff
+		c.Seasonal = level(raw, f.Settled, f.To) - level(raw, f.From, f.Until) - f.Diff
 	}
 }
 
@@ -455,7 +458,7 @@ func within01(e Estimate) Estimate {
 }
 
 // last is the last change among cuts: steps that follow each other in one direction count as one (a rollout). It is compared
-// with that earlier level, of those that lasted long enough, which is nearest to the new one. back says that there is none that
+// with that earlier level, of those that lasted long enough, which is clearly nearest to the new one, else the last. back says that there is none that
 // did, or that the new level is nearer to an earlier one than half of its distance from the one just left: a spike has ended.
 func (s *scan) last(r change.Ratio, cuts []int) (f change.Fit, back bool) {
 	end := len(r.N)
@@ -468,11 +471,23 @@ func (s *scan) last(r change.Ratio, cuts []int) (f change.Fit, back bool) {
 		}
 		return cuts[i]
 	}
-	levels := make([]float64, len(cuts)+1)
-	for i := range levels {
-		levels[i] = level(r, bound(i-1), bound(i))
-	}
+	var levels []float64
 	last := len(cuts)
+	for {
+		levels = levels[:0]
+		for i := range last + 1 {
+			levels = append(levels, level(r, bound(i-1), bound(i)))
+		}
+		if last < 2 {
+			break
+		}
+		// A small step back after a large one (something else grew since, and took of its share) is no state of its own.
+		if back, jump := levels[last]-levels[last-1], levels[last-1]-levels[last-2]; back*jump >= 0 || math.Abs(back) > 0.25*math.Abs(jump) {
+			break
+		}
+		last--
+		cuts = cuts[:last]
+	}
 	first := last // the run of steps is from levels[first-1] to levels[last]
 	up := levels[last] > levels[last-1]
 	for first > 1 && (levels[first-1] > levels[first-2]) == up {
@@ -484,7 +499,7 @@ func (s *scan) last(r change.Ratio, cuts []int) (f change.Fit, back bool) {
 		if math.Abs(d) < 0.5*math.Abs(f.Diff) || d*f.Diff < 0 {
 			return f, true
 		}
-		if bound(i)-bound(i-1) >= s.bounds.Before && math.Abs(d) < math.Abs(f.Diff) {
+		if bound(i)-bound(i-1) >= s.bounds.Before && math.Abs(d) < 0.8*math.Abs(f.Diff) {
 			// What lies between the older level and the change was another state, for a while.
 			f = r.MeasureSteps(bound(i-1), bound(i), bound(last-1), end)
 			f.At = bound(first - 1)

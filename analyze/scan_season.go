@@ -181,13 +181,13 @@ func (u *usual) explains(raw change.Ratio, f change.Fit) bool {
 		}
 		return math.Log(after / before), true
 	}
-	now, ok := log(level(raw, f.From, f.At), level(raw, f.Settled, f.To))
+	now, ok := log(level(raw, f.From, f.Until), level(raw, f.Settled, f.To))
 	if !ok {
 		return false
 	}
 	var past []float64
 	for d, row := range u.days {
-		l, ok := log(meanOf(row, f.From, f.At), meanOf(row, f.Settled, f.To))
+		l, ok := log(meanOf(row, f.From, f.Until), meanOf(row, f.Settled, f.To))
 		if !ok {
 			continue
 		}

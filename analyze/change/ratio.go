@@ -111,7 +111,8 @@ func (r Ratio) unitVariance(l level) float64 {
 // Fit is a change at a place, measured. Levels are ratios; errors are standard errors.
 type Fit struct {
 	At            int // first point of the new state
-	From, To      int // what was compared: From..At with Settled..To
+	From, To      int // what was compared: From..Until with Settled..To
+	Until         int // At, or earlier where what was between is not counted
 	Settled       int // At, or later where the change took several steps
 	Before, After float64
 	BeforeErr     float64
@@ -147,7 +148,7 @@ func (r Ratio) Measure(from, at, to int) Fit { return r.MeasureSteps(from, at, a
 // MeasureSteps compares from..at with settled..to, and leaves out what is between.
 func (r Ratio) MeasureSteps(from, at, settled, to int) Fit {
 	a, b := r.level(from, at), r.level(settled, to)
-	f := Fit{At: at, From: from, To: to, Settled: settled, P: 1,
+	f := Fit{At: at, From: from, To: to, Until: at, Settled: settled, P: 1,
 		Before: a.ratio(), After: b.ratio(), BeforeN: a.n, AfterN: b.n, BeforeK: a.k, AfterK: b.k, BeforePoints: a.points, AfterPoints: b.points}
 	f.Diff = f.After - f.Before
 	if a.n <= 0 || b.n <= 0 {
@@ -276,7 +277,12 @@ func (r Ratio) spread(segs []segment) (spread, point float64, memory int, df flo
 		}
 	}
 	if memory > 1 {
-		df = max(1.5*m/float64(memory), 1)
+		// Batches that show no more than chance does (Bartlett's estimate has the relative variance 4b/3m: Priestley, Spectral
+		// Analysis and Time Series, 1981, table 6.1) are kept, as the wide side, but their number is not what the estimate rests on.
+		df = m / 3
+		if spread > point*(1+2*math.Sqrt(4*float64(memory)/(3*m))) {
+			df = max(1.5*m/float64(memory), 1)
+		}
 	}
 	switch {
 	case r.Binomial && spread < 1:
@@ -462,7 +468,7 @@ func (f Fit) When() (first, last int) {
 // is that around the line.
 func (r Ratio) Line(from, to int) Fit {
 	all := r.level(from, to)
-	f := Fit{From: from, At: from, Settled: from, To: to, P: 1, BeforeN: all.n / 2, AfterN: all.n / 2, BeforeK: all.k / 2, AfterK: all.k / 2,
+	f := Fit{From: from, At: from, Until: from, Settled: from, To: to, P: 1, BeforeN: all.n / 2, AfterN: all.n / 2, BeforeK: all.k / 2, AfterK: all.k / 2,
 		BeforePoints: all.points / 2, AfterPoints: all.points - all.points/2}
 	var sx, sxx, sxy float64
 	for i := from; i < to; i++ {
