@@ -28,6 +28,7 @@ var law = map[string][]string{
 	"analyze":                         {"profile", "analyze/change"},
 	"analyze/change":                  nil,
 	"analyze/sched":                   nil,
+	"analyze/simulate":                {"analyze", "analyze/change", "profile"},
 	"control":                         nil,
 	"examples/hello":                  {"agent"},
 	"fleet":                           nil,
@@ -49,7 +50,7 @@ var law = map[string][]string{
 }
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/sched", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/sched", "analyze/simulate", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {

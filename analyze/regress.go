@@ -162,6 +162,7 @@ type regress struct {
 	t      *Table
 	shares shares
 	rest   float64 // by what shares that did not change were multiplied
+	wander float64 // as in scan
 	tree   *moves  // nil without profiles
 	self   map[string]change.Fit
 	full   map[string]change.Fit
@@ -170,7 +171,8 @@ type regress struct {
 
 func newRegress(e Episode, d Detail) *regress {
 	r := &regress{e: e, d: d, o: d.Options.orDefaults(d.Table.Step), t: d.Table, shares: newShares(d.Table), self: map[string]change.Fit{}, full: map[string]change.Fit{}}
-	r.rest = r.findRest()
+	s := newScan(d.Table, nil, d.Options)
+	r.rest, r.wander = r.findRest(), s.findWander()
 	if d.Base != nil {
 		r.tree = newMoves(d.Base, d.Head, r.rest)
 	}
@@ -211,7 +213,7 @@ func (r *regress) measure(values []float32) change.Fit {
 	for i := r.e.settled; i < len(x.K); i++ {
 		x.K[i] /= r.rest
 	}
-	return x.MeasureSteps(r.e.from, r.e.until, r.e.settled, r.e.columns)
+	return x.MeasureSteps(r.e.from, r.e.until, r.e.settled, r.e.columns).WithWander(r.wander, 60)
 }
 
 func (r *regress) line(function string) *Series {
@@ -302,10 +304,10 @@ func (r *regress) causes(kept []int) []*cause {
 				r.shifts = append(r.shifts, Shift{c.Function, c.Metric, fmt.Sprintf("%s is called from elsewhere now, and costs as much in all as it did.", quote(moved))})
 				continue
 			}
-			name = r.sure(deepest, name, up)
+			name = r.sure(deepest, name, up, r.o.MinRelative)
 		}
 		if r.tree != nil {
-			name = r.sure(r.tree.ownCode(name, up), name, up)
+			name = r.sure(r.tree.ownCode(name, up), name, up, 2*r.o.MinRelative)
 		}
 		key := name + "\x00" + fmt.Sprint(up)
 		x := byKey[key]
@@ -331,13 +333,14 @@ func (r *regress) causes(kept []int) []*cause {
 	return all
 }
 
-// sure is name if what is measured of it has the change, too, else the function that it was told for: a caller may have so much
-// noise of its own that nothing can be said of it, and a callee may cost in all what it did.
-func (r *regress) sure(name, told string, up bool) string {
-	if f, ok := r.fit(name, true); ok && f.P < 1e-3 && (f.Diff > 0) == up {
-		return name
+// sure is name if what is measured of it has the change, too, and by the least relative one, else the function that it was told for: a caller may
+// be so large, or have so much noise of its own, that nothing can be said of it, and a callee may cost in all what it did.
+func (r *regress) sure(name, told string, up bool, least float64) string {
+	f, ok := r.fit(name, true)
+	if !ok {
+		f, ok = r.fit(name, false)
 	}
-	if f, ok := r.fit(name, false); ok && f.P < 1e-3 && (f.Diff > 0) == up {
+	if ok && f.P < 1e-3 && (f.Diff > 0) == up && math.Abs(f.Diff) >= least*f.Before {
 		return name
 	}
 	return told

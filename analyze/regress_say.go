@@ -37,7 +37,7 @@ func (r *regress) finding(x *cause) Finding {
 		metric, values = "total", r.line(x.function).Full
 	}
 	raw := r.shares.ratio(values, nil)
-	f := raw.MeasureSteps(r.e.from, r.e.until, r.e.settled, r.e.columns)
+	f := raw.MeasureSteps(r.e.from, r.e.until, r.e.settled, r.e.columns).WithWander(r.wander, 60)
 	if ref.Gradual {
 		f = raw.Line(0, len(raw.N))
 	}

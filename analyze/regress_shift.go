@@ -60,7 +60,8 @@ func (r *regress) moved(x *cause, all []*cause) string {
 		if r.tree.diff(r.tree.under(r.tree.outermost(caller), x.function))/r.tree.diff(nodes) < explains {
 			continue
 		}
-		if f, ok := r.fit(caller, true); ok && r.unchanged(f, x.fit) {
+		// One that is ten times as large holds much else that may have gone the other way.
+		if f, ok := r.fit(caller, true); ok && f.Before < 10*max(x.fit.Before, x.fit.After) && r.unchanged(f, x.fit) {
 			return fmt.Sprintf("Cost moved below %s, whose total is as it was.", quote(caller))
 		}
 	}
@@ -133,8 +134,8 @@ func (r *regress) absorbed(x *cause) bool {
 			if callees[n] == nil {
 				callees[n] = &[2]float64{}
 			}
-			callees[n][0] += r.tree.before[j]
-			callees[n][1] += r.tree.after[j]
+			callees[n][0] += r.tree.was[j] // what they call in turn is called by x now, and no part of its own
+			callees[n][1] += r.tree.was[j] + r.tree.own[j]
 		}
 	}
 	var f change.Fit

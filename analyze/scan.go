@@ -517,6 +517,20 @@ func (s *scan) fades(r change.Ratio, f change.Fit) bool {
 			return true
 		}
 	}
+	// Two batches with a pause are no lasting change: three columns in the middle that are back, surely.
+	unit := max(f.AfterErr*f.AfterErr*f.AfterN, 1e-300) // long-run variance of one unit of N
+	for i := f.Settled; i+3 <= f.To; i++ {
+		var k, n float64
+		for j := i; j < i+3; j++ {
+			k, n = k+r.K[j], n+r.N[j]
+		}
+		if n <= 0 {
+			continue
+		}
+		if v := k / n; (v-f.Before)*f.Diff < 0.5*f.Diff*f.Diff && math.Abs(v-f.After) > 4.5*math.Sqrt(unit/n) {
+			return true
+		}
+	}
 	type point struct{ k, n float64 }
 	var points []point
 	for i := f.Settled; i < f.To; i++ {
