@@ -26,6 +26,7 @@ var law = map[string][]string{
 	"agent/lock":                      {"agent"},
 	"agent/spans":                     nil,
 	"analyze":                         {"profile"},
+	"analyze/price":                   {"analyze", "profile"},
 	"analyze/sched":                   nil,
 	"control":                         nil,
 	"examples/hello":                  {"agent"},
@@ -48,7 +49,7 @@ var law = map[string][]string{
 }
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/sched", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/price", "analyze/sched", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {
