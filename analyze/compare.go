@@ -180,6 +180,7 @@ type comparer struct {
 	phi0      float64 // overdispersion that functions have in common
 	d0        float64 // what that is worth, in degrees of freedom
 	assume    bool
+	fewToFit  bool // few functions have the samples to say how much replicates differ
 	scale     Estimate
 	logVar    float64            // variance of log(scale)
 	quantiles map[uint32]float64 // of Student's t, by degrees of freedom

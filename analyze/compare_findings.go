@@ -53,7 +53,7 @@ func (c *Comparison) finding(service string, ch *Change, ctx *ComparisonContext)
 		Since: ctx.Since, From: ctx.From, To: ctx.To,
 		Samples: math.Round(d.After.Value * c.Head.Samples), Instances: c.Base.Replicates + c.Head.Replicates,
 		Test: c.Test, P: d.P, Q: d.Q, Warnings: slices.Clone(c.Warnings),
-		Sentence: c.sentence(service, ch, ctx),
+		Sentence: c.sentence(service, "instances", ch, ctx),
 		Also:     c.Moved(ch.Function),
 	}
 	if ch.Verdict == Fell {
@@ -102,8 +102,14 @@ func (c *Comparison) Moved(cause string) []Moved {
 	return out[:min(len(out), 10)]
 }
 
+// Sentence says one change of the comparison as a person would, with its interval and without a price. Replicates is what to
+// call them: "instances", "runs".
+func (c *Comparison) Sentence(service, replicates string, ch *Change) string {
+	return c.sentence(service, replicates, ch, &ComparisonContext{})
+}
+
 // sentence says one change as a person would.
-func (c *Comparison) sentence(service string, ch *Change, ctx *ComparisonContext) string {
+func (c *Comparison) sentence(service, replicates string, ch *Change, ctx *ComparisonContext) string {
 	d := ch.Judged()
 	verb := "rose"
 	if d.Change.Value < 0 {
@@ -111,7 +117,7 @@ func (c *Comparison) sentence(service string, ch *Change, ctx *ComparisonContext
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "`%s` %s from %s to %s of %s's %s (95 %% interval %s, %s)", ch.Function, verb,
-		Percent(d.Before.Value), Percent(d.After.Value), service, measureName(c.Sample), Points(d.Change), c.counted())
+		Percent(d.Before.Value), Percent(d.After.Value), service, measureName(c.Sample), Points(d.Change), c.counted(replicates))
 	if ch.Was != "" {
 		fmt.Fprintf(&b, ", renamed from `%s`", ch.Was)
 	}
@@ -124,11 +130,11 @@ func (c *Comparison) sentence(service string, ch *Change, ctx *ComparisonContext
 }
 
 // counted says what both sides rest on.
-func (c *Comparison) counted() string {
+func (c *Comparison) counted(replicates string) string {
 	if c.Base.Replicates == 1 && c.Head.Replicates == 1 {
 		return fmt.Sprintf("%.0f and %.0f samples", c.Base.Samples, c.Head.Samples)
 	}
-	return fmt.Sprintf("%d and %d instances", c.Base.Replicates, c.Head.Replicates)
+	return fmt.Sprintf("%d and %d %s", c.Base.Replicates, c.Head.Replicates, replicates)
 }
 
 // Percent is a share for a person: 0.0312 is "3.1 %".
@@ -196,6 +202,10 @@ func (c *comparer) warnings(out *Comparison, base, head Cohort) []string {
 			i = 1
 		}
 		add("%s is one replicate: it is taken to differ as much as those of the other side do", sideName(i, []Side{out.Base, out.Head}[i].Name))
+	}
+	if c.fewToFit {
+		add("few functions have the samples to say how much replicates differ: that is assumed in part (a spread of %.0f %%, counts that vary %.1f times as Poisson's do)",
+			100*math.Sqrt(c.tau2), c.phi0)
 	}
 	if !c.equal {
 		add("values are no samples of equal weight: their spread is taken from the values themselves")

@@ -12,9 +12,11 @@ import (
 // What spread is fitted to: functions with at least so many samples a replicate, where counting alone explains
 // little, and at least so many of them.
 const (
-	fitSamples   = 25
+	fitSamples   = 8
 	fitFunctions = 8
 	maxPriorDF   = 100 // no agreement of functions is taken for more
+	// Where there are fewer, what is assumed of the spread counts as much as so many degrees of freedom.
+	assumedDF = 8
 )
 
 // varianceOf is the variance of the share of a function in a side, where the truth is p: counting, and
@@ -69,7 +71,7 @@ func (c *comparer) fitSpread() {
 	}
 	c.phi0 = 1
 	if len(usable) < fitFunctions {
-		c.tau2 = c.o.Spread * c.o.Spread
+		c.tau2, c.phi0, c.d0, c.fewToFit = c.o.Spread*c.o.Spread, c.o.Overdispersion, assumedDF, true
 		return
 	}
 	ratios := make([]float64, len(usable))
