@@ -104,7 +104,7 @@ func TestCompareAA(t *testing.T) {
 			// At 5 %, two of 40 claim something, and hardly ever more than 6 (three standard deviations).
 			most := 0.05*float64(runs) + 3*math.Sqrt(0.05*0.95*float64(runs))
 			cover := 1 - float64(outside)/float64(intervals)
-			t.Logf("false claims in %d of %d comparisons; 95 %% intervals of the difference hold 0 in %.1f %% of %d", false1, runs, 100*cover, intervals)
+			t.Logf("%s: false claims in %d of %d comparisons; 95 %% intervals of the difference hold 0 in %.1f %% of %d", t.Name(), false1, runs, 100*cover, intervals)
 			if float64(false1) > most {
 				t.Errorf("%d of %d claim a difference, more than %.0f", false1, runs, most)
 			}
@@ -157,7 +157,7 @@ func TestComparePower(t *testing.T) {
 					}
 				}
 			}
-			t.Logf("found in %d of %d, %d other claims", found, runs, else1)
+			t.Logf("%s: found in %d of %d, %d other claims", t.Name(), found, runs, else1)
 			if float64(found) < c.least*float64(runs) || else1 > runs/5 {
 				t.Errorf("found in %d of %d, %d other claims", found, runs, else1)
 			}
