@@ -434,6 +434,9 @@ func (s *compareSide) coefficients() {
 // add adds one replicate to its side.
 func (c *comparer) add(side int, r Replicate, unit float64) error {
 	t := profile.NewTree(r.Profile, r.Column)
+	if t.Len() > maxCompareNodes || len(t.Names) > maxCompareFunctions {
+		return fmt.Errorf("compare: %s has %d distinct stacks and %d functions, more than %d and %d", cmp.Or(r.Name, "a replicate"), t.Len(), len(t.Names), maxCompareNodes, maxCompareFunctions)
+	}
 	fn := make([]int32, len(t.Names))
 	lines := startLines(r.Profile)
 	for i, name := range t.Names[1:] { // the first is the root's

@@ -2,6 +2,7 @@ package analyze
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -278,8 +279,8 @@ func (j *judging) shift(f int32, own []int32, under map[int32]map[int32]float64)
 		}
 		return from, sum >= explains*math.Abs(change)
 	}
-	for g, share := range under[f] {
-		if share < mostlyUnder || j.of[g] == nil || !holds(j.of[g].Full) {
+	for _, g := range slices.Sorted(maps.Keys(under[f])) {
+		if share := under[f][g]; share < mostlyUnder || j.of[g] == nil || !holds(j.of[g].Full) {
 			continue
 		}
 		if from, ok := against(func(h int32) bool { return under[h][g] >= partlyUnder }); ok {
@@ -372,7 +373,8 @@ func (j *judging) calledElsewhere(change float64, nodes []int32) (owner int32, o
 		here[j.alias(j.trie.owner[n])] += j.real(n)
 	}
 	var sum, most float64
-	for f, v := range here {
+	for _, f := range slices.Sorted(maps.Keys(here)) { // in order, so that sums are the same each time
+		v := here[f]
 		if own := j.of[f].Own.Real.Value; v*change <= 0 || own*v > 0 && math.Abs(own) >= explains*math.Abs(v) {
 			continue
 		}

@@ -114,8 +114,8 @@ func (c *comparer) neighbours(of []int32) map[int32]*neighbourhood {
 	for _, nb := range out {
 		for _, m := range []map[int32]float64{nb.callers, nb.callees} {
 			var sum float64
-			for _, v := range m {
-				sum += v
+			for _, k := range slices.Sorted(maps.Keys(m)) {
+				sum += m[k]
 			}
 			for k := range m {
 				m[k] /= sum
@@ -148,8 +148,8 @@ func (c *comparer) alike(f, g int32, around map[int32]*neighbourhood) float64 {
 // overlap is how much two divisions of 1 have in common.
 func overlap(a, b map[int32]float64) float64 {
 	var sum float64
-	for k, v := range a {
-		sum += math.Min(v, b[k])
+	for _, k := range slices.Sorted(maps.Keys(a)) { // in order, so that the sum is the same each time
+		sum += math.Min(a[k], b[k])
 	}
 	return sum
 }

@@ -313,7 +313,7 @@ func adjustBH(p []float64) []float64 {
 	q := make([]float64, len(p))
 	least := 1.0
 	for i := len(order) - 1; i >= 0; i-- {
-		least = min(least, p[order[i]]*float64(len(p))/float64(i+1))
+		least = min(least, p[order[i]]*(float64(len(p))/float64(i+1)))
 		q[order[i]] = least
 	}
 	return q

@@ -1,6 +1,7 @@
 package analyze
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -331,4 +332,62 @@ func TestCompareRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
+}
+
+// TestCompareSame: the same profiles give the same answer, to the last bit.
+func TestCompareSame(t *testing.T) {
+	serve := "net/http.(*conn).serve;shop.handle;"
+	head := change(map[string]float64{evicting: 900, serve + "shop.price": 500, serve + "shop.price;shop.discount": 600, serve + "shop.log;fmt.Sprintf": 0, serve + "shop.write;fmt.Sprintf": 300,
+		serve + "shop.price;shop.tax": 0, "net/http.(*conn).serve;shop.batch;shop.tax": 600})
+	first := ""
+	for i := range 20 {
+		r := seeded(8)
+		c := compared(t, cohort(r, "v1", shop, 3, 20000, 0.02), cohort(r, "v2", head, 3, 21400, 0.02), CompareOptions{})
+		got := fmt.Sprintf("%+v %+v", *c, c.Findings("shop", ComparisonContext{}))
+		if first == "" {
+			first = got
+		}
+		if got != first {
+			t.Fatalf("run %d differs:\n%s\n%s", i, got, first)
+		}
+	}
+}
+
+// FuzzCompare: whatever two profiles hold, the answer can be written down, shares are shares, and intervals hold their value.
+func FuzzCompare(f *testing.F) {
+	f.Add("a;b 10\na;c 20\n", "a;b 11\na;d 20\n", uint8(1))
+	f.Add("main.main;shop.f;runtime.mallocgc 1000\nmain.main;shop.g 500\nmain.main;shop.h 30\n;x 4\n", "main.main;shop.f 1000\nmain.main;shop.g2 500\nmain.main;shop.h;shop.h;shop.h 900\n", uint8(2))
+	f.Add("a 9223372036854775807\n", "b 1\n", uint8(3))
+	f.Fuzz(func(t *testing.T, a, b string, n uint8) {
+		lim := profile.Limits{Decoded: 1 << 16, Stacks: 1000, Samples: 1000}
+		var sides [2]Cohort
+		for i, text := range []string{a, b} {
+			p, _, err := profile.Read(strings.NewReader(text), lim)
+			if err != nil || len(p.SampleTypes) == 0 {
+				return
+			}
+			for r := range int(n%3) + 1 {
+				sides[i].Replicates = append(sides[i].Replicates, Replicate{Profile: p.Scale(1 + float64(r)/10), Seconds: float64(n)})
+			}
+		}
+		c, err := Compare(sides[0], sides[1], CompareOptions{})
+		if err != nil {
+			return
+		}
+		for _, ch := range c.Changes {
+			for _, d := range []Difference{ch.Self, ch.Full, ch.Own} {
+				for _, e := range []Estimate{d.Before, d.After, d.Change, d.Real} {
+					if !(e.Low <= e.Value && e.Value <= e.High) {
+						t.Fatalf("%s: %+v", ch.Function, d)
+					}
+				}
+				if d.Before.Value < 0 || d.After.Value > 1 || !(d.P >= 0 && d.P <= 1) || !(d.Q >= d.P && d.Q <= 1) {
+					t.Fatalf("%s: %+v", ch.Function, d)
+				}
+			}
+		}
+		if _, err := json.Marshal(c); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
