@@ -24,9 +24,12 @@ var law = map[string][]string{
 	"agent":                           {"agent/live"},
 	"agent/live":                      nil,
 	"agent/lock":                      {"agent"},
-	"agent/spans":                     nil,
-	"analyze":                         {"profile"},
+	"agent/spans":                     {"agent"},
+	"analyze":                         {"profile", "analyze/change"},
+	"analyze/change":                  nil,
+	"analyze/price":                   {"analyze", "profile"},
 	"analyze/sched":                   nil,
+	"analyze/simulate":                {"analyze", "analyze/change", "profile"},
 	"control":                         nil,
 	"examples/hello":                  {"agent"},
 	"fleet":                           nil,
@@ -50,7 +53,7 @@ var law = map[string][]string{
 }
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/sched", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {

@@ -201,7 +201,7 @@ func (in *Ingest) take(w http.ResponseWriter, r *http.Request, h *hold, receive 
 			return Push{}, busy("%d uploads are being taken already", cap(in.requests))
 		}
 	}
-	tenant, err := tenantOf(r)
+	tenant, err := TenantOf(r)
 	if err != nil {
 		return Push{}, err
 	}
@@ -284,8 +284,8 @@ func checkTypes(p *profile.Profile) error {
 // Grafana's databases, so that the same header works here and there.
 const MaxTenant = 150
 
-// tenantOf is the sender's tenant.
-func tenantOf(r *http.Request) (string, error) {
+// TenantOf is the tenant that a request names in X-Scope-OrgID, "" if it names none. Uploads and questions are told apart by the same.
+func TenantOf(r *http.Request) (string, error) {
 	t := r.Header.Get("X-Scope-OrgID")
 	if len(t) > MaxTenant {
 		return "", faultf(http.StatusBadRequest, "tenant", "X-Scope-OrgID has %d bytes, the limit is %d", len(t), MaxTenant)

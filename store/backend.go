@@ -36,6 +36,10 @@ type Backend interface {
 	// Rollup adds a part for each of its sources to g.
 	Rollup(ctx context.Context, p *Plan, q RollupQuery, exclude []ulid.ULID, g *RollupGather) error
 
+	// Watch calls see for what is in blocks that were made since, then for what comes by other ways than Put of this
+	// process, as soon as it is in answers; until ctx ends.
+	Watch(ctx context.Context, since time.Time, see func(Change)) error
+
 	// Recent are the uploads that came after since, so that one sent again is kept once.
 	Recent(ctx context.Context, since time.Time) ([]block.ID, error)
 	// Warnings is what every answer must say: a damaged block, a region that cannot be read.

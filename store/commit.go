@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/internal/vfs"
+	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store/block"
 )
 
@@ -318,6 +319,7 @@ func (db *DB) applyLoop() {
 	for batch := range db.toHead {
 		for _, p := range batch {
 			db.apply(&p.u, p.key, p.seg)
+			db.tell(changeAt(changeKey{p.u.Tenant, p.u.Labels.Get(profile.LabelService), p.u.Name}, p.u.From.UnixNano()))
 			p.u.Profile, p.u.Pprof = nil, nil
 			db.mu.Lock()
 			db.finish(p, nil)

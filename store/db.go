@@ -123,7 +123,7 @@ func (o Options) withDefaults() Options {
 // puts what is durable into memory, answers who waits, and lets old segments go. The flusher
 // hands whole segments over to the backend.
 //
-// Lock order: DB.mu before head.mu.
+// Lock order: DB.mu before head.mu. No other lock is taken, or waited for, under Watch.mu.
 type DB struct {
 	opt Options
 	fs  vfs.FS
@@ -162,6 +162,8 @@ type DB struct {
 	commitErr error // of the last commit, nil if it went well
 	flushErr  error // of the last flush
 	stats     Stats
+	watches   []*Watch // replaced, not written
+	watching  sync.WaitGroup
 }
 
 // segment is a file of the log. DB.mu guards it.
@@ -529,8 +531,13 @@ func (db *DB) Close() error {
 	db.stop()
 	db.mu.Lock()
 	db.told.Broadcast() // the flusher may wait for questions
+	watches := db.watches
 	db.mu.Unlock()
+	for _, w := range watches {
+		w.close()
+	}
 	db.flushing.Wait()
+	db.watching.Wait()
 	err := db.log.close()
 	if db.opt.Backend != nil {
 		err = errors.Join(err, db.opt.Backend.Close())

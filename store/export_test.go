@@ -41,3 +41,6 @@ func (g *RollupGather) Used() int64 {
 	defer g.mu.Unlock()
 	return g.used
 }
+
+// MaxChangeKeys is how many services and names a watch tells from each other.
+const MaxChangeKeys = maxChangeKeys

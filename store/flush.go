@@ -482,6 +482,9 @@ func (db *DB) putStaged(ctx context.Context) error {
 	db.mu.Lock()
 	db.staged = nil
 	db.mu.Unlock()
+	for _, s := range staged {
+		ChangesOf(&s.Meta, db.tell)
+	}
 	var errs []error
 	for _, s := range staged {
 		errs = append(errs, vfs.RemoveAll(db.fs, filepath.Dir(s.Dir)))

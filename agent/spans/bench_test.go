@@ -3,6 +3,7 @@ package spans
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime/pprof"
 	"testing"
 
@@ -76,6 +77,74 @@ func BenchmarkSpan(b *testing.B) {
 	bench("processor, operation only", with(New(Options{MaxPerSecond: -1, OperationOnly: true})))
 	bench("processor, not the local root", with(New(Options{LocalRootOnly: true})))
 	bench("processor, as it comes", with(New(Options{}))) // most are more than MaxPerSecond
+	counting := func(o Options) *Processor {
+		p := New(o)
+		p.Source()
+		return p
+	}
+	bench("counting, no labels", with(counting(Options{Filter: func(sdktrace.ReadOnlySpan) bool { return false }})))
+	bench("counting, as it comes", with(counting(Options{})))
+}
+
+// BenchmarkUnsampled is a span that is sampled out: a processor never hears of it, counting or not.
+func BenchmarkUnsampled(b *testing.B) {
+	for _, name := range []string{"labels", "counting"} {
+		b.Run(name, func(b *testing.B) {
+			p := New(Options{})
+			if name == "counting" {
+				p.Source()
+			}
+			tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(p), sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("bench")
+			b.ReportAllocs()
+			for b.Loop() {
+				_, s := tracer.Start(context.Background(), "checkout")
+				s.End()
+			}
+		})
+	}
+}
+
+// BenchmarkEvents is a span with five events, counted.
+func BenchmarkEvents(b *testing.B) {
+	for _, count := range []bool{false, true} {
+		b.Run(fmt.Sprintf("counting=%v", count), func(b *testing.B) {
+			p := New(Options{Filter: func(sdktrace.ReadOnlySpan) bool { return false }})
+			if count {
+				p.Source()
+			}
+			tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(p)).Tracer("bench")
+			b.ReportAllocs()
+			for b.Loop() {
+				_, s := tracer.Start(context.Background(), "connection")
+				for _, e := range []string{"dial", "handshake", "established", "active", "closed"} {
+					s.AddEvent(e)
+				}
+				s.End()
+			}
+		})
+	}
+}
+
+// BenchmarkWriteProfile is the profile of so many paths, each with durations over three octaves.
+func BenchmarkWriteProfile(b *testing.B) {
+	for _, paths := range []int{20, 1000} {
+		b.Run(fmt.Sprintf("paths=%d", paths), func(b *testing.B) {
+			p := New(Options{MaxPerSecond: 1})
+			c := p.counting()
+			for i := range paths {
+				at := c.path(nil, c.frame(fmt.Sprint("operation ", i), "", false))
+				for ns := int64(1_000_000); ns < 8_000_000; ns += 50_000 {
+					c.add(at, 0, ns, ns)
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := p.WriteProfile(io.Discard); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 // BenchmarkManyLive is a span among 10,000 that live.

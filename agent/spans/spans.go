@@ -1,4 +1,8 @@
-// Package spans makes profiles of OpenTelemetry spans: while a span lives, the
+// Package spans makes profiles of OpenTelemetry spans: their samples have labels, and what they took is counted.
+//
+// # Labels
+//
+// While a span lives, the
 // samples of its goroutine have the pprof labels trace_id, span_id and
 // operation, so that a slow trace opens its own flame graph.
 //
@@ -11,7 +15,19 @@
 // there by pprof.Do stays beside them. Spans that are not recorded (sampled
 // out) change nothing; their work counts for the span around them.
 //
-// # How it is done
+// # The profile of spans
+//
+// [Processor.Source] is a profile for the agent: how many spans have ended on each path of operations, from the root to the
+// span itself, how long they took in buckets of 6 %, and whether they failed. From it Quantra-L tells which step of a request, or
+// of a state machine, has become slow. Every sampled span counts, whether it got labels or not.
+//
+//	p := spans.New(spans.Options{})
+//	agent.Start(ctx, agent.Options{Service: "checkout", Sources: []agent.Source{p.Source()}})
+//
+// A span's events split it into steps: if an event "handshake" follows an event "dial" in a span "connection", then
+// connection has a frame "dial -> handshake" with the time between them.
+//
+// # How labels are done
 //
 // A span processor hears of a span's start and end, but cannot hand back a
 // context, as a wrapper around the tracer could. So it keeps, for each
@@ -41,6 +57,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -95,7 +112,8 @@ type Options struct {
 // Processor is a span processor of the OpenTelemetry SDK. All its methods may
 // be called by many goroutines at once.
 type Processor struct {
-	opt Options
+	opt    Options
+	counts atomic.Pointer[counts] // nil until somebody asks for the profile
 
 	// mu guards all below, for a few map operations; nothing is called under it. It
 	// is one lock and not many, as each of a span's two events takes some 20 times
@@ -165,17 +183,28 @@ type Stats struct {
 	Live      int    // spans that have started and not ended
 	Forgotten uint64 // spans dropped since Options.MaxSpans lived already
 	Skipped   uint64 // spans without labels since Options.MaxPerSecond had them already
+
+	// Of the profile: spans that have ended and are in it; of those, the ones whose start is forgotten, or was before
+	// Source; and those that are "other", as there are too many names or paths.
+	Counted, Unseen, Other uint64
 }
 
 // Stats is the present state.
 func (p *Processor) Stats() Stats {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return Stats{Live: len(p.live), Forgotten: p.forgotten, Skipped: p.skipped}
+	s := Stats{Live: len(p.live), Forgotten: p.forgotten, Skipped: p.skipped}
+	p.mu.Unlock()
+	if c := p.counts.Load(); c != nil {
+		s.Counted, s.Unseen, s.Other = c.ended.Load(), c.unseen.Load(), c.elsewhere.Load()
+	}
+	return s
 }
 
 // OnStart puts the span's labels on this goroutine.
 func (p *Processor) OnStart(parent context.Context, rw sdktrace.ReadWriteSpan) {
+	if c := p.counts.Load(); c != nil {
+		c.start(rw)
+	}
 	if !p.chooses(rw) || !p.affords(localRoot(rw)) {
 		return
 	}
@@ -193,6 +222,9 @@ func (p *Processor) OnStart(parent context.Context, rw sdktrace.ReadWriteSpan) {
 
 // OnEnd gives this goroutine the labels that it had before the span, if it is the one that started it.
 func (p *Processor) OnEnd(ro sdktrace.ReadOnlySpan) {
+	if c := p.counts.Load(); c != nil {
+		c.end(ro)
+	}
 	key := keyOf(ro.SpanContext())
 	p.mu.Lock()
 	known := p.live[key] != nil
@@ -205,8 +237,12 @@ func (p *Processor) OnEnd(ro sdktrace.ReadOnlySpan) {
 	}
 }
 
-// Shutdown forgets all spans; spans that start and end later are ignored. Labels that goroutines have stay.
+// Shutdown forgets all spans; spans that start and end later are ignored. Labels that goroutines have stay, and so does
+// what has been counted, for the agent's last window.
 func (p *Processor) Shutdown(context.Context) error {
+	if c := p.counts.Load(); c != nil {
+		c.stop()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = true

@@ -36,8 +36,13 @@ ends by itself, and when the server goes away: the agent then restores what it f
 	}, a.agentsList(), a.agentsLease(), a.agentsRelease())
 }
 
-// call asks one of the routes under fleet.ReaderPath. body is sent as JSON, nil is none.
+// call asks one of the routes under fleet.ReaderPath.
 func (q *question) call(ctx context.Context, method, path string, body, answer any) error {
+	return q.ask(ctx, method, fleet.ReaderPath+path, body, answer)
+}
+
+// ask asks one of the routes that are no RPC. body is sent as JSON, nil is none.
+func (q *question) ask(ctx context.Context, method, path string, body, answer any) error {
 	var send io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -46,7 +51,7 @@ func (q *question) call(ctx context.Context, method, path string, body, answer a
 		}
 		send = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, q.server+fleet.ReaderPath+path, send)
+	req, err := http.NewRequestWithContext(ctx, method, q.server+path, send)
 	if err != nil {
 		return usagef("--server %q: %w", q.server, err)
 	}

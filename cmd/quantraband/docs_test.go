@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/quantra-l/quantra/analyze/price"
 )
 
 var update = flag.Bool("update", false, "write docs/cli.md anew")
@@ -217,6 +219,40 @@ func TestOperations(t *testing.T) {
 		}
 		if err != nil {
 			t.Errorf("quantraband %s: %v", strings.TrimSpace(line), err)
+		}
+	}
+	if n < 8 {
+		t.Errorf("only %d commands found", n)
+	}
+}
+
+// TestDiffDocs: the commands that docs/diff.md and docs/price.md show are commands with flags that they have; the price file that is shown is one.
+func TestDiffDocs(t *testing.T) {
+	n := 0
+	for _, name := range []string{"diff.md", "price.md"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+			for line := range strings.Lines(block[1]) {
+				for _, args := range ourCommands(line) {
+					n++
+					if err := parses(args); err != nil {
+						t.Errorf("%s: %s: %v", name, strings.TrimSpace(line), err)
+					}
+				}
+			}
+		}
+		if name != "price.md" {
+			continue
+		}
+		m := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(text)
+		if m == nil {
+			t.Fatal("docs/price.md shows no file")
+		}
+		if p, err := price.Decode(strings.NewReader(string(m[1]))); err != nil || len(p.Rules) != 2 {
+			t.Errorf("docs/price.md: %v", err)
 		}
 	}
 	if n < 8 {

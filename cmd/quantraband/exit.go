@@ -23,6 +23,7 @@ const (
 	exitUnavailable = 4
 	exitInUse       = 5
 	exitUndecided   = 6
+	exitGate        = 7
 	exitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
@@ -35,7 +36,8 @@ that starts with "quantraband: " unless the code is 0.
     3  the input is corrupt, too large, or in a format that is not understood
     4  no server answers, or it answers that it cannot serve now
     5  the address or the data folder is in use by another process
-    6  it measured, and cannot tell: more trials or a quieter machine are needed
+    6  it measured, and cannot tell: more samples, more trials or a quieter machine are needed
+    7  a gate did not let it pass: it measured, and something is surely above a limit that was given
   130  it was interrupted (up ends with 0 when it is: that is how it is stopped)`
 
 // codedError is an error with the exit code it asks for.

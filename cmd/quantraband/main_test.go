@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime/pprof"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store/clickhouse/clickhousetest"
 )
 
@@ -40,12 +43,14 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"heap-profile": scriptHeapProfile,
-			"cut":          scriptCut,
-			"gunzip":       scriptGunzip,
-			"one-line":     scriptOneLine,
-			"lists":        scriptLists,
-			"server":       scriptServer, "take-port": scriptTakePort, "post": scriptPost,
+			"heap-profile":  scriptHeapProfile,
+			"cut":           scriptCut,
+			"gunzip":        scriptGunzip,
+			"one-line":      scriptOneLine,
+			"lists":         scriptLists,
+			"exit-code":     scriptExitCode,
+			"empty-profile": scriptEmptyProfile,
+			"server":        scriptServer, "take-port": scriptTakePort, "post": scriptPost,
 			"agent": scriptAgent, "leased": scriptLeased,
 		},
 	})
@@ -108,6 +113,33 @@ func scriptOneLine(ts *testscript.TestScript, neg bool, args []string) {
 	if !strings.HasPrefix(got, "quantraband: ") || strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "\n") {
 		ts.Fatalf("standard error is not one line of ours: %q", got)
 	}
+}
+
+// exit-code N COMMAND ARGS... runs a command, which must end with the code N.
+func scriptExitCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exit-code N COMMAND ARGS...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("%s ends with %d, not %s", strings.Join(args[1:], " "), code, args[0])
+	}
+}
+
+// empty-profile FILE TYPE UNIT writes a profile that has that sample type and no sample.
+func scriptEmptyProfile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: empty-profile FILE TYPE UNIT")
+	}
+	var b bytes.Buffer
+	ts.Check(profile.NewBuilder(profile.ValueType{Type: args[1], Unit: args[2]}).Profile().Encode(&b))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o666))
 }
 
 // lists DIR NAME... checks that DIR holds just these files: nothing temporary stayed.

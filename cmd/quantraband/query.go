@@ -201,11 +201,14 @@ func friendlyNames() []string {
 	return names
 }
 
+// errNoProfiles says that a question is about nothing.
+var errNoProfiles = errors.New("there are no profiles that match in this range; `quantraband query services --since 0` says what there is")
+
 // chooseType is the one of have that want names: a friendly name, a full type,
 // or a sample type that only one of them has.
 func chooseType(want string, have []string) (string, error) {
 	if len(have) == 0 {
-		return "", errors.New("there are no profiles that match in this range; `quantraband query services --since 0` says what there is")
+		return "", errNoProfiles
 	}
 	var found []string
 	for _, h := range have {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/agent"
+	"github.com/quantra-l/quantra/watch"
 )
 
 // How long each part of a stop may take. Together they are well under the 30 s
@@ -30,6 +31,9 @@ type upOptions struct {
 	noSelfProfile bool
 	requireSigned bool
 	agentKeys     string
+	alerts        string
+	prices        string
+	url           string
 	engine        engineOptions
 	log           logOptions
 }
@@ -69,6 +73,9 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.BoolVar(&o.noSelfProfile, "no-self-profile", false, "do not profile the server itself")
 	f.BoolVar(&o.requireSigned, "require-signed", false, "take profiles, and polls of agents, only where they are signed")
 	f.StringVar(&o.agentKeys, "agent-keys", "", "`file` of the keys that may sign, one a line; it is read again when it changes (implies --require-signed)")
+	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md")
+	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md (default: a list price, shown with each)")
+	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -111,12 +118,18 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	handler, agents, err := handler(e, o, sign.verifier, log)
+	base := baseURL(ln.Addr().(*net.TCPAddr))
+	rules, err := openAnalysis(o, base)
 	if err != nil {
 		return err
 	}
-	srv := newHTTPServer(handler, log)
-	srv.RegisterOnShutdown(agents.Close) // polls wait for up to a minute, and must not hold up the end
+	all, err := assemble(e, o, rules, sign.verifier, log)
+	if err != nil {
+		return err
+	}
+	defer startWatcher(ctx, all.watcher)() // ends after the server has, and before the store
+	srv := newHTTPServer(all, log)
+	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
@@ -129,7 +142,6 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		}
 		a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read%s profiles, and lease settings to agents", addr, send))
 	}
-	base := baseURL(addr)
 	if !o.noSelfProfile {
 		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: sign.keyFile, SpoolBytes: -1, Logger: log})
 		if err != nil {
@@ -153,6 +165,20 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return nil
 	case err := <-served:
 		return fmt.Errorf("serve %s: %w", addr, err)
+	}
+}
+
+// startWatcher lets it look until the function that it returns is called.
+func startWatcher(ctx context.Context, w *watch.Watcher) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
 	}
 }
 

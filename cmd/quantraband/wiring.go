@@ -8,19 +8,32 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/quantra-l/quantra/analyze"
 	"github.com/quantra-l/quantra/analyze/sched"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
+	"github.com/quantra-l/quantra/watch"
+	"github.com/quantra-l/quantra/watch/alert"
 	"github.com/quantra-l/quantra/web"
 )
 
-// handler joins what takes profiles, what speaks with agents, and what shows it all. The fleet is to be closed when the server stops.
-func handler(e *engine, o upOptions, signatures *ingest.Verifier, log *slog.Logger) (http.Handler, *fleet.Fleet, error) {
+// parts are what answers, and what works beside it.
+type parts struct {
+	http.Handler
+	agents  *fleet.Fleet // to be closed when the server stops
+	watcher *watch.Watcher
+}
+
+// assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
+func assemble(e *engine, o upOptions, rules analysis, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -44,34 +57,76 @@ func handler(e *engine, o upOptions, signatures *ingest.Verifier, log *slog.Logg
 		Signatures:    signatures,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	agents, err := fleet.New(fleet.Options{
 		Verify: verifyWith(signatures), Summarize: summarize, Logger: log, Registry: registry,
 		MaxBytes: e.share.agents, ResultBytes: e.share.results,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	readers := agents.Handler()
+	watcher, err := watch.New(watch.Options{
+		Store: db, Control: e.control, Watch: db.Watch, Lease: leases(e.control, log), Region: o.engine.region,
+		Price: rules.price, Alerts: rules.alerts, Link: rules.link, Tenant: tenantOf,
+		Logger: log, Registry: registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	readers, findings := agents.Handler(), watcher.Handler()
+	routes := map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers}
+	for _, path := range []string{watch.FindingsPath, watch.DeploysPath, watch.AnalysisPath} {
+		routes[path], routes[path+"/"] = findings, findings
+	}
 	ui, err := web.New(web.Options{
 		Store:    db,
-		Ready:    db.Healthy, // what is stuck is no reason to start the process anew
+		Ready:    func() error { return errors.Join(db.Healthy(), watcher.Healthy()) }, // what is stuck is no reason to start the process anew
 		Hosts:    o.hosts,
-		Routes:   map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers},
+		Routes:   routes,
 		Version:  readBuild().Version,
 		Logger:   log,
 		Registry: registry,
 		Gatherer: registry,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	mux := http.NewServeMux()
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return mux, agents, nil
+	return &parts{mux, agents, watcher}, nil
+}
+
+// analysis is by what findings are priced and told.
+type analysis struct {
+	price  func(*analyze.Finding, []profile.Labels)
+	alerts *alert.Config
+	link   func(id string) string
+}
+
+// openAnalysis reads the files that up's flags name.
+func openAnalysis(o upOptions, base string) (a analysis, err error) {
+	prices, err := readPrices(o.prices)
+	if err != nil {
+		return a, err
+	}
+	a.price = func(f *analyze.Finding, machines []profile.Labels) { prices.Price(f, machines...) }
+	if o.alerts != "" {
+		if a.alerts, err = loadAlerts(o.alerts); err != nil {
+			return a, err
+		}
+	}
+	base = strings.TrimRight(cmp.Or(o.url, base), "/")
+	a.link = func(id string) string { return base + "/findings/" + url.PathEscape(id) }
+	return a, nil
+}
+
+// tenantOf is whose findings a request is about.
+func tenantOf(r *http.Request) (string, error) {
+	t, err := ingest.TenantOf(r)
+	return cmp.Or(t, store.DefaultTenant), err
 }
 
 // verifyWith checks what agents send by the same signatures as uploads, in fleet's words: these two rooms do not know each other.

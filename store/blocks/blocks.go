@@ -138,6 +138,7 @@ type Blocks struct {
 	buried              map[ulid.ULID]time.Time // when blocks were marked as deleted
 	missing             map[ulid.ULID]missed    // blocks that answers lately lacked
 	changed             chan struct{}           // closed at the next change of the set
+	watches             map[*watch]struct{}
 }
 
 // Stats is how the blocks are now, and what has been done since [Open].

@@ -307,10 +307,12 @@ func (b *Blocks) checkMeta(raw []byte, id ulid.ULID, prefix string) (block.Meta,
 // changed here since then is newer than the listing.
 func (b *Blocks) merge(found map[ulid.ULID]*listed, fresh map[ulid.ULID]*Block, change uint64, whole bool) {
 	var lost []ulid.ULID
+	var came []*Block
 	b.edit(func(blocks map[ulid.ULID]*Block) {
 		for id, k := range fresh {
 			if b.gone[id] <= change && blocks[id] == nil {
 				blocks[id] = k
+				came = append(came, k)
 			}
 		}
 		for id, k := range blocks {
@@ -335,6 +337,7 @@ func (b *Blocks) merge(found map[ulid.ULID]*listed, fresh map[ulid.ULID]*Block, 
 			}
 		}
 	})
+	b.tell(came)
 	now := b.now.Load().all
 	for id := range found {
 		if k := now[id]; k != nil && k.Tombstoned {

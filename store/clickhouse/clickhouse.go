@@ -52,6 +52,8 @@ type Options struct {
 	QueryMemory int64
 	// DictionaryBytes bounds the memory here for the names of stacks that questions needed lately; 0 is 128 MiB.
 	DictionaryBytes int64
+	// WatchEvery is how often Watch asks for the blocks of other servers; 0 is 30 s.
+	WatchEvery time.Duration
 	// ReadOnly makes and alters nothing: the tables must be there.
 	ReadOnly bool
 	Logger   *slog.Logger     // nil discards
@@ -69,6 +71,7 @@ const (
 	defaultColdAfter  = 7 * 24 * time.Hour
 	defaultRetention  = 30 * 24 * time.Hour
 	defaultMemory     = 4 << 30
+	defaultWatchEvery = 30 * time.Second
 	defaultDictionary = 128 << 20
 )
 
@@ -80,12 +83,14 @@ type DB struct {
 	names  *dictionaries
 	opened time.Time
 
-	mu      sync.Mutex
-	tried   map[ulid.ULID]bool // blocks that Put has failed with
-	failing time.Time          // since when Put fails; zero: it does not
-	failure error
-	notes   map[string]time.Time // warnings, and when they came
-	stats   Stats
+	mu       sync.Mutex
+	tried    map[ulid.ULID]bool      // blocks that Put has failed with
+	mine     map[ulid.ULID]time.Time // blocks that are put while somebody watches, and when
+	watching int
+	failing  time.Time // since when Put fails; zero: it does not
+	failure  error
+	notes    map[string]time.Time // warnings, and when they came
+	stats    Stats
 }
 
 var _ store.Backend = (*DB)(nil)
@@ -105,6 +110,7 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 	opt.Retention = cmp.Or(opt.Retention, defaultRetention)
 	opt.ColdAfter = cmp.Or(opt.ColdAfter, defaultColdAfter)
 	opt.QueryMemory = cmp.Or(opt.QueryMemory, defaultMemory)
+	opt.WatchEvery = cmp.Or(opt.WatchEvery, defaultWatchEvery)
 	opt.DictionaryBytes = cmp.Or(opt.DictionaryBytes, defaultDictionary)
 	t, err := parseURL(opt.URL)
 	if err != nil {
@@ -115,11 +121,14 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 			return nil, fmt.Errorf("clickhouse: %w: no time to keep tenant %q, service %q", store.ErrInvalid, k.Tenant, k.Service)
 		}
 	}
+	if opt.WatchEvery < 0 {
+		return nil, fmt.Errorf("clickhouse: %w: other servers are asked for every %v", store.ErrInvalid, opt.WatchEvery)
+	}
 	if opt.QueryMemory < 0 || opt.DictionaryBytes < 0 {
 		return nil, fmt.Errorf("clickhouse: %w: memory of %d bytes for a question and %d for names", store.ErrInvalid, opt.QueryMemory, opt.DictionaryBytes)
 	}
 	db := &DB{opt: opt, target: t, http: newClient(t), names: newDictionaries(opt.DictionaryBytes), opened: opt.Now(),
-		tried: map[ulid.ULID]bool{}, notes: map[string]time.Time{}}
+		tried: map[ulid.ULID]bool{}, mine: map[ulid.ULID]time.Time{}, notes: map[string]time.Time{}}
 	if err := db.prepare(ctx); err != nil {
 		db.http.close()
 		return nil, fmt.Errorf("clickhouse at %s: %w", t, err)

@@ -72,6 +72,9 @@ func (db *DB) put(ctx context.Context, s *store.Staged) error {
 	// that was staged under this process and not tried before that is long enough.
 	db.mu.Lock()
 	careful := db.tried[id] || ulid.Time(id.Time()).Before(db.opened)
+	if db.watching > 0 {
+		db.mine[id] = db.opt.Now()
+	}
 	db.mu.Unlock()
 	p := &putting{db: db, meta: &s.Meta, dir: s.Dir, files: map[string]vfs.File{}}
 	err := p.run(ctx, careful)

@@ -131,6 +131,16 @@ func (r *receiver) share(key, function string) (part float64, samples int64) {
 	return float64(with) / float64(max(1, all)), samples
 }
 
+// has says that there are samples with each of the values of a label: a short span has few.
+func (r *receiver) has(key, label string, values ...string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.seen[key]
+	return p != nil && !slices.ContainsFunc(values, func(v string) bool {
+		return !slices.ContainsFunc(p.Sample, func(s *profile.Sample) bool { return slices.Contains(s.Label[label], v) })
+	})
+}
+
 // checkLabels: there are traces, each of one endpoint, whose label stays beside them, and spans within them.
 func (r *receiver) checkLabels(t *testing.T, key string) {
 	r.mu.Lock()
@@ -187,13 +197,13 @@ func TestFleet(t *testing.T) {
 		_, n2 := r.share(V2+" process_cpu", evict)
 		_, m1 := r.share(V1+" mutex", "(*Ledger).Post")
 		a1, _ := r.share(V1+" memory", "buildReport")
-		if n1 >= enough && n2 >= enough && m1 > 0 && a1 > 0 {
+		if n1 >= enough && n2 >= enough && m1 > 0 && a1 > 0 && r.has(V1+" process_cpu", "operation", "price order", "GET /search") {
 			break
 		}
 		select {
 		case <-r.more:
 		case <-ctx.Done():
-			t.Fatalf("after 90 s: %d and %d CPU samples, %d contentions, %.2f of memory in buildReport", n1, n2, m1, a1)
+			t.Fatalf("after 90 s: %d and %d CPU samples, %d contentions, %.2f of memory in buildReport, or a span has no sample", n1, n2, m1, a1)
 		}
 	}
 	s1, _ := r.share(V1+" process_cpu", evict)

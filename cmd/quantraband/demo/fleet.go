@@ -25,6 +25,12 @@ const (
 	healthyAfter = 10 * time.Second
 )
 
+// The services' settings of the runtime.
+const (
+	serviceGOGC   = "60"
+	serviceMemory = "256MiB"
+)
+
 // FleetOptions is a fleet of processes.
 type FleetOptions struct {
 	// Exe is the program that has the commands [ServiceCommand] and [LoadCommand]. "" is this one.
@@ -159,8 +165,10 @@ func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
 	if f.o.Window != 0 {
 		args = append(args, "--window", f.o.Window.String())
 	}
+	// Planted: a collector that runs at every half of the heap, though there is memory enough.
+	env := []string{"GOGC=" + serviceGOGC, "GOMEMLIMIT=" + serviceMemory}
 	f.keep(ctx, name, func() error {
-		c, err := f.spawn(ctx, name, args)
+		c, err := f.spawn(ctx, name, args, env)
 		if err == nil {
 			var url string
 			if url, err = c.ready(ctx); err == nil {
@@ -187,7 +195,7 @@ func (f *Fleet) keepLoad(ctx context.Context) {
 		args = append(args, "--rate", strconv.FormatFloat(f.o.Rate, 'g', -1, 64))
 	}
 	f.keep(ctx, "load", func() error {
-		c, err := f.spawn(ctx, "load", args)
+		c, err := f.spawn(ctx, "load", args, nil)
 		if err != nil {
 			return err
 		}
@@ -259,12 +267,13 @@ type child struct {
 	err    error         // how it ended; written before exited closes
 }
 
-func (f *Fleet) spawn(ctx context.Context, name string, args []string) (*child, error) {
+// spawn starts a process. env comes before what the options add.
+func (f *Fleet) spawn(ctx context.Context, name string, args, env []string) (*child, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(f.o.Exe, slices.Concat(f.o.Args, args)...)
-	cmd.Env = append(os.Environ(), f.o.Env...)
+	cmd.Env = slices.Concat(os.Environ(), env, f.o.Env)
 	cmd.Stderr = &lineLogger{log: func(line string) { f.o.Logger.Warn(line, "process", name) }}
 	cmd.WaitDelay = time.Second // for a stderr that a stray descendant holds open
 	stdin, err := cmd.StdinPipe()

@@ -1,0 +1,336 @@
+package analyze
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quantra-l/quantra/profile"
+)
+
+// sumTables adds tables of the same lines.
+func sumTables(ts ...*Table) *Table {
+	out := *ts[0]
+	n := out.Steps()
+	out.Total, out.Profiles, out.Instances = make([]float64, n), make([]int, n), make([]int, n)
+	out.Functions = nil
+	for _, f := range ts[0].Functions {
+		out.Functions = append(out.Functions, Series{f.Function, make([]float32, n), make([]float32, n)})
+	}
+	for _, t := range ts {
+		for c := range n {
+			out.Total[c] += t.Total[c]
+			out.Profiles[c] += t.Profiles[c]
+			out.Instances[c] += t.Instances[c]
+			for i := range t.Functions {
+				out.Functions[i].Self[c] += t.Functions[i].Self[c]
+				out.Functions[i].Full[c] += t.Functions[i].Full[c]
+			}
+		}
+	}
+	return &out
+}
+
+func labelled(t *testing.T, tab *Table, pairs ...string) Group {
+	t.Helper()
+	var ls []profile.Label
+	for i := 0; i < len(pairs); i += 2 {
+		ls = append(ls, profile.Label{Name: pairs[i], Value: pairs[i+1]})
+	}
+	labels, err := profile.NewLabels(ls...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Group{labels, tab}
+}
+
+// between is a table without what is outside of columns from to to.
+func between(tab *Table, from, to int) *Table {
+	for c := range tab.Total {
+		if c >= from && c < to {
+			continue
+		}
+		tab.Total[c], tab.Profiles[c], tab.Instances[c] = 0, 0, 0
+		for i := range tab.Functions {
+			tab.Functions[i].Self[c], tab.Functions[i].Full[c] = 0, 0
+		}
+	}
+	return tab
+}
+
+func regressions(t *testing.T, d Detail) ([]Finding, []Shift) {
+	t.Helper()
+	fs, shifts, err := Regressions(scanned(t, d.Table, nil).Changes, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, _, _ := Regressions(scanned(t, d.Table, nil).Changes, d)
+	if !reflect.DeepEqual(fs, again) {
+		t.Error("equal input, another answer")
+	}
+	return fs, shifts
+}
+
+// TestRegressionsDilution: f07 doubles, so all others' shares fall by 5 %, surely: none of them improved.
+func TestRegressionsDilution(t *testing.T) {
+	tab := made(31, 120, time.Minute, 20, 2e6, 0.01, stepAt(80, 1000, 4))
+	s := scanned(t, tab, nil)
+	if len(s.Changes) < 10 {
+		t.Fatalf("%d changes are seen: the test shows nothing", len(s.Changes))
+	}
+	fs, _ := regressions(t, Detail{Table: tab})
+	if len(fs) != 1 || fs[0].Function != "f07" || fs[0].Kind != Regression {
+		t.Fatalf("findings %+v", fs)
+	}
+	f := fs[0]
+	// 2,000,000 samples of 10 ms a minute are 333 cores; the growth is of 23/20 of that.
+	if want := (4.0/23 - 1.0/20) * 2e6 * 1.15 / 6000; math.Abs(f.Saving-want) > 0.03*want || f.SavingUnit != "cores" {
+		t.Errorf("%g %s, want %g cores", f.Saving, f.SavingUnit, want)
+	}
+	if f.Unit != "share" || f.Instances != 14 || f.Metric != "self" || len(f.Chart) != 120 || f.Base == nil || f.Head == nil || !f.Head.To.Equal(tab.At(120)) || f.Test == "" || !(f.Q <= 0.05) || f.Samples < 2e6*40 {
+		t.Errorf("finding %+v", f)
+	}
+	if want := "`f07` rose from 5.0 % to 17.4 % of checkout's CPU (95 % interval "; !strings.HasPrefix(f.Sentence, want) || !strings.HasSuffix(f.Sentence, " points, 14 instances) at 01:20.") {
+		t.Errorf("sentence %q", f.Sentence)
+	}
+}
+
+func TestRegressionsVersion(t *testing.T) {
+	v1 := between(made(32, 120, time.Minute, 20, 50000, 0.02, equal), 0, 120)
+	v2 := between(made(33, 120, time.Minute, 20, 50000, 0.02, stepAt(0, 1000, 2)), 70, 120)
+	tab := sumTables(v1, v2)
+	d := Detail{Table: tab, Versions: []Group{labelled(t, v1, profile.LabelVersion, "v1"), labelled(t, v2, profile.LabelVersion, "v2")},
+		Events: []Event{{tab.At(10), "deploy 17"}, {tab.At(68), "deploy 18"}, {tab.At(100), "deploy 19"}}}
+	fs, _ := regressions(t, d)
+	if len(fs) != 1 {
+		t.Fatalf("%d findings: %+v", len(fs), fs)
+	}
+	c := fs[0].Cause
+	if c == nil || c.Label != profile.LabelVersion || c.Value != "v2" || c.Event != "deploy 18" || math.Abs(c.Share-1) > 0.15 {
+		t.Fatalf("cause %+v", c)
+	}
+	if !fs[0].Since.Equal(tab.At(70)) || !strings.HasSuffix(fs[0].Sentence, "at 01:10, with version v2.") || fs[0].Head.Labels[profile.LabelVersion] != "v2" {
+		t.Errorf("since %v: %s", fs[0].Since, fs[0].Sentence)
+	}
+	// Both versions changed alike: the version is not the cause, the event is all that is known.
+	v1 = made(34, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2))
+	v2 = made(35, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2))
+	d.Table, d.Versions = sumTables(v1, v2), []Group{labelled(t, v1, profile.LabelVersion, "v1"), labelled(t, v2, profile.LabelVersion, "v2")}
+	fs, _ = regressions(t, d)
+	if len(fs) != 1 || fs[0].Cause == nil || fs[0].Cause.Label != "" || fs[0].Cause.Event != "deploy 18" || !strings.HasSuffix(fs[0].Sentence, "with deploy 18.") {
+		t.Errorf("both versions: %+v", fs)
+	}
+}
+
+func TestRegressionsInstanceAndRegion(t *testing.T) {
+	var groups []Group
+	var tables []*Table
+	for i := range 5 {
+		by := 1.0
+		if i == 3 {
+			by = 6
+		}
+		tab := made(uint64(40+i), 120, time.Minute, 20, 20000, 0.02, stepAt(70, 1000, by))
+		for c := range tab.Instances {
+			tab.Instances[c] = 1
+		}
+		tables = append(tables, tab)
+		groups = append(groups, labelled(t, tab, profile.LabelInstance, string(rune('a'+i))))
+	}
+	d := Detail{Table: sumTables(tables...), Instances: groups}
+	fs, _ := regressions(t, d)
+	if len(fs) != 1 || fs[0].Cause == nil || fs[0].Cause.Value != "d" || len(fs[0].Warnings) == 0 || !strings.Contains(fs[0].Warnings[0], "Only one of 5 instances (d)") {
+		t.Fatalf("findings %+v", fs)
+	}
+	var eu, us = sumTables(tables[2:4]...), sumTables(tables[0], tables[1], tables[4])
+	d.Others = [][]Group{{labelled(t, eu, "region", "eu"), labelled(t, us, "region", "us")}}
+	fs, _ = regressions(t, d)
+	if len(fs) != 1 || fs[0].Cause == nil || fs[0].Cause.Label != "region" || fs[0].Cause.Value != "eu" || !strings.Contains(fs[0].Sentence, "where region is eu") {
+		t.Errorf("findings %+v", fs)
+	}
+	for i := range tables[0].Instances {
+		d.Table.Instances[i] = 1
+	}
+	if fs, _ = regressions(t, d); !slices.ContainsFunc(fs[0].Warnings, func(w string) bool { return strings.HasPrefix(w, "There is one instance") }) {
+		t.Errorf("one instance: %q", fs[0].Warnings)
+	}
+}
+
+func TestRegressionsWarnings(t *testing.T) {
+	warned := func(tab *Table, versions []Group, want string) {
+		t.Helper()
+		fs, _ := regressions(t, Detail{Table: tab, Versions: versions})
+		if len(fs) == 0 || !slices.ContainsFunc(fs[0].Warnings, func(w string) bool { return strings.Contains(w, want) }) {
+			t.Errorf("no warning of %q in %+v", want, fs)
+		}
+	}
+	tab := made(50, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2))
+	for c := 64; c < 72; c++ {
+		tab.Total[c], tab.Profiles[c] = 0, 0
+		for i := range tab.Functions {
+			tab.Functions[i].Self[c], tab.Functions[i].Full[c] = 0, 0
+		}
+	}
+	warned(tab, nil, "8 of 120 columns have no profiles, some just where it changed")
+	tab = made(51, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2))
+	for c := 70; c < 120; c++ {
+		tab.Profiles[c] = 5
+	}
+	warned(tab, nil, "A profile holds 2.9 times as much")
+	warned(made(52, 120, time.Minute, 20, 30, 0, stepAt(88, 1000, 6)), nil, "It rests on")
+	// v2 comes, and half of what both spend grows: no version has it alone.
+	v1 := made(53, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2))
+	v2 := between(made(54, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2)), 70, 120)
+	warned(sumTables(v1, v2), []Group{labelled(t, v1, profile.LabelVersion, "v1"), labelled(t, v2, profile.LabelVersion, "v2")}, "The mix of versions changed")
+}
+
+func TestRegressionsImprovement(t *testing.T) {
+	fs, _ := regressions(t, Detail{Table: made(55, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 0.4))})
+	if len(fs) != 1 || fs[0].Kind != Improvement || fs[0].Saving >= 0 || !strings.HasPrefix(fs[0].Sentence, "`f07` fell from 5.0 % to 2.1 %") {
+		t.Errorf("findings %+v", fs)
+	}
+}
+
+func TestRegressionsRename(t *testing.T) {
+	fs, shifts := regressions(t, Detail{Table: made(56, 120, time.Minute, 20, 50000, 0.02, func(f, c int) float64 {
+		if f == 7 && c >= 70 || f == 8 && c < 70 {
+			return 0
+		}
+		return 1
+	})})
+	if len(fs) > 0 || len(shifts) != 2 || !strings.Contains(shifts[0].Why, "rename") {
+		t.Errorf("findings %+v, shifts %+v", fs, shifts)
+	}
+}
+
+func TestRegressionsErrors(t *testing.T) {
+	tab := made(57, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2))
+	good := scanned(t, tab, nil).Changes
+	other := made(57, 100, time.Minute, 20, 50000, 0.02, equal)
+	two := profile.NewBuilder(profile.ValueType{Type: "a", Unit: "b"}, profile.ValueType{Type: "c", Unit: "d"}).Profile()
+	one := profile.NewBuilder(cpuType.Sample).Profile()
+	for name, d := range map[string]Detail{
+		"no table":            {},
+		"another table":       {Table: made(1, 120, time.Minute, 5, 100, 0, equal)},
+		"a group's columns":   {Table: tab, Versions: []Group{labelled(t, other, "service_version", "v1")}},
+		"a group of nothing":  {Table: tab, Others: [][]Group{{{}}}},
+		"two columns":         {Table: tab, Base: two, Head: two},
+		"a head without base": {Table: tab, Head: one},
+	} {
+		if _, _, err := Regressions(good, d); !errors.Is(err, ErrDetail) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if fs, _, err := Regressions(nil, Detail{Table: tab}); err != nil || len(fs) > 0 {
+		t.Errorf("no changes: %v, %v", fs, err)
+	}
+	if _, _, err := Regressions(good, Detail{Table: tab, Base: one, Head: one}); err != nil {
+		t.Errorf("empty profiles: %v", err)
+	}
+}
+
+func TestEpisodes(t *testing.T) {
+	tab := made(58, 120, time.Minute, 20, 50000, 0.02, func(f, c int) float64 {
+		switch {
+		case f == 7 && c >= 50:
+			return 2
+		case f < 3 && f > 0 && c >= 90:
+			return 1.3
+		}
+		return 1
+	})
+	es := Episodes(tab, scanned(t, tab, nil).Changes)
+	if len(es) != 2 || es[0].Changes[0].Function != "f07" || len(es[1].Changes) != 2 {
+		t.Fatalf("episodes %+v", es)
+	}
+	if !es[0].BaseTo.Equal(tab.At(50)) || !es[0].HeadFrom.Equal(tab.At(50)) || !es[1].HeadTo.Equal(tab.At(120)) || !es[1].BaseTo.Equal(tab.At(90)) {
+		t.Errorf("to compare: %v..%v with %v..%v", es[0].BaseFrom, es[0].BaseTo, es[0].HeadFrom, es[0].HeadTo)
+	}
+}
+
+func TestPackageName(t *testing.T) {
+	for name, want := range map[string]string{
+		"github.com/a/b.v2/cache.(*LRU).evict":       "github.com/a/b.v2/cache.(*LRU)",
+		"main.main.func1":                            "main",
+		"runtime.mallocgc":                           "runtime",
+		"slices.partitionCmpFunc[go.shape.string]":   "slices",
+		"a.(*T[go.shape.int]).f.func2":               "a.(*T[go.shape.int])",
+		"memmove":                                    "",
+		"com.shop.Cart.total":                        "com.shop.Cart",
+		"github.com/quantra-l/quantra/store.open":    "github.com/quantra-l/quantra/store",
+		"github.com/quantra-l/quantra/store.Db.open": "github.com/quantra-l/quantra/store.Db",
+	} {
+		if got := packageName(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	for want, got := range map[string]string{
+		"3.1 %": percent(0.031), "0.05 %": strings.Replace(percent(0.0005), "0 %", " %", 1), "12.3 %": percent(0.1234), "0.42 %": percent(0.00421), "1.0 %": percent(0.009996),
+		"+2.0..+2.6 points": points(Estimate{0.023, 0.02, 0.026}), "-0.3..+0.1 points": points(Estimate{-0.001, -0.003, 0.001}), "-0.310..-0.290 points": points(Estimate{-0.003, -0.0031, -0.0029}),
+		"14:32": clock(monday.Add(14*time.Hour+32*time.Minute), monday.Add(15*time.Hour)), "2026-03-02 14:32": clock(monday.Add(14*time.Hour+32*time.Minute), monday.Add(25*time.Hour)),
+		"+1.9 ms": quantity("seconds", 0.0034)(0.0019, true), "512.0": "512.0", "1.5 MiB/s": quantity("bytes/s", 1.6e6)(1.5*(1<<20), false), "240": quantity("count", 240)(240, false), "3.0 %": quantity("share", 0.1)(0.03, false),
+		"a, b and c": list([]string{"a", "b", "c"}), "a, b, c and 2 more": list([]string{"a", "b", "c", "d", "e"}),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestScanFigures(t *testing.T) {
+	points := func(seed uint64, at int, by float64) []float64 {
+		tab := made(seed, 120, time.Minute, 8, 50000, 0.1, stepAt(at, 1000, by))
+		var out []float64
+		for _, v := range tab.Functions[7].Self {
+			out = append(out, float64(v)/1e7/6250*0.0012)
+		}
+		return out
+	}
+	fs := Figures{Service: "checkout", Start: monday, Step: time.Minute, Instances: slices.Repeat([]int{3}, 120), Events: []Event{{monday.Add(79 * time.Minute), "deploy 18"}}, Figures: []Figure{
+		{Name: "sched_latency", Type: "runtime:sched_latency:seconds::", Unit: "seconds", Points: points(1, 80, 3)},
+		{Name: "goroutines", Unit: "count", Points: points(2, 80, 1)},
+		{Name: "gc_cpu", Unit: "share", Points: make([]float64, 120)},
+		{Name: "memory", Unit: "bytes", Points: points(3, 60, 1.1)}, // less than a fifth
+		{Name: "short", Unit: "bytes", Points: []float64{1, 2, 3}},
+	}}
+	fs.Figures[0].Points[30] = math.NaN()
+	got, err := ScanFigures(fs, ScanOptions{})
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%+v: %v", got, err)
+	}
+	f := got[0]
+	if f.Kind != Regression || f.Subject != "sched_latency" || f.Metric != "value" || f.Unit != "seconds" || f.After.Value < 0.0034 || f.After.Value > 0.0038 || !f.Since.Equal(monday.Add(80*time.Minute)) || len(f.Chart) != 119 {
+		t.Errorf("%+v", f)
+	}
+	if !strings.HasPrefix(f.Sentence, "checkout's scheduling latency rose from 1.2 ms to 3.6 ms (95 % interval +2.") || !strings.HasSuffix(f.Sentence, " ms, 3 instances) at 01:20, with deploy 18.") {
+		t.Errorf("%q", f.Sentence)
+	}
+	fs.Figures[1].Points[3] = -1
+	if _, err := ScanFigures(fs, ScanOptions{}); !errors.Is(err, ErrTable) {
+		t.Errorf("a negative point: %v", err)
+	}
+	if _, err := ScanFigures(Figures{Figures: fs.Figures}, ScanOptions{}); !errors.Is(err, ErrTable) {
+		t.Errorf("no step: %v", err)
+	}
+}
+
+func TestAcrossServices(t *testing.T) {
+	at := func(service, function string, minute int, saving float64) Finding {
+		return Finding{Kind: Regression, Service: service, Function: function, Type: "cpu", Since: monday.Add(time.Duration(minute) * time.Minute), Saving: saving, SavingUnit: "cores", Sentence: "It rose."}
+	}
+	in := []Finding{at("cart", "lib.f", 10, 1), at("checkout", "lib.f", 12, 3), at("cart", "g", 10, 1), at("search", "lib.f", 300, 2), at("ads", "lib.f", 15, 0.5)}
+	out := AcrossServices(in, 10*time.Minute)
+	if len(out) != 3 || out[0].Service != "checkout" || out[0].Saving != 4.5 || out[0].Sentence != "It rose; the same in cart and ads." || len(out[0].Also) != 2 || out[0].Also[0].Why != "in service cart" || out[1].Function != "g" || out[2].Service != "search" {
+		t.Errorf("%+v", out)
+	}
+	if in[1].Saving != 3 || in[1].Also != nil {
+		t.Error("the findings that were given are changed")
+	}
+}
