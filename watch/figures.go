@@ -14,7 +14,9 @@ import (
 // figuresEvery is how often figures that are no function's are looked at: they are whole minutes.
 const figuresEvery = time.Minute
 
-// figures are the runtime's and the totals of types, over time: garbage collection, scheduling, goroutines, allocation, waiting for locks.
+// figures are the runtime's and the totals of types, over time: scheduling, goroutines, live heap, allocation, waiting for locks. Garbage
+// collection is not among them: the runtime counts its workers' time by the clock, which a busy machine stretches; the profile's own
+// samples of the collector are a function's like any other.
 func (l *leader) figures(ctx context.Context, s *subject, at time.Time) ([]analyze.Finding, bool, error) {
 	end := at.Truncate(column)
 	from := end.Add(-l.w.opt.Window)
@@ -53,7 +55,6 @@ func (l *leader) figures(ctx context.Context, s *subject, at time.Time) ([]analy
 		what, by   [2]string // profile and sample type, of one over the other
 		scale      float64
 	}{
-		{"gc_cpu", "share", [2]string{"runtime", "gc_cpu"}, [2]string{"runtime", "process_cpu"}, 1},
 		{"scheduling latency", "seconds", [2]string{"runtime", "sched_latency_time"}, [2]string{"runtime", "sched_latency"}, 1e-9},
 		{"goroutines", "count", [2]string{"runtime", "goroutines"}, [2]string{"runtime", "windows"}, 1},
 		{"live heap", "bytes", [2]string{"runtime", "heap_live"}, [2]string{"runtime", "windows"}, 1},
