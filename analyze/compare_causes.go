@@ -256,8 +256,12 @@ func (j *judging) under(f int32) map[int32]float64 {
 // about as much, and did surely not change by half as much itself. What holds them is a caller of them, their package, or the whole.
 func (j *judging) shift(f int32, own []int32, under map[int32]map[int32]float64) (from int32, ok bool) {
 	change := j.of[f].Own.Real.Value
+	most := domainMost * math.Abs(change)
+	if j.scaleBy() == "" {
+		most = min(most, 0.5) // shares of about the whole always cancel out: that shows nothing
+	}
 	holds := func(d Difference) bool {
-		if max(d.Before.Value, d.After.Value) > domainMost*math.Abs(change) {
+		if max(d.Before.Value, d.After.Value) > most {
 			return false
 		}
 		if change > 0 {

@@ -189,6 +189,17 @@ func TestCompareCauses(t *testing.T) {
 	}
 }
 
+// TestCompareFewFunctions: where too few functions are left to tell what did not change, one that has more and one that has less are both
+// said, and neither is explained away as cost that moved.
+func TestCompareFewFunctions(t *testing.T) {
+	r := seeded(2)
+	base := cohort(r, "v1", map[string]float64{"main.main;a.f": 2, "main.main;b.g": 8}, 3, 5000, 0.01)
+	head := cohort(r, "v2", map[string]float64{"main.main;a.f": 6, "main.main;b.g": 8}, 3, 7000, 0.01)
+	if c := compared(t, base, head, CompareOptions{}); c.causes() != "+a.f -b.g" || c.ScaleBy != "" {
+		t.Errorf("%q by %q", c.causes(), c.ScaleBy)
+	}
+}
+
 // TestCompareAgrees: what functions had and have is what google/pprof sums, on real profiles of every kind.
 func TestCompareAgrees(t *testing.T) {
 	files, _ := filepath.Glob("../profile/testdata/corpus/*.pb.gz")
