@@ -90,7 +90,7 @@ func (w *waste) allocations() []Finding {
 		f.Function, f.Unit, f.After, f.Change, f.Samples = a.name, "share", a.share, a.share, a.n
 		where := w.allocLine(a.name)
 		f.Sentence = fmt.Sprintf("%s allocates %s of all bytes of %s (%s), %s a second%s; allocating and collecting them takes about %s of the CPU.",
-			shortFunction(a.name), percents(a.share.Value), w.s.Service, percentInterval(a.share), byteText(a.bytes/w.covered*float64(w.s.Instances)), where, percents(cost))
+			quote(a.name), percents(a.share.Value), w.s.Service, percentInterval(a.share), byteText(a.bytes/w.covered*float64(w.s.Instances)), where, percents(cost))
 		f.Next = "Keep what it allocates for the next call: a sync.Pool, a buffer that is passed in, a size that is given beforehand."
 		f.Saving, f.SavingUnit = cost*w.cores, "cores"
 		if w.gcShare.Low >= w.o.GC {
@@ -146,7 +146,7 @@ func (w *waste) allocLine(function string) string {
 		text += " of " + path.Base(best.file)
 	}
 	if k := codeOf(best.callee); best.callee != "" && k != codeRuntime {
-		text += " by " + shortFunction(best.callee)
+		text += " by " + quote(best.callee)
 	}
 	return text
 }

@@ -393,7 +393,7 @@ func (b *baseline) finding(service string, typ profile.Type, shapes []Shape, z f
 			}
 		}
 		if i < 3 && (i == 0 || m.value >= 0.02) {
-			said = append(said, fmt.Sprintf("%s has %s instead of %s", shortFunction(m.name), percents(is), percents(was)))
+			said = append(said, fmt.Sprintf("%s has %s instead of %s", quote(m.name), percents(is), percents(was)))
 		}
 		if i < 8 && m.value >= 0.01 {
 			f.Also = append(f.Also, Moved{Function: m.name, Before: was, After: is})

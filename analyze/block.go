@@ -183,14 +183,14 @@ func (w *waste) blockFinding(b blockedIn, sample string, k, all float64, share, 
 	f.Test = "part of the requests seen, Wilson's interval"
 	if k >= minBlocked {
 		f.Sentence = fmt.Sprintf("Requests to %s spend %s of their time (%s) in %s %s%s: %.2g of them at any moment in each instance.",
-			w.s.Service, percents(share.Value), percentInterval(share), shortFunction(b.function), c.doing, blockDetail(c.subject, details, k), k/float64(max(1, w.s.GoroutineSnapshots)))
+			w.s.Service, percents(share.Value), percentInterval(share), quote(b.function), c.doing, blockDetail(c.subject, details, k), k/float64(max(1, w.s.GoroutineSnapshots)))
 		if k < 30 {
 			f.Warnings = append(f.Warnings, fmt.Sprintf("It rests on %.0f of %.0f requests that were seen in %d snapshots of goroutines.", k, all, w.s.GoroutineSnapshots))
 		}
 	} else {
 		f.Unit, f.After, f.Change, f.Samples = "share", cpu, cpu, w.cpu.samples(cpu.Value*w.cpu.total)
 		f.Sentence = fmt.Sprintf("%s is %s on the path of requests: that alone takes %s of %s's CPU (%s).",
-			shortFunction(b.function), c.doing, percents(cpu.Value), w.s.Service, percentInterval(cpu))
+			quote(b.function), c.doing, percents(cpu.Value), w.s.Service, percentInterval(cpu))
 		f.Warnings = append(f.Warnings, "How long requests wait for it is not known: too few of them were seen doing so.")
 	}
 	f.Next = c.next
@@ -233,7 +233,7 @@ func (w *waste) blockingByDelay(t *wasteTree) []Finding {
 		f := w.finding(Blocking, "delay", "total")
 		f.Function, f.Subject, f.Unit, f.After, f.Change, f.Samples = b.function, blockClasses[b.class].subject, "share", share, share, v/all*n
 		f.Sentence = fmt.Sprintf("Of the time that requests to %s are blocked, %s is in %s %s%s: %s in every second of each instance.",
-			w.s.Service, percents(share.Value), shortFunction(b.function), blockClasses[b.class].doing, blockDetail(blockClasses[b.class].subject, details[b], v), secondsText(v/1e9/w.covered))
+			w.s.Service, percents(share.Value), quote(b.function), blockClasses[b.class].doing, blockDetail(blockClasses[b.class].subject, details[b], v), secondsText(v/1e9/w.covered))
 		f.Next = blockClasses[b.class].next
 		f.Warnings = append(f.Warnings, "It is by the block profile, which does not see system calls; a list of goroutines would tell the part of requests' time.")
 		out = append(out, f)

@@ -74,7 +74,7 @@ func packageOf(name string) string {
 func isStandard(name string) bool {
 	pkg := packageOf(name)
 	if pkg == "" {
-		return false
+		return isRuntime(name)
 	}
 	root, _, _ := strings.Cut(pkg, "/")
 	return standardRoots[root]

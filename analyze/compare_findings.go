@@ -116,10 +116,10 @@ func (c *Comparison) sentence(service, replicates string, ch *Compared, ctx *Com
 		verb = "fell"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "`%s` %s from %s to %s of %s's %s (95 %% interval %s, %s)", ch.Function, verb,
+	fmt.Fprintf(&b, "%s %s from %s to %s of %s's %s (95 %% interval %s, %s)", quote(ch.Function), verb,
 		Percent(d.Before.Value), Percent(d.After.Value), service, measureName(c.Sample), Points(d.Change), c.counted(replicates))
 	if ch.Was != "" {
-		fmt.Fprintf(&b, ", renamed from `%s`", ch.Was)
+		fmt.Fprintf(&b, ", renamed from %s", quote(ch.Was))
 	}
 	if ctx.Label == profile.LabelVersion {
 		fmt.Fprintf(&b, " from version %s to %s", ctx.Base, ctx.Head)

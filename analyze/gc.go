@@ -70,7 +70,7 @@ func (w *waste) gcPressure() []Finding {
 		return nil
 	}
 	if top := w.allocators(); len(top) > 0 {
-		f.Next += fmt.Sprintf(" Or allocate less: %s has %s of all bytes.", shortFunction(top[0].name), percents(top[0].share.Value))
+		f.Next += fmt.Sprintf(" Or allocate less: %s has %s of all bytes.", quote(top[0].name), percents(top[0].share.Value))
 	}
 	if !w.cpu.has(greenTea) {
 		f.Next += " The collector of Go 1.26 (Green Tea) is expected to take 10 to 40 % less (release notes of Go 1.26)."

@@ -64,7 +64,7 @@ func (w *waste) goroutineGrowth() []Finding {
 	}
 	in := ""
 	if f.Function != "" {
-		in = " in " + shortFunction(f.Function)
+		in = " in " + quote(f.Function)
 	}
 	f.Sentence = fmt.Sprintf("Goroutines of %s become more and more%s: from %.0f to %.0f, %.0f more an hour, in %d of %d instances%s.",
 		w.s.Service, in, worst.first.Value, worst.last.Value, worst.slope, grows, known, map[bool]string{true: ", while the work does not"}[worked == grows])
@@ -293,7 +293,7 @@ func (w *waste) goroutineLeaks() []Finding {
 		f.After = Estimate{Value: l.value, Low: l.value, High: l.value}
 		f.Change, f.Samples = f.After, float64(w.s.LeakSnapshots)
 		f.Test = "the runtime's search for what can be reached"
-		where := shortFunction(l.name)
+		where := quote(l.name)
 		if l.name == "" {
 			where = "libraries"
 		}

@@ -34,7 +34,7 @@ func (w *waste) hotSpots() []Finding {
 		f.Function, f.Unit, f.After, f.Change = c.name, "share", share, share
 		f.Samples = t.samples(c.value)
 		f.Sentence = fmt.Sprintf("%s takes %s of %s's CPU by itself (%s), called from many places.",
-			shortFunction(c.name), percents(share.Value), w.s.Service, percentInterval(share))
+			quote(c.name), percents(share.Value), w.s.Service, percentInterval(share))
 		f.Next = "See who calls it in the sandwich view: no single caller has most of it."
 		out = append(out, f)
 	}
@@ -57,11 +57,11 @@ func (w *waste) hotSpot(name string, share Estimate, value float64) Finding {
 		whole = "by itself and in libraries and the runtime for it"
 	}
 	f.Sentence = fmt.Sprintf("%s takes %s of %s's CPU %s (%s): %s of a core.",
-		shortFunction(name), percents(share.Value), w.s.Service, whole, percentInterval(share), coresText(share.Value*w.cores))
+		quote(name), percents(share.Value), w.s.Service, whole, percentInterval(share), coresText(share.Value*w.cores))
 	var in []string
 	for _, c := range parts {
 		if part := c.value / value; part >= 0.1 && len(in) < 3 {
-			in = append(in, fmt.Sprintf("%s (%s)", shortFunction(c.name), percents(part)))
+			in = append(in, fmt.Sprintf("%s (%s)", quote(c.name), percents(part)))
 			f.Also = append(f.Also, Moved{Function: c.name, After: c.value / t.total, Why: "callee"})
 		}
 	}

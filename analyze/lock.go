@@ -58,7 +58,7 @@ func (w *waste) lockFinding(l *lockUse) (Finding, bool) {
 	holders, waiters := heaviest(l.holders), heaviest(l.waiters)
 	who := "nobody that is known"
 	if len(holders) > 0 {
-		f.Function, who = holders[0].name, shortFunction(holders[0].name)
+		f.Function, who = holders[0].name, quote(holders[0].name)
 		if p := holders[0].value / max(l.hold, 1e-9); p < 0.95 {
 			who += fmt.Sprintf(" (%s of the time)", percents(p))
 		}
@@ -80,7 +80,7 @@ func (w *waste) lockFinding(l *lockUse) (Finding, bool) {
 func waitersText(ws []weighted) string {
 	var names []string
 	for _, x := range ws[:min(2, len(ws))] {
-		names = append(names, shortFunction(x.name))
+		names = append(names, quote(x.name))
 	}
 	if len(names) == 0 {
 		return "the program"
@@ -106,7 +106,7 @@ func (w *waste) lockAdvice(l *lockUse, holder string) string {
 	}
 	if top := heaviest(m); len(top) > 0 && t.samples(sum) >= 20 && top[0].name != holder && top[0].value > 0.5*sum {
 		advice = fmt.Sprintf("Most of what %s does is %s (%s): take it out of the lock, or make it faster.",
-			shortFunction(holder), shortFunction(top[0].name), percents(top[0].value/sum))
+			quote(holder), quote(top[0].name), percents(top[0].value/sum))
 	} else if l.acquisitions > 0 {
 		advice = fmt.Sprintf("It is held for %s at a time. %s", secondsText(l.hold/l.acquisitions), advice)
 	}
@@ -221,7 +221,7 @@ func (w *waste) mutexes() []Finding {
 		f := w.finding(Contention, "delay", "total")
 		f.Function, f.Unit, f.After, f.Change, f.Samples = m.name, "seconds", perSecond, perSecond, n
 		f.Sentence = fmt.Sprintf("A lock that %s holds makes others wait %s in every second of each instance (95 %% interval %s to %s), %s at a time.",
-			shortFunction(m.name), secondsText(perSecond.Value), secondsText(perSecond.Low), secondsText(perSecond.High), secondsText(m.value/counts[m.name]))
+			quote(m.name), secondsText(perSecond.Value), secondsText(perSecond.Low), secondsText(perSecond.High), secondsText(m.value/counts[m.name]))
 		f.Next = "Hold it for less, or split it. With agent/lock the lock has a name, and who waits is known, too."
 		w.busyWarning(&f)
 		out = append(out, f)

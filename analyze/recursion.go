@@ -33,7 +33,7 @@ func (w *waste) recursion() []Finding {
 		f := w.finding(Recursion, "cpu", "total")
 		f.Function, f.Unit, f.After, f.Change, f.Samples = d.name, "share", share, share, n
 		f.Sentence = fmt.Sprintf("%s calls itself deeper than profiles can show, in %s of %s's CPU (%s).",
-			shortFunction(d.name), percents(share.Value), w.s.Service, percentInterval(share))
+			quote(d.name), percents(share.Value), w.s.Service, percentInterval(share))
 		f.Next = "Look for the case in which it does not end. Where it must go as deep, a loop with a stack of its own takes less memory."
 		if g := w.figures; g.Windows > 0 {
 			f.Next = fmt.Sprintf("Stacks have %s in each instance. ", byteText(g.Stacks)) + f.Next

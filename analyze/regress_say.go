@@ -392,7 +392,8 @@ func sumOf(x []float64) (s float64) {
 }
 
 // quote is a function's name as sentences have it.
-func quote(function string) string { return "`" + function + "`" }
+// quote is a function in a sentence: without the path of its package, which Finding.Function has.
+func quote(function string) string { return "`" + shortFunction(function) + "`" }
 
 // noun is what shares of a profile type are shares of.
 func noun(t profile.Type) string {

@@ -69,7 +69,7 @@ func (w *waste) repeated() []Finding {
 		f.Function, f.Unit, f.After, f.Change, f.Samples, f.Instances = c.name, "cores", cores, cores, c.k, n
 		f.Test, f.P, f.Q = "likelihood ratio (Poisson): by load", c.loadP, min(1, c.loadP*float64(len(names)))
 		f.Sentence = fmt.Sprintf("%s costs each of %d instances of %s the same, %s of a core, though the busiest does %.1f times the work of the idlest: %s of the CPU in all (%s).",
-			shortFunction(c.name), n, w.s.Service, coresText(cores.Value/float64(n)), slices.Max(rate)/slices.Min(rate), percents(share.Value), percentInterval(share))
+			quote(c.name), n, w.s.Service, coresText(cores.Value/float64(n)), slices.Max(rate)/slices.Min(rate), percents(share.Value), percentInterval(share))
 		f.Next = "If all do the same, let one do it and share the outcome."
 		f.Warnings = append(f.Warnings, "That its cost does not go with the load is measured; that all instances do the same work is not.")
 		f.Saving, f.SavingUnit = cores.Value*float64(n-1)/float64(n), "cores"

@@ -201,7 +201,7 @@ func (l *leader) poison(s *subject, part string, at time.Time, err error) {
 
 // followed are the types whose functions are followed, by name and sample type, and what one sample is worth.
 var followed = []struct{ name, sample string }{
-	{"process_cpu", "cpu"}, {"memory", "alloc_space"}, {"mutex", "delay"}, {"locks", "wait"},
+	{"process_cpu", "cpu"}, {"memory", "alloc_space"}, {"mutex", "delay"}, {"lock", "wait"},
 }
 
 // refresh reads the columns that have changed.
@@ -346,9 +346,22 @@ func (l *leader) versions(ctx context.Context, s *subject, at time.Time) ([]anal
 		if err != nil {
 			return nil, false, fmt.Errorf("%w: %w", errPart, err)
 		}
-		found = append(found, c.Findings(s.service, analyze.ComparisonContext{Type: t, From: from, To: to, Since: head.first, Label: profile.LabelVersion, Base: base.name, Head: head.name})...)
+		found = append(found, c.Findings(s.service, analyze.ComparisonContext{Cores: cores(sides), Type: t, From: from, To: to, Since: head.first, Label: profile.LabelVersion, Base: base.name, Head: head.name})...)
 	}
 	return found, true, nil
+}
+
+// cores is what the instances of both sides keep busy; less than 0 is unknown.
+func cores(sides [2]analyze.Cohort) (n float64) {
+	for _, side := range sides {
+		for _, r := range side.Replicates {
+			if r.Seconds <= 0 {
+				return -1
+			}
+			n += float64(r.Profile.Total(r.Column)) / 1e9 / r.Seconds
+		}
+	}
+	return n
 }
 
 // wasteKinds are what [analyze.Waste] finds.
@@ -370,7 +383,7 @@ func (l *leader) waste(ctx context.Context, s *subject, at time.Time) ([]analyze
 		{"goroutine", []string{"goroutine", "goroutines"}, &snap.Goroutines, &snap.GoroutineSnapshots},
 		{"mutex", []string{"contentions", "delay"}, &snap.Mutex, nil},
 		{"block", []string{"contentions", "delay"}, &snap.Block, nil},
-		{"locks", []string{"contentions", "wait", "acquisitions", "hold"}, &snap.Locks, nil},
+		{"lock", []string{"contentions", "wait", "acquisitions", "hold"}, &snap.Locks, nil},
 		{"goroutineleak", []string{"goroutineleak"}, &snap.Leak, &snap.LeakSnapshots},
 		{"runtime", []string{"process_cpu", "gc_cpu", "heap_live", "heap_goal", "memory", "memory_limit", "goroutines", "gomaxprocs", "sched_latency", "sched_latency_time", "mutex_wait", "windows"}, &snap.Runtime, nil},
 	} {
