@@ -62,7 +62,7 @@ func (o *engineOptions) clickhouseFlag(cmd *cobra.Command) {
 func (o *engineOptions) flags(cmd *cobra.Command) {
 	o.placeFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.control, "control", "", "`database` that servers on one bucket share: postgres://USER@HOST/DATABASE (default: a file in the data folder, for one server)")
+	f.StringVar(&o.control, "control", "", "`database` that servers on one bucket or ClickHouse share: postgres://USER@HOST/DATABASE (default: a file in the data folder, for one server)")
 	o.clickhouseFlag(cmd)
 	f.DurationVar(&o.flushEvery, "flush-every", time.Minute, "how long profiles stay in memory and in the log before they become a block")
 	o.retention = age(30 * 24 * time.Hour)
@@ -130,7 +130,7 @@ type engine struct {
 	blocks     *blocks.Blocks // nil where clickhouse is
 	bucket     bucket.Bucket  // nil where clickhouse is
 	clickhouse *clickhouse.DB
-	control    *control.DB
+	control    *control.DB // wherever the profiles are
 	share      memoryShares
 }
 
@@ -145,6 +145,9 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	limit := memoryLimit(int64(o.memory), hostFile)
 	share := shares(limit, int64(o.queryMemory))
 	e.share = share
+	if err := e.openControl(ctx, dir, o, log); err != nil {
+		return e, err
+	}
 	var backend store.Backend
 	if o.clickhouse != "" {
 		backend, err = e.openClickHouse(ctx, o, log)
@@ -174,17 +177,23 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	return e, engineError(dir, err)
 }
 
+// openControl opens what servers agree through, and where findings are kept: the database that --control names, or a file in
+// the data folder.
+func (e *engine) openControl(ctx context.Context, dir string, o engineOptions, log *slog.Logger) (err error) {
+	where := cmp.Or(o.control, "sqlite:"+filepath.Join(dir, controlDB))
+	if e.control, err = control.Open(ctx, where, control.Options{Logger: log}); err != nil {
+		return controlError(err)
+	}
+	if far := o.clickhouse != "" || o.bucket != "" && !strings.HasPrefix(o.bucket, "file://"); o.control == "" && far {
+		log.Info("the control database is a file of this server's own: servers that share a bucket or ClickHouse need one together; see --control")
+	}
+	return nil
+}
+
 // openBlocks opens the bucket and what is in it.
 func (e *engine) openBlocks(ctx context.Context, dir string, o engineOptions, log *slog.Logger) (_ store.Backend, err error) {
 	if e.bucket, err = openBucket(ctx, dir, o.bucket, false); err != nil {
 		return nil, err
-	}
-	where := cmp.Or(o.control, "sqlite:"+filepath.Join(dir, controlDB))
-	if e.control, err = control.Open(ctx, where, control.Options{Logger: log}); err != nil {
-		return nil, controlError(err)
-	}
-	if o.control == "" && !strings.HasPrefix(e.bucket.URL(), "file://") {
-		log.Info("the control database is a file of this server's own: servers that share the bucket need one together; see --control")
 	}
 	cache := int64(o.cacheBytes)
 	if cache == 0 {
