@@ -145,6 +145,11 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 	limit := memoryLimit(int64(o.memory), hostFile)
 	share := shares(limit, int64(o.queryMemory))
 	e.share = share
+	if o.clickhouse == "" {
+		if e.bucket, err = openBucket(ctx, dir, o.bucket, false); err != nil {
+			return e, err
+		}
+	}
 	if err := e.openControl(ctx, dir, o, log); err != nil {
 		return e, err
 	}
@@ -184,17 +189,14 @@ func (e *engine) openControl(ctx context.Context, dir string, o engineOptions, l
 	if e.control, err = control.Open(ctx, where, control.Options{Logger: log}); err != nil {
 		return controlError(err)
 	}
-	if far := o.clickhouse != "" || o.bucket != "" && !strings.HasPrefix(o.bucket, "file://"); o.control == "" && far {
+	if o.control == "" && (e.bucket == nil || !strings.HasPrefix(e.bucket.URL(), "file://")) {
 		log.Info("the control database is a file of this server's own: servers that share a bucket or ClickHouse need one together; see --control")
 	}
 	return nil
 }
 
-// openBlocks opens the bucket and what is in it.
+// openBlocks opens what is in the bucket.
 func (e *engine) openBlocks(ctx context.Context, dir string, o engineOptions, log *slog.Logger) (_ store.Backend, err error) {
-	if e.bucket, err = openBucket(ctx, dir, o.bucket, false); err != nil {
-		return nil, err
-	}
 	cache := int64(o.cacheBytes)
 	if cache == 0 {
 		cache = -1
