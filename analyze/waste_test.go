@@ -308,7 +308,7 @@ func TestAllocations(t *testing.T) {
 		fmt.Sprintf("acme.io/shop.(*Shop).handle;acme.io/shop.work;bytes.growSlice 100000 %d", 900<<20), fmt.Sprintf("acme.io/shop.other;fmt.Sprintf 1000000 %d", 100<<20))}
 	fs := of(mustWaste(t, s), AllocHotLoop)
 	tell(t, fs)
-	if len(fs) != 1 || fs[0].Function != "acme.io/shop.work" || math.Abs(fs[0].After.Value-0.9) > 1e-9 || !strings.Contains(fs[0].Sentence, "line 7 by bytes.growSlice") {
+	if len(fs) != 1 || fs[0].Function != "acme.io/shop.work" || math.Abs(fs[0].After.Value-0.9) > 1e-9 || !strings.Contains(fs[0].Sentence, "line 7 by `bytes.growSlice`") {
 		t.Fatalf("%+v", fs)
 	}
 	// 50 of 1,000 samples in the allocator, and 0.9 of the 350 that collect.
@@ -339,7 +339,7 @@ func TestContention(t *testing.T) {
 	if len(fs) != 1 || fs[0].Subject != "prices" || fs[0].Function != "acme.io/shop.Put" || fs[0].Samples != 400 || math.Abs(fs[0].After.Value-2./1200) > 1e-12 {
 		t.Fatalf("%+v", fs)
 	}
-	if !strings.Contains(fs[0].Next, "shop.evict (100 %)") || !strings.Contains(fs[0].Sentence, "shop.Get wait") {
+	if !strings.Contains(fs[0].Next, "`shop.evict` (100 %)") || !strings.Contains(fs[0].Sentence, "`shop.Get` wait") {
 		t.Errorf("%s %s", fs[0].Sentence, fs[0].Next)
 	}
 	s.Locks = lock(0.2e9) // a fiftieth of the CPU time

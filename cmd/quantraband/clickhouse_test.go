@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,9 @@ func TestClickHouse(t *testing.T) {
 	s := start()
 	if !strings.Contains(s.ready, "ClickHouse   "+addr+"/"+database) {
 		t.Errorf("ready: %s", s.ready)
+	}
+	if _, err := os.Stat(filepath.Join(dir, controlDB)); err != nil {
+		t.Errorf("there is no control database: %v", err)
 	}
 	at := time.Now().Add(-time.Minute)
 	var want int64
