@@ -88,15 +88,16 @@ type EdgePast struct {
 }
 
 const (
-	spansType     = "spans:duration:nanoseconds:spans:count"
-	meanwhileType = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
-	spansOther    = "other" // docs/format/spans.md
-	spansOrphan   = "(forgotten)"
-	spansEvent    = "event"
-	maxEdgePath   = 64 // frames of a stack that are looked at, from the leaf
-	maxEdgeChart  = 300
-	edgesSeen     = 10 // times MaxEdges are looked at, to find those that took most time; what comes later in a profile is passed over
-	leastTimes    = 3  // of the past before what is judged, to say how it goes up and down
+	spansType      = "spans:duration:nanoseconds:spans:count"
+	meanwhileType  = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
+	spansOther     = "other" // docs/format/spans.md
+	spansOrphan    = "(forgotten)"
+	spansEvent     = "event"
+	maxEdgePath    = 64 // frames of a stack that are looked at, from the leaf
+	maxEdgeChart   = 300
+	maxSpansJudged = 1 << 53 // what a float64 counts exactly
+	edgesSeen      = 10      // times MaxEdges are looked at, to find those that took most time; what comes later in a profile is passed over
+	leastTimes     = 3       // of the past before what is judged, to say how it goes up and down
 )
 
 // Transitions says how long each step of a service's state machines takes, and which have become, or are, slow.
@@ -170,6 +171,7 @@ type transitionRun struct {
 	edges    []*transitionEdge
 	full     bool          // no more edges are made
 	past     time.Duration // of the past windows that have a profile
+	spans    float64       // of all windows
 }
 
 // transitionEdge is a step under construction.

@@ -81,29 +81,34 @@ func (d *durations) merge(o *durations) {
 	d.by = append(append(out, a...), b...)
 }
 
-// bucketAt is the bucket that the rank-th shortest is in, 1 is the first, and how many are in shorter ones.
-func (d *durations) bucketAt(rank int64) (b durationBucket, before int64) {
+// bucketAt is the bucket that the rank-th shortest is in, 1 is the first, its lower bound, and how many are in shorter ones. Bounds of senders that have
+// other buckets may overlap: none begins before the one before it ends.
+func (d *durations) bucketAt(rank int64) (b durationBucket, lower, before int64) {
 	for _, b := range d.by {
+		lower = max(lower, b.lower())
 		if before+b.n >= rank {
-			return b, before
+			return b, lower, before
 		}
 		before += b.n
+		lower = b.le
 	}
-	return durationBucket{}, before
+	return durationBucket{}, lower, before
 }
 
 // at is the duration of a rank, in ns, if those in its bucket are spread evenly over it.
 func (d *durations) at(rank float64) float64 {
-	b, before := d.bucketAt(int64(math.Ceil(rank)))
-	return float64(b.lower()) + float64(b.le-b.lower())*min(1, (rank-float64(before))/float64(b.n))
+	b, lower, before := d.bucketAt(int64(math.Ceil(rank)))
+	return float64(lower) + float64(b.le-lower)*min(1, (rank-float64(before))/float64(b.n))
 }
 
 // above is how many surely took longer than ns: those in buckets that begin there, or later.
 func (d *durations) above(ns int64) (n int64) {
+	lower := int64(0)
 	for _, b := range d.by {
-		if b.lower() >= ns {
+		if max(lower, b.lower()) >= ns {
 			n += b.n
 		}
+		lower = b.le
 	}
 	return n
 }
@@ -119,9 +124,9 @@ func (d *durations) quantile(q float64) (Estimate, bool) {
 	if !ok {
 		return Estimate{}, false
 	}
-	low, _ := d.bucketAt(l)
-	high, _ := d.bucketAt(u)
-	return Estimate{Value: d.at(max(1, q*float64(d.n))) / 1e9, Low: float64(low.lower()) / 1e9, High: float64(high.le) / 1e9}, true
+	_, low, _ := d.bucketAt(l)
+	high, _, _ := d.bucketAt(u)
+	return Estimate{Value: d.at(max(1, q*float64(d.n))) / 1e9, Low: float64(low) / 1e9, High: float64(high.le) / 1e9}, true
 }
 
 // logQuantile is the logarithm of the q-quantile in ns with its variance, of the sample and of the buckets' width (as of an even spread over
@@ -134,8 +139,8 @@ func (d *durations) logQuantile(q float64) (value, variance float64, ok bool) {
 	half := z975 * math.Sqrt(n*q*(1-q))
 	low, high := d.at(max(1, q*n-half)), d.at(min(n, q*n+half))
 	sd := math.Log(high/low) / (2 * z975)
-	b, _ := d.bucketAt(int64(math.Ceil(q * n)))
-	width := math.Log(float64(b.le) / max(1, float64(b.lower())))
+	b, lower, _ := d.bucketAt(int64(math.Ceil(q * n)))
+	width := math.Log(float64(b.le) / max(1, float64(lower)))
 	return math.Log(d.at(q * n)), sd*sd + width*width/12, true
 }
 

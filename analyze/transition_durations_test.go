@@ -181,6 +181,16 @@ func TestDurationsMerge(t *testing.T) {
 	if n := all.above(0); n != all.n {
 		t.Errorf("%d of %d are above 0", n, all.n)
 	}
+	// Another sender's buckets: (0, 32], (32, 33], (33, 34].
+	foreign := durations{n: 30, by: []durationBucket{{32, 10}, {33, 10}, {34, 10}}}
+	for _, c := range []struct{ rank, want float64 }{{10, 32}, {10.5, 32.05}, {20, 33}, {30, 34}} {
+		if got := foreign.at(c.rank); math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("rank %v is %v, want %v", c.rank, got, c.want)
+		}
+	}
+	if got := []int64{foreign.above(31), foreign.above(32), foreign.above(33)}; !slices.Equal(got, []int64{20, 20, 10}) {
+		t.Errorf("surely above 31, 32, 33 are %v", got)
+	}
 	d := histogramOf([]float64{17, 18, 19, 20, 21})
 	if got := []int64{d.above(15), d.above(16), d.above(17), d.above(18), d.above(20), d.above(21)}; !slices.Equal(got, []int64{5, 5, 3, 3, 1, 0}) {
 		t.Errorf("surely above 15, 16, 17, 18, 20, 21 are %v", got)

@@ -116,6 +116,9 @@ func (r *transitionRun) window(i int) error {
 		if n == 0 {
 			continue
 		}
+		if r.spans += float64(n); r.spans > maxSpansJudged {
+			return fmt.Errorf("transitions: window %d: more than 2^53 spans", i)
+		}
 		le, failed := reader.labels(p.SampleLabels[s])
 		took := float64(n) * (durationBucket{le: le}).middle()
 		if exact {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -523,6 +522,10 @@ func TestTransitionsErrors(t *testing.T) {
 		{"window 1 has no column spans", func(in *TransitionInput, _ *TransitionOptions) {
 			in.Windows[1].Profile = profile.NewBuilder(profile.ValueType{Type: "cpu", Unit: "nanoseconds"}).Profile()
 		}},
+		{"window 2: more than 2^53", func(in *TransitionInput, _ *TransitionOptions) {
+			p := in.Windows[2].Profile
+			p.Values[0][0] = math.MaxInt64
+		}},
 		{"window 0 has negative", func(in *TransitionInput, _ *TransitionOptions) {
 			in.Windows[0].Profile = in.Windows[0].Profile.Scale(-1)
 		}},
@@ -594,12 +597,13 @@ func TestTransitionsOfRealSpans(t *testing.T) {
 
 // FuzzTransitions: no profile that can be decoded makes it fail in another way than by an error, or say what cannot be.
 func FuzzTransitions(f *testing.F) {
-	f.Add(realSpans(f, 10*time.Millisecond))
-	f.Add(realSpans(f, time.Microsecond))
-	for _, name := range []string{"go-cpu.pb.gz", "cpu.pb.gz"} {
-		if b, err := os.ReadFile("../profile/testdata/" + name); err == nil {
-			f.Add(b)
+	for _, slow := range []time.Duration{10 * time.Millisecond, time.Microsecond} {
+		p, err := profile.DecodeBytes(realSpans(f, slow), profile.Limits{})
+		if err != nil {
+			f.Fatal(err)
 		}
+		f.Add(p.AppendPprof(nil)) // gzip would hide everything from who mutates it
+		f.Add(p.Project(0).AppendPprof(nil))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := profile.DecodeBytes(b, profile.Limits{Decoded: 1 << 20})
