@@ -359,7 +359,7 @@ func (s *scan) judge(index int, metric string, raw change.Ratio) {
 		s.out.Small++
 		return
 	}
-	if usual.explains(raw, f) || s.long && !c.Gradual && s.weekly(raw, f) {
+	if usual.explains(raw, f) {
 		s.out.Seasonal++
 		return
 	}
