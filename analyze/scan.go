@@ -71,7 +71,6 @@ type Change struct {
 	Gradual bool
 	// Seasonal is the part of the difference that the same hours of previous days had, too, and that was taken out.
 	Seasonal float64
-	Warnings []string
 }
 
 // Scanned is what a scan found.
