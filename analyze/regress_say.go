@@ -43,7 +43,7 @@ func (r *regress) finding(x *cause) Finding {
 	}
 	out := Finding{Kind: Regression, Service: r.t.Service, Function: x.function, Type: r.t.Type.String(), Metric: metric, Unit: "share",
 		Before: within01(estimate(f.Before, f.BeforeErr, f.DF)), After: within01(estimate(f.After, f.AfterErr, f.DF)), Change: estimate(f.Diff, f.Err, f.DF),
-		Since: ref.Since, From: r.t.At(0), To: r.t.At(r.t.Steps()), Test: testStep, P: ref.P, Q: ref.Q, Warnings: slices.Clone(ref.Warnings)}
+		Since: ref.Since, From: r.t.At(0), To: r.t.At(r.t.Steps()), Test: testStep, P: ref.P, Q: ref.Q}
 	if !x.up {
 		out.Kind = Improvement
 	}

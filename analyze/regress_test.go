@@ -2,6 +2,7 @@ package analyze
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"slices"
@@ -123,6 +124,67 @@ func TestRegressionsVersion(t *testing.T) {
 	fs, _ = regressions(t, d)
 	if len(fs) != 1 || fs[0].Cause == nil || fs[0].Cause.Label != "" || fs[0].Cause.Event != "deploy 18" || !strings.HasSuffix(fs[0].Sentence, "with deploy 18.") {
 		t.Errorf("both versions: %+v", fs)
+	}
+}
+
+// TestRegressionsOnlyVersion: one version all the time is no cause.
+func TestRegressionsOnlyVersion(t *testing.T) {
+	v1 := made(36, 120, time.Minute, 20, 50000, 0.02, stepAt(70, 1000, 2))
+	fs, _ := regressions(t, Detail{Table: v1, Versions: []Group{labelled(t, v1, profile.LabelVersion, "v1")}})
+	if len(fs) != 1 || fs[0].Cause != nil {
+		t.Errorf("%+v", fs)
+	}
+}
+
+// called is a table where f07 is called by f00 until column at, then by f01, and the profiles of both sides; by is how f07's cost
+// goes with the columns.
+func called(t *testing.T, seed uint64, at int, by func(f, c int) float64) Detail {
+	t.Helper()
+	d := Detail{Table: made(seed, 120, time.Minute, 20, 50000, 0.02, by)}
+	fs := d.Table.Functions
+	for c := range 120 {
+		if c < at {
+			fs[0].Full[c] += fs[7].Self[c]
+		} else {
+			fs[1].Full[c] += fs[7].Self[c]
+		}
+	}
+	folded := func(from, to int) *profile.Profile {
+		var b strings.Builder
+		for i := range fs {
+			var sum float64
+			for c := from; c < to; c++ {
+				sum += float64(fs[i].Self[c]) / 1e7
+			}
+			stack := "main;" + fs[i].Function
+			if i == 7 {
+				stack = "main;" + fs[b2i(from >= at)].Function + ";f07"
+			}
+			fmt.Fprintf(&b, "%s %.0f\n", stack, sum)
+		}
+		p, err := profile.ParseFolded(strings.NewReader(b.String()), profile.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	d.Base, d.Head = folded(0, 70), folded(70, 120)
+	return d
+}
+
+// TestRegressionsMovedCaller: f07 is called from elsewhere now, and costs what it did.
+func TestRegressionsMovedCaller(t *testing.T) {
+	fs, shifts := regressions(t, called(t, 62, 70, equal))
+	if len(fs) > 0 || len(shifts) != 2 || !strings.Contains(shifts[0].Why, "`f07` is called from elsewhere now") {
+		t.Errorf("findings %+v, shifts %+v", fs, shifts)
+	}
+}
+
+// TestRegressionsDeepest: f07 costs more, so its caller does.
+func TestRegressionsDeepest(t *testing.T) {
+	fs, _ := regressions(t, called(t, 63, 1000, stepAt(70, 1000, 2)))
+	if len(fs) != 1 || fs[0].Function != "f07" || len(fs[0].Also) != 1 || fs[0].Also[0].Function != "f00" || fs[0].Also[0].Why != "caller" {
+		t.Errorf("findings %+v", fs)
 	}
 }
 

@@ -71,7 +71,6 @@ type Change struct {
 	Gradual bool
 	// Seasonal is the part of the difference that the same hours of previous days had, too, and that was taken out.
 	Seasonal float64
-	Warnings []string
 }
 
 // Scanned is what a scan found.
@@ -359,7 +358,7 @@ func (s *scan) judge(index int, metric string, raw change.Ratio) {
 		s.out.Small++
 		return
 	}
-	if usual.explains(raw, f) || s.long && !c.Gradual && s.weekly(raw, f) {
+	if usual.explains(raw, f) {
 		s.out.Seasonal++
 		return
 	}

@@ -245,21 +245,6 @@ func (s *scan) withoutDays(r change.Ratio) change.Ratio {
 	return out
 }
 
-// weekly says that a long table's change was there a week before, too: the same hours, seven days ago, differ by more
-// than half as much. At most the two days before the change are what it is compared with: further back is another part
-// of the week.
-func (s *scan) weekly(r change.Ratio, f change.Fit) bool {
-	back := int(7 * day / s.t.Step)
-	from, to := max(f.From, f.At-int(2*day/s.t.Step)), min(f.To, f.At+back)
-	if from < back || to <= f.Settled {
-		return false
-	}
-	before := level(r, from-back, f.At-back)
-	then := level(r, f.Settled-back, to-back) - before
-	now := level(r, f.Settled, to) - level(r, from, f.At)
-	return before > 0 && now*then > 0 && math.Abs(then) > 0.5*math.Abs(now)
-}
-
 // meanOf is the mean of row[from:to] without what is not known; NaN if that is all.
 func meanOf(row []float64, from, to int) float64 {
 	var sum float64

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quantra-l/quantra/analyze/change"
 	"github.com/quantra-l/quantra/profile"
 )
 
@@ -102,16 +103,20 @@ func TestScanStep(t *testing.T) {
 
 func TestScanSaysNothing(t *testing.T) {
 	for name, tab := range map[string]*Table{
-		"noise":           made(2, 120, time.Minute, 50, 20000, 0.05, equal),
-		"a spike":         made(3, 120, time.Minute, 20, 20000, 0.03, stepAt(60, 90, 2)),
-		"a spike's end":   made(4, 120, time.Minute, 20, 20000, 0.03, stepAt(0, 20, 2)),
-		"a spike, ending": made(5, 120, time.Minute, 20, 20000, 0.03, stepAt(100, 117, 2)),
-		"one minute":      made(6, 120, time.Minute, 20, 20000, 0.03, stepAt(104, 105, 50)),
-		"three columns":   made(7, 3, time.Minute, 20, 20000, 0.03, stepAt(2, 3, 9)),
-		"no columns":      made(8, 0, time.Minute, 20, 20000, 0.03, equal),
-		"rare":            made(9, 120, time.Minute, 20, 20, 0, stepAt(60, 200, 3)),
-		"too small":       made(10, 120, time.Minute, 20, 2e6, 0, stepAt(60, 200, 1.03)),
-		"a drift": made(11, 120, time.Minute, 20, 200000, 0.02, func(f, c int) float64 {
+		"noise":              made(2, 120, time.Minute, 50, 20000, 0.05, equal),
+		"a spike":            made(3, 120, time.Minute, 20, 20000, 0.03, stepAt(60, 90, 2)),
+		"a spike's end":      made(4, 120, time.Minute, 20, 20000, 0.03, stepAt(0, 20, 2)),
+		"a spike, ending":    made(5, 120, time.Minute, 20, 20000, 0.03, stepAt(100, 117, 2)),
+		"a spike, just over": made(26, 120, time.Minute, 20, 200000, 0.01, stepAt(98, 118, 1.5)),
+		"two spikes": made(27, 120, time.Minute, 20, 200000, 0.01, func(f, c int) float64 {
+			return stepAt(90, 101, 1.5)(f, c) * stepAt(104, 1000, 1.5)(f, c)
+		}),
+		"one minute":    made(6, 120, time.Minute, 20, 20000, 0.03, stepAt(104, 105, 50)),
+		"three columns": made(7, 3, time.Minute, 20, 20000, 0.03, stepAt(2, 3, 9)),
+		"no columns":    made(8, 0, time.Minute, 20, 20000, 0.03, equal),
+		"rare":          made(9, 120, time.Minute, 20, 20, 0, stepAt(60, 200, 3)),
+		"too small":     made(10, 120, time.Minute, 20, 2e6, 0, stepAt(60, 200, 1.03)),
+		"a drift": made(11, 120, time.Minute, 20, 2e6, 0.005, func(f, c int) float64 {
 			if f == 7 {
 				return 1 + float64(c)/240
 			}
@@ -122,6 +127,19 @@ func TestScanSaysNothing(t *testing.T) {
 		if s := scanned(t, tab, nil); len(s.Changes) > 0 {
 			t.Errorf("%s: %+v", name, s.Changes)
 		}
+	}
+}
+
+// TestScanDrift: what is not said is counted for what it is.
+func TestScanDrift(t *testing.T) {
+	s := scanned(t, made(11, 240, time.Minute, 20, 2e5, 0.03, func(f, c int) float64 {
+		if f == 7 {
+			return 1 + float64(c)/80
+		}
+		return 1
+	}), nil)
+	if s.Drifting == 0 || len(s.Changes)+len(s.Pending) > 0 {
+		t.Errorf("%+v", s)
 	}
 }
 
@@ -220,6 +238,101 @@ func TestScanLong(t *testing.T) {
 	}))
 	if s := scanned(t, week, nil); len(s.Changes) > 0 {
 		t.Errorf("weekends: %+v", s.Changes)
+	}
+}
+
+// TestScanWeekends: ten days from a Thursday on, of which the last weekend has lasted longer than a change must.
+func TestScanWeekends(t *testing.T) {
+	tab := made(28, 24*11, time.Hour, 20, 1.2e6, 0.02, func(f, c int) float64 {
+		if d := (3 + c/24) % 7; f == 7 && d >= 5 {
+			return 1.4
+		}
+		return 1
+	})
+	if s := scanned(t, tab, nil); len(s.Changes) > 0 || s.WentAway == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestScanUsual: on every third day, at no hour of its own, what happens today happened, too.
+func TestScanUsual(t *testing.T) {
+	bump := func(hour float64, days ...int) float64 {
+		if d := int(hour / 24); slices.Contains(days, d) && hour-float64(24*d) > 8.5 {
+			return 1.5
+		}
+		return 1
+	}
+	history := func(days ...int) *Table {
+		return made(29, 24*9+8, time.Hour, 20, 1.2e6, 0.01, func(f, c int) float64 {
+			if f != 7 {
+				return 1
+			}
+			return bump(float64(c), days...)
+		})
+	}
+	now := made(30, 120, time.Minute, 20, 20000, 0.02, func(f, c int) float64 {
+		if f != 7 {
+			return 1
+		}
+		return bump(9*24+7.5+float64(c)/60, 9)
+	})
+	now.Start = monday.Add(9*24*time.Hour + 7*time.Hour + 30*time.Minute)
+	if s := scanned(t, now, history(1, 4, 7)); len(s.Changes) > 0 || s.Seasonal != 1 {
+		t.Errorf("as on three days of nine: %+v", s)
+	}
+	only(t, scanned(t, now, history()))
+}
+
+// TestFades: a change that loses half of itself, too little by little for any three columns to show it.
+func TestFades(t *testing.T) {
+	s := newScan(made(1, 120, time.Minute, 1, 100, 0, equal), nil, ScanOptions{})
+	series := func(tail float64) change.Ratio {
+		r := change.Ratio{}
+		for c := range 120 {
+			v := 100 + 3*float64(c%2*2-1)
+			if c >= 90 {
+				v += 4
+			}
+			if c >= 110 {
+				v += tail - 4
+			}
+			r.K, r.N = append(r.K, v), append(r.N, 1)
+		}
+		return r
+	}
+	for tail, want := range map[float64]bool{4: false, 1: true} {
+		r := series(tail)
+		if got := s.fades(r, r.Measure(0, 90, 120)); got != want {
+			t.Errorf("the last ten at %+g: %v", tail, got)
+		}
+	}
+}
+
+// TestWander: what lasts longer than a column is seen, by its size, and not where it is not.
+func TestWander(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	const sd, rho = 0.05, 0.8
+	e := make([]float64, 40)
+	last := -1
+	tab := made(60, 240, time.Minute, 40, 2e6, 0.02, func(f, c int) float64 {
+		if c != last {
+			last = c
+			for i := range e {
+				e[i] = rho*e[i] + math.Sqrt(1-rho*rho)*sd*rng.NormFloat64()
+			}
+		}
+		return math.Exp(e[f])
+	})
+	// The long-run variance of such a series is (1+rho)/(1-rho) times that of a point.
+	want := sd * sd * ((1+rho)/(1-rho) - 1)
+	if got := newScan(tab, nil, ScanOptions{}).findWander(); got < want/2 || got > want*3 {
+		t.Errorf("wander %g, made with %g", got, want)
+	}
+	if got := newScan(made(61, 240, time.Minute, 40, 2e6, 0.02, equal), nil, ScanOptions{}).findWander(); got > want/10 {
+		t.Errorf("wander %g where there is none", got)
+	}
+	if got := newScan(tab.Columns(0, 3), nil, ScanOptions{}).findWander(); got != 0 {
+		t.Errorf("wander %g in three columns", got)
 	}
 }
 
