@@ -16,6 +16,53 @@ interface Row { name: string; a: number; b: number; d: number; sa: number; sb: n
 type Side = "a" | "b";
 type View = "both" | "flame" | "top";
 
+/** DiffView is a difference as a table of functions and as a flame graph. */
+export class DiffView {
+  readonly el: HTMLElement;
+  readonly flame: FlameView;
+  readonly table: Table<Row>;
+
+  constructor(o: { actions: (name: string) => (MenuItem | string)[]; pick: (name: string) => void; zoom?: (hash: number) => void; focus?: (name: string) => void }) {
+    this.flame = new FlameView({ label: "Difference as a flame graph", onZoom: o.zoom, onMenu: o.actions, onFocus: o.focus });
+    const pct = (f: number) => [h("span", null, percent(f))];
+    const change = (d: number, max: number) => [h("div", { class: "delta " + (d > 0 ? "worse" : d < 0 ? "better" : "") }, h("i", { style: `width:${Math.min(50, (Math.abs(d) / max) * 50).toFixed(2)}%;${d > 0 ? "left:50%" : "right:50%"}` }), h("span", null, points(d)))];
+    this.table = new Table<Row>("Functions by change", [
+      { key: "name", head: "Function", width: "minmax(var(--w-name,160px),1fr)", sort: (x, y) => (shortName(x.name) < shortName(y.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
+      { key: "sd", head: "Self change", title: "Change of the function's own share, in percentage points", width: "var(--w-change,118px)", sort: (x, y) => Math.abs(y.sd) - Math.abs(x.sd), cls: "num", cell: (r) => change(r.sd, r.maxSelf) },
+      { key: "a", head: "A", title: "Share of A, with what it calls", width: "var(--w-share,72px)", sort: (x, y) => y.a - x.a, cls: "num", cell: (r) => pct(r.a) },
+      { key: "b", head: "B", title: "Share of B, with what it calls", width: "var(--w-share,72px)", sort: (x, y) => y.b - x.b, cls: "num", cell: (r) => pct(r.b) },
+      { key: "d", head: "Change", title: "Change of the share with what it calls, in percentage points", width: "var(--w-change,118px)", sort: (x, y) => Math.abs(y.d) - Math.abs(x.d), cls: "num", cell: (r) => change(r.d, r.max) },
+    ], "sd", { onPick: (r) => o.pick(r.name), onMenu: (r) => [shortName(r.name), { text: "Copy name", run: () => copy(r.name) }, ...o.actions(r.name)] });
+    this.el = h("div", { class: "panes" }, h("section", { class: "pane pane-top", "aria-label": "Table of changes" }, this.table.el), h("section", { class: "pane pane-flame", "aria-label": "Flame graph of changes" }, this.flame.el));
+  }
+
+  destroy(): void {
+    this.flame.destroy();
+    this.table.destroy();
+  }
+
+  /** set shows an answer; names are the words beside the two sides' figures. before is called with the frames before they are drawn. */
+  set(r: DiffResponse, t: TypeInfo, width: Width, names: [string, string], before?: (lay: Layout) => void): Row[] {
+    const tree = r.tree ?? {};
+    // A diff whose base is empty still is one.
+    if (tree.level && !tree.baseTotal) tree.baseTotal = new Array<number>(tree.level.length).fill(0);
+    const lay = new Layout(tree, width);
+    before?.(lay);
+    this.flame.setData(lay, { unit: t.unit, scale: 1, noun: t.noun, labels: names });
+    const ta = lay.baseTotal?.[0] || 1, tb = lay.total[0] || 1;
+    let max = 1e-9, maxSelf = 1e-9;
+    const rows = (r.rows ?? []).map((x) => {
+      const a = (x.baseTotal ?? 0) / ta, b = (x.total ?? 0) / tb, sa = (x.baseSelf ?? 0) / ta, sb = (x.self ?? 0) / tb;
+      max = Math.max(max, Math.abs(b - a));
+      maxSelf = Math.max(maxSelf, Math.abs(sb - sa));
+      return { name: x.name ?? "", a, b, d: b - a, sa, sb, sd: sb - sa, max: 1, maxSelf: 1 };
+    });
+    for (const x of rows) Object.assign(x, { max, maxSelf });
+    this.table.setRows(rows);
+    return rows;
+  }
+}
+
 export class DiffPage implements Page {
   title = "Compare";
   readonly el: HTMLElement;
@@ -25,9 +72,7 @@ export class DiffPage implements Page {
   private verdict = h("div", { class: "verdict", role: "status" });
   private bar = h("div", { class: "viewbar" });
   private sides: { [k in Side]: { head: HTMLElement; time: Timeline } };
-  private flame: FlameView;
-  private table: Table<Row>;
-  private panes: HTMLElement;
+  private view: DiffView;
   private search: Search;
   private services: Service[] = [];
   private res: DiffResponse | null = null;
@@ -44,24 +89,15 @@ export class DiffPage implements Page {
     });
     this.sides = { a: side("a"), b: side("b") };
     this.search = new Search((q, re) => set({ q, re: re ? "1" : "" }, true));
-    this.flame = new FlameView({ label: "Difference as a flame graph", onZoom: (z) => set({ zoom: z ? z.toString(16) : "" }), onMenu: (n) => this.actions(n), onFocus: (n) => set({ focus: exactly(n), zoom: "" }) });
-    const pct = (f: number) => [h("span", null, percent(f))];
-    const change = (d: number, max: number) => [h("div", { class: "delta " + (d > 0 ? "worse" : d < 0 ? "better" : "") }, h("i", { style: `width:${Math.min(50, (Math.abs(d) / max) * 50).toFixed(2)}%;${d > 0 ? "left:50%" : "right:50%"}` }), h("span", null, points(d)))];
-    this.table = new Table<Row>("Functions by change", [
-      { key: "name", head: "Function", width: "minmax(var(--w-name,160px),1fr)", sort: (x, y) => (shortName(x.name) < shortName(y.name) ? -1 : 1), cls: "fn", cell: (r) => fnCell(r.name) },
-      { key: "sd", head: "Self change", title: "Change of the function's own share, in percentage points", width: "var(--w-change,118px)", sort: (x, y) => Math.abs(y.sd) - Math.abs(x.sd), cls: "num", cell: (r) => change(r.sd, r.maxSelf) },
-      { key: "a", head: "A", title: "Share of A, with what it calls", width: "var(--w-share,72px)", sort: (x, y) => y.a - x.a, cls: "num", cell: (r) => pct(r.a) },
-      { key: "b", head: "B", title: "Share of B, with what it calls", width: "var(--w-share,72px)", sort: (x, y) => y.b - x.b, cls: "num", cell: (r) => pct(r.b) },
-      { key: "d", head: "Change", title: "Change of the share with what it calls, in percentage points", width: "var(--w-change,118px)", sort: (x, y) => Math.abs(y.d) - Math.abs(x.d), cls: "num", cell: (r) => change(r.d, r.max) },
-    ], "sd", { onPick: (r) => set({ q: params().get("q") === exactly(r.name) ? "" : exactly(r.name), re: "1" }, true), onMenu: (r) => [shortName(r.name), { text: "Copy name", run: () => copy(r.name) }, ...this.actions(r.name)] });
-    this.panes = h("div", { class: "panes" }, h("section", { class: "pane pane-top", "aria-label": "Table of changes" }, this.table.el), h("section", { class: "pane pane-flame", "aria-label": "Flame graph of changes" }, this.flame.el));
+    this.view = new DiffView({ actions: (n) => this.actions(n), zoom: (z) => set({ zoom: z ? z.toString(16) : "" }), focus: (n) => set({ focus: exactly(n), zoom: "" }),
+      pick: (n) => set({ q: params().get("q") === exactly(n) ? "" : exactly(n), re: "1" }, true) });
     const panel = (k: Side) => h("section", { class: "panel side side-" + k, "aria-label": "Selection " + k.toUpperCase() }, this.sides[k].head, this.sides[k].time.el);
-    this.el = h("div", { class: "page diff" }, this.head, this.banner.el, h("div", { class: "sides" }, panel("a"), panel("b")), h("div", { class: "panel grow-panel" }, this.busy, this.verdict, this.bar, this.panes));
+    this.el = h("div", { class: "page diff" }, this.head, this.banner.el, h("div", { class: "sides" }, panel("a"), panel("b")), h("div", { class: "panel grow-panel" }, this.busy, this.verdict, this.bar, this.view.el));
   }
 
   destroy(): void {
     for (const k in this.ctl) this.ctl[k].abort();
-    for (const v of [this.sides.a.time, this.sides.b.time, this.flame, this.table]) v.destroy();
+    for (const v of [this.sides.a.time, this.sides.b.time, this.view]) v.destroy();
   }
 
   private actions(name: string): (MenuItem | string)[] {
@@ -90,9 +126,9 @@ export class DiffPage implements Page {
 
   update(): void {
     const p = params(), v = p.get("view");
-    this.panes.dataset.view = v === "flame" || v === "top" ? v : "both";
-    this.flame.setFlip(p.get("dir") === "up");
-    this.flame.setZoom(parseInt(p.get("zoom") ?? "", 16) || 0);
+    this.view.el.dataset.view = v === "flame" || v === "top" ? v : "both";
+    this.view.flame.setFlip(p.get("dir") === "up");
+    this.view.flame.setZoom(parseInt(p.get("zoom") ?? "", 16) || 0);
     this.banner.reset();
     this.load(false);
     this.controls();
@@ -178,27 +214,14 @@ export class DiffPage implements Page {
   private forget(): void {
     this.res = null;
     this.verdict.replaceChildren(icon("warn", 16), h("span", null, "There is no answer to this."));
-    this.panes.classList.add("lost");
+    this.view.el.classList.add("lost");
   }
 
   private drawDiff(): void {
-    const r = this.res!, p = params(), t = typeInfo(this.current().type), tree = r.tree ?? {};
+    const r = this.res!, p = params(), t = typeInfo(this.current().type);
     this.have.width = p.get("width") ?? "";
-    this.panes.classList.remove("lost");
-    // A diff whose base is empty still is one.
-    if (tree.level && !tree.baseTotal) tree.baseTotal = new Array<number>(tree.level.length).fill(0);
-    const lay = new Layout(tree, (p.get("width") as Width) || "both");
-    this.flame.setData(lay, { unit: t.unit, scale: 1, noun: t.noun, labels: this.names() });
-    const ta = lay.baseTotal?.[0] || 1, tb = lay.total[0] || 1;
-    let max = 1e-9, maxSelf = 1e-9;
-    const rows = (r.rows ?? []).map((x) => {
-      const a = (x.baseTotal ?? 0) / ta, b = (x.total ?? 0) / tb, sa = (x.baseSelf ?? 0) / ta, sb = (x.self ?? 0) / tb;
-      max = Math.max(max, Math.abs(b - a));
-      maxSelf = Math.max(maxSelf, Math.abs(sb - sa));
-      return { name: x.name ?? "", a, b, d: b - a, sa, sb, sd: sb - sa, max: 1, maxSelf: 1 };
-    });
-    for (const x of rows) Object.assign(x, { max, maxSelf });
-    this.table.setRows(rows);
+    this.view.el.classList.remove("lost");
+    const rows = this.view.set(r, t, (p.get("width") as Width) || "both", this.names());
     this.say(rows, r, t);
     this.applySearch();
   }
@@ -231,10 +254,10 @@ export class DiffPage implements Page {
   private applySearch(): void {
     const p = params(), q = p.get("q") ?? "", re = p.get("re") === "1", test = matcher(q, re);
     this.search.set(q, re);
-    const share = this.flame.setSearch(test);
+    const share = this.view.flame.setSearch(test);
     this.search.say(q ? (test ? percent(share) : "invalid") : "", !!q && !test);
     const picked = re && this.res?.rows?.find((r) => exactly(r.name ?? "") === q)?.name;
-    this.table.setFilter(picked ? null : test, picked || "");
+    this.view.table.setFilter(picked ? null : test, picked || "");
   }
 
   private controls(): void {

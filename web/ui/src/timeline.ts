@@ -174,20 +174,16 @@ export class Timeline {
   }
 
   private timeAxis(c: CanvasRenderingContext2D, bottom: number, muted: string, grid: string): void {
-    const span = this.to - this.from, room = Math.max(2, Math.floor(this.w / 110));
-    const steps = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800];
-    const s = (steps.find((x) => span / (x * 1000) <= room) ?? 604800) * 1000;
-    const zone = new Date(this.from).getTimezoneOffset() * 60e3;
     c.strokeStyle = grid;
     line(c, this.o.mini ? 8 : padL, bottom + 0.5, this.w - padR, bottom + 0.5);
     c.textAlign = "center";
     c.textBaseline = "top";
     c.fillStyle = muted;
-    for (let t = Math.ceil((this.from - zone) / s) * s + zone; t <= this.to; t += s) {
+    for (const [t, text] of timeTicks(this.from, this.to, Math.max(2, Math.floor(this.w / 110)))) {
       const x = this.x(t);
       if (x < (this.o.mini ? 24 : padL + 10) || x > this.w - 24) continue;
       line(c, Math.round(x) + 0.5, bottom, Math.round(x) + 0.5, bottom + 4);
-      c.fillText(s >= 86400e3 ? stamp(t).slice(5, 10) : clock(t, s < 60e3), x, bottom + 6);
+      c.fillText(text, x, bottom + 6);
     }
   }
 
@@ -250,21 +246,30 @@ export class Timeline {
   }
 }
 
-function line(c: CanvasRenderingContext2D, x0: number, y0: number, x1: number, y1: number): void {
+export function line(c: CanvasRenderingContext2D, x0: number, y0: number, x1: number, y1: number): void {
   c.beginPath();
   c.moveTo(x0, y0);
   c.lineTo(x1, y1);
   c.stroke();
 }
 
-/** niceTicks is 0 and up to n round values, the last at or above max. */
-function niceTicks(max: number, n: number, binary: boolean): number[] {
+/** timeTicks is at most about room round times of a range, each with its text. */
+export function timeTicks(from: number, to: number, room: number): [number, string][] {
+  const steps = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800];
+  const s = (steps.find((x) => (to - from) / (x * 1000) <= room) ?? 604800) * 1000;
+  const zone = new Date(from).getTimezoneOffset() * 60e3, out: [number, string][] = [];
+  for (let t = Math.ceil((from - zone) / s) * s + zone; t <= to; t += s) out.push([t, s >= 86400e3 ? stamp(t).slice(5, 10) : clock(t, s < 60e3)]);
+  return out;
+}
+
+/** niceTicks is about n round values, the first at or below min, the last at or above max. */
+export function niceTicks(max: number, n: number, binary: boolean, min = 0): number[] {
   let unit = 1;
   if (binary) while (max / unit >= 1024) unit *= 1024;
-  const raw = max / unit / n, p = 10 ** Math.floor(Math.log10(raw)), f = raw / p;
+  const raw = (max - min) / unit / n, p = 10 ** Math.floor(Math.log10(raw)), f = raw / p;
   const step = (f <= 1 ? 1 : f <= 2 ? 2 : f <= 2.5 ? 2.5 : f <= 5 ? 5 : 10) * p * unit;
   const out: number[] = [];
-  for (let i = 0; i <= Math.ceil(max / step - 1e-9); i++) out.push(i * step);
+  for (let i = Math.floor(min / step + 1e-9); i <= Math.ceil(max / step - 1e-9); i++) out.push(i * step);
   return out;
 }
 
