@@ -23,6 +23,7 @@ const (
 	FindingsPath = "/api/v1/findings"
 	DeploysPath  = "/api/v1/deploys"
 	AnalysisPath = "/api/v1/analysis"
+	StepsPath    = "/api/v1/transitions"
 )
 
 // maxQuestion bounds the body of a request.
@@ -65,6 +66,13 @@ func (w *Watcher) Handler() http.Handler {
 		return map[string]any{"finding": rec}, err
 	})
 	handle("GET "+AnalysisPath, nil, func(r *http.Request, tenant string) (any, error) { return w.Status(r.Context(), tenant) })
+	handle("GET "+StepsPath, []string{"service"}, func(r *http.Request, tenant string) (any, error) {
+		service := r.FormValue("service")
+		if service == "" {
+			return nil, fmt.Errorf("%w: parameter service is missing", ErrInvalid)
+		}
+		return map[string]any{"transitions": append([]analyze.Edge{}, w.Transitions(tenant, service)...)}, nil
+	})
 	handle("GET "+DeploysPath, []string{"service"}, func(r *http.Request, tenant string) (any, error) {
 		deploys, err := w.Deploys(r.Context(), tenant, r.FormValue("service"))
 		return map[string]any{"deploys": deploys}, err

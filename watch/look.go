@@ -127,7 +127,7 @@ func (l *leader) look(ctx context.Context, s *subject, at time.Time) error {
 		{"figures", figuresEvery, nil, l.figures},
 		{"versions", compareEvery, nil, l.versions},
 		{"waste", wasteEvery, wasteKinds, l.waste},
-		{"transitions", wasteEvery, []analyze.Kind{analyze.Transition}, l.transitions},
+		{"transitions", time.Minute, []analyze.Kind{analyze.Transition}, l.transitions},
 		{"anomalies", wasteEvery, []analyze.Kind{analyze.Anomaly}, l.anomalies},
 		{"trend", trendEvery, nil, l.trend},
 	} {

@@ -67,7 +67,68 @@ type shapeKey struct {
 	minute            int64
 }
 
-// transitions looks for steps that are slow, in the profile of spans.
+// How steps are judged: in times of five minutes, the last two of them against the day before.
+const (
+	spanWindow = 5 * time.Minute
+	spanPast   = 24 * time.Hour
+	spanNow    = 2
+)
+
+// transitions looks for steps that are slow, in the profile of spans. What was read of a time that is over is kept: it is asked again only if
+// a late profile comes.
 func (l *leader) transitions(ctx context.Context, s *subject, at time.Time) ([]analyze.Finding, bool, error) {
-	return nil, false, nil
+	if _, ok := s.known.typ("spans", "spans"); !ok {
+		return nil, false, nil
+	}
+	if s.spans == nil {
+		s.spans = map[time.Time]analyze.SpanWindow{}
+	}
+	for m := range s.dirty {
+		delete(s.spans, time.Unix(m*60, 0).UTC().Truncate(spanWindow))
+	}
+	end := at.Truncate(spanWindow)
+	in := analyze.TransitionInput{Service: s.service, Now: spanNow, Known: map[string]time.Time{}}
+	for from := end.Add(-spanPast); from.Before(end); from = from.Add(spanWindow) {
+		win, ok := s.spans[from]
+		if !ok {
+			win = analyze.SpanWindow{From: from, To: from.Add(spanWindow)}
+			res, err := l.selectSum(ctx, s, "spans", "spans", win.From, win.To)
+			if err != nil {
+				return nil, false, err
+			}
+			if res != nil {
+				win.Profile, win.Instances = res.Profile, res.Series
+			}
+			s.spans[from] = win
+		}
+		in.Windows = append(in.Windows, win)
+	}
+	for from := range s.spans {
+		if end.Sub(from) > spanPast {
+			delete(s.spans, from)
+		}
+	}
+	slow, err := l.w.book.records(ctx, s.tenant, Filter{Service: s.service, Kinds: []analyze.Kind{analyze.Transition}, States: []State{StateNew, StateCameBack, StateAcknowledged, StateMuted}, Limit: maxKnown})
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range slow {
+		in.Known[slow[i].Finding.Subject] = slow[i].Finding.Since
+	}
+	edges, found, err := analyze.Transitions(in, analyze.TransitionOptions{Machines: l.w.opt.Machines})
+	if err != nil {
+		return nil, false, fmt.Errorf("%w: %w", errPart, err)
+	}
+	l.w.mu.Lock()
+	l.w.edges[s.key] = edges
+	l.w.mu.Unlock()
+	return found, true, nil
+}
+
+// Transitions are the steps of a service as they were judged last, those that took most time first. On a server that does not
+// analyse there are none.
+func (w *Watcher) Transitions(tenant, service string) []analyze.Edge {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.edges[key{tenant, service}]
 }

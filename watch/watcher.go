@@ -34,6 +34,8 @@ type Options struct {
 	// Price fills in what a finding costs a month, on machines with these labels; nil is unknown.
 	Price func(f *analyze.Finding, machines []profile.Labels)
 
+	// Machines are state machines whose transitions are watched; every span is, by its name.
+	Machines []analyze.Machine
 	// Alerts say who is told; nil is nobody. Link is the page of a finding, for alerts; nil is none.
 	Alerts *alert.Config
 	Link   func(id string) string
@@ -64,6 +66,7 @@ type Watcher struct {
 	status Status
 	aside  []Aside
 	waits  *waits // of profiles for their findings
+	edges  map[key][]analyze.Edge
 }
 
 // Status is how the analysis is.
@@ -116,7 +119,7 @@ func New(o Options) (*Watcher, error) {
 	if o.Link == nil {
 		o.Link = func(string) string { return "" }
 	}
-	w := &Watcher{opt: o, book: &book{o.Control}, origins: http.NewCrossOriginProtection(), waits: newWaits()}
+	w := &Watcher{opt: o, book: &book{o.Control}, origins: http.NewCrossOriginProtection(), waits: newWaits(), edges: map[key][]analyze.Edge{}}
 	var err error
 	w.m, err = newMetrics(o.Registry)
 	if err != nil {
@@ -272,6 +275,7 @@ type subject struct {
 	explained   map[string]*explanation
 	levels      map[string]float64 // of figures, lately
 	shapes      map[shapeKey]analyze.Shape
+	spans       map[time.Time]analyze.SpanWindow
 }
 
 func newSubject(k key) *subject {

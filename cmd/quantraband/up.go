@@ -33,6 +33,7 @@ type upOptions struct {
 	agentKeys     string
 	alerts        string
 	prices        string
+	machines      string
 	url           string
 	engine        engineOptions
 	log           logOptions
@@ -75,6 +76,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.agentKeys, "agent-keys", "", "`file` of the keys that may sign, one a line; it is read again when it changes (implies --require-signed)")
 	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md")
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md (default: a list price, shown with each)")
+	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.engine.flags(cmd)
 	o.log.flags(cmd)

@@ -68,7 +68,7 @@ func assemble(e *engine, o upOptions, rules analysis, signatures *ingest.Verifie
 	}
 	watcher, err := watch.New(watch.Options{
 		Store: db, Control: e.control, Watch: db.Watch, Lease: leases(e.control, log), Region: o.engine.region,
-		Price: rules.price, Alerts: rules.alerts, Link: rules.link, Tenant: tenantOf,
+		Price: rules.price, Machines: rules.machines, Alerts: rules.alerts, Link: rules.link, Tenant: tenantOf,
 		Logger: log, Registry: registry,
 	})
 	if err != nil {
@@ -76,7 +76,7 @@ func assemble(e *engine, o upOptions, rules analysis, signatures *ingest.Verifie
 	}
 	readers, findings := agents.Handler(), watcher.Handler()
 	routes := map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers}
-	for _, path := range []string{watch.FindingsPath, watch.DeploysPath, watch.AnalysisPath} {
+	for _, path := range []string{watch.FindingsPath, watch.DeploysPath, watch.AnalysisPath, watch.StepsPath} {
 		routes[path], routes[path+"/"] = findings, findings
 	}
 	ui, err := web.New(web.Options{
@@ -101,9 +101,10 @@ func assemble(e *engine, o upOptions, rules analysis, signatures *ingest.Verifie
 
 // analysis is by what findings are priced and told.
 type analysis struct {
-	price  func(*analyze.Finding, []profile.Labels)
-	alerts *alert.Config
-	link   func(id string) string
+	machines []analyze.Machine
+	price    func(*analyze.Finding, []profile.Labels)
+	alerts   *alert.Config
+	link     func(id string) string
 }
 
 // openAnalysis reads the files that up's flags name.
@@ -113,6 +114,11 @@ func openAnalysis(o upOptions, base string) (a analysis, err error) {
 		return a, err
 	}
 	a.price = func(f *analyze.Finding, machines []profile.Labels) { prices.Price(f, machines...) }
+	if o.machines != "" {
+		if a.machines, err = loadMachines(o.machines); err != nil {
+			return a, err
+		}
+	}
 	if o.alerts != "" {
 		if a.alerts, err = loadAlerts(o.alerts); err != nil {
 			return a, err
