@@ -38,8 +38,9 @@ func (a *app) benchCommand() *cobra.Command {
 		Short:   "Measure this program on this machine",
 		Long:    `Measure what this program costs on this machine, by real work on real profiles. docs/benchmark.md says how to read the figures.`,
 		Example: `  quantraband bench store
-  quantraband bench overhead`,
-	}, a.benchStore(), a.benchOverhead(), a.benchWork(), a.benchSubject())
+  quantraband bench overhead
+  quantraband bench findings`,
+	}, a.benchStore(), a.benchOverhead(), a.benchFindings(), a.benchWork(), a.benchSubject())
 }
 
 // benchOptions are a load.

@@ -17,9 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quantra-l/quantra/analyze"
+	"github.com/quantra-l/quantra/cmd/quantraband/demo"
 	"github.com/quantra-l/quantra/ingest"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
+	"github.com/quantra-l/quantra/watch"
 )
 
 // testProfile is a small pprof profile with value nanoseconds of CPU, taken at time at.
@@ -45,8 +48,13 @@ func testProfile(t testing.TB, value int64, at time.Time) []byte {
 
 // query runs a query against s and decodes its JSON into v.
 func query(s *server, v any, args ...string) error {
+	return tell(s, v, append([]string{"query"}, args...)...)
+}
+
+// tell runs a command that asks the server, and reads its JSON.
+func tell(s *server, v any, args ...string) error {
 	var stdout, stderr bytes.Buffer
-	args = append(append([]string{"query"}, args...), "--server", s.base, "--json")
+	args = append(args, "--server", s.base, "--json")
 	if code := run(context.Background(), args, nil, &stdout, &stderr); code != exitOK {
 		return fmt.Errorf("quantraband %s: code %d: %s", strings.Join(args, " "), code, &stderr)
 	}
@@ -167,7 +175,7 @@ func TestInterruptLeavesNothing(t *testing.T) {
 }
 
 // TestDemo: the demo's service is there in both versions, each with a flame
-// graph, and when the server has stopped none of the processes lives.
+// graph; what is planted in it is found and nothing else is claimed; and when the server has stopped none of the processes lives.
 func TestDemo(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows cannot send an interrupt to one process")
@@ -190,6 +198,7 @@ func TestDemo(t *testing.T) {
 			return err == nil && top.Total > 0 && len(top.Rows) > 5, err
 		})
 	}
+	plantsAreFound(t, s)
 	children := childrenOf(t, s.cmd.Process.Pid)
 	if len(children) < 5 {
 		t.Errorf("children %v: 4 services and a load were promised", children)
@@ -203,6 +212,52 @@ func TestDemo(t *testing.T) {
 		}
 	}
 }
+
+// plantsAreFound waits until the findings have each plant of the demo, and reports what they have beside these. Hot spots are
+// measurements, and the lists of the server's own service are what they are.
+func plantsAreFound(t *testing.T, s *server) {
+	t.Helper()
+	began := time.Now()
+	want := map[string]bool{}
+	for _, p := range demo.Planted() {
+		want[fmt.Sprint(p.Kind, " ", p.Function, " ", p.Subject)] = !p.Follows
+	}
+	var list []watch.Record
+	said := map[string]bool{}
+	deadline := began.Add(5 * time.Minute)
+	for missing := len(want); missing > 0; {
+		if err := tell(s, &list, "findings", "--service", "checkout", "--since", "0", "--state", "all"); err != nil {
+			t.Fatal(err)
+		}
+		missing = 0
+		for w, must := range want {
+			if must && !slices.ContainsFunc(list, func(r watch.Record) bool { return plantOf(&r.Finding) == w }) {
+				missing++
+				if time.Now().After(deadline) {
+					t.Errorf("not found: %s", w)
+				}
+			}
+		}
+		for i := range list {
+			if w := plantOf(&list[i].Finding); !said[w] {
+				said[w] = true
+				t.Logf("after %v: %s", time.Since(began).Round(time.Second), list[i].Finding.Sentence)
+			}
+		}
+		if missing > 0 && time.Now().After(deadline) {
+			return
+		}
+		time.Sleep(time.Second) // a real server works on real profiles: there is nothing to wait on but its answer
+	}
+	for _, r := range list {
+		f := &r.Finding
+		if _, ok := want[plantOf(f)]; !ok && f.Kind != analyze.HotSpot {
+			t.Errorf("claimed, and not planted: %s %q %q: %s %q", f.Kind, f.Function, f.Subject, f.Sentence, f.Warnings)
+		}
+	}
+}
+
+func plantOf(f *analyze.Finding) string { return fmt.Sprint(f.Kind, " ", f.Function, " ", f.Subject) }
 
 // TestAppendSpeaksIngestsWords: what the store says reaches the sender as ingest has it.
 func TestAppendSpeaksIngestsWords(t *testing.T) {
