@@ -10,9 +10,9 @@ import (
 func (r *Report) Markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "### False alarms on noise\n\n")
-	table(&b, "kind", "series a day", "looks at each", "false", "per 10,000 series a day", "95 % below")
+	table(&b, "kind", "series a day", "looks at each", "changed", "said, falsely", "per 10,000 series a day", "95 % below")
 	for _, x := range r.Noise {
-		row(&b, x.Name, x.SeriesDays, x.Looks, x.False, fmt.Sprintf("%.2f", x.Per10000()), fmt.Sprintf("%.2f", upper(x.False)/float64(max(x.SeriesDays, 1))*10000))
+		row(&b, x.Name, x.SeriesDays, x.Looks, x.Changed, x.False, fmt.Sprintf("%.2f", x.Per10000()), fmt.Sprintf("%.2f", upper(x.False)/float64(max(x.SeriesDays, 1))*10000))
 	}
 	fmt.Fprintf(&b, "\n### Sudden regressions\n\n")
 	table(&b, "samples a minute", "of a function with", "regression", "found", "cause named", "time right", "median minutes", "samples by then", "other findings")

@@ -72,7 +72,8 @@ type NoiseRow struct {
 	Name       string
 	SeriesDays int
 	Looks      int // at each series
-	False      int // series that were said to have changed
+	Changed    int // series that a scan took for changed; a batch dilutes all others, too
+	False      int // of which findings were made
 	WentAway   int // looks at which a series was seen to have changed and gone back
 }
 
@@ -176,6 +177,7 @@ func (r *Report) noise() error {
 			sum.SeriesDays += row.SeriesDays
 			sum.Looks = row.Looks
 			sum.False += row.False
+			sum.Changed += row.Changed
 			sum.WentAway += row.WentAway
 		}
 		r.Noise = append(r.Noise, sum)
@@ -206,20 +208,28 @@ func (r *Report) noiseLong(seed uint64, samples float64) (row NoiseRow, err erro
 
 // look scans t through a window of that many columns, every few of them.
 func (r *Report) look(t, season *analyze.Table, window, every, days int) (row NoiseRow, err error) {
-	said := map[string]bool{}
+	said, changed := map[string]bool{}, map[string]bool{}
 	for at := 0; at+window <= t.Steps(); at += every {
-		got, err := analyze.Scan(t.Columns(at, at+window), season, analyze.ScanOptions{})
+		part := t.Columns(at, at+window)
+		got, err := analyze.Scan(part, season, analyze.ScanOptions{})
 		if err != nil {
 			return row, err
+		}
+		findings, _, err := analyze.Regressions(got.Changes, analyze.Detail{Table: part})
+		if err != nil {
+			return row, err
+		}
+		for _, f := range findings {
+			said[f.Function+"\x00"+f.Metric] = true
 		}
 		row.Looks++
 		row.SeriesDays = got.Tested * days
 		row.WentAway += got.WentAway
 		for _, c := range got.Changes {
-			said[c.Function+"\x00"+c.Metric] = true
+			changed[c.Function+"\x00"+c.Metric] = true
 		}
 	}
-	row.False = len(said)
+	row.False, row.Changed = len(said), len(changed)
 	return row, nil
 }
 
