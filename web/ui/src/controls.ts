@@ -158,6 +158,18 @@ export class Search {
   }
 }
 
+/** checksPick is a pick of none, one or several; none is all. */
+export function checksPick(label: string, options: [string, string][], chosen: () => string[], change: (values: string[]) => void): HTMLButtonElement {
+  const b: HTMLButtonElement = h("button", { class: "btn pick", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false", title: label, onclick: () => {
+    const now = chosen(), boxes = options.map(([v]) => h("input", { type: "checkbox", name: v, checked: now.includes(v) }));
+    const send = (clear: boolean) => { closeMenu(); b.focus({ preventScroll: true }); change(clear ? [] : options.map(([v]) => v).filter((_, i) => boxes[i].checked)); };
+    popup(b, h("form", { class: "menu checks", role: "dialog", "aria-label": label, onsubmit: (e: Event) => { e.preventDefault(); send(false); } },
+      options.map(([, text], i) => h("label", null, boxes[i], text)),
+      h("div", { class: "row end" }, h("button", { class: "btn tiny", type: "button", onclick: () => send(true) }, "All"), h("button", { class: "btn tiny primary", type: "submit" }, "Apply"))));
+  } }, h("span", { class: "pick-text" }), icon("chevron", 12));
+  return b;
+}
+
 /** filterPick is pprof's filters behind one button. */
 export function filterPick(p: URLSearchParams, apply: (f: { [k: string]: string }) => void): HTMLElement {
   const n = filters.filter((f) => p.get(f.param)).length;
