@@ -281,6 +281,10 @@ func TestFindingOpen(t *testing.T) {
 	b.until(fmt.Sprintf(`__quantra.frames < %d && document.querySelector(".f-proof .busy").hidden`, frames))
 	same(where(".f-proof a", "Explore"), map[string]string{"path": "/explore", "service": "checkout", "type": cpuType, "from": fmt.Sprint(hot.Finding.Head.From.UnixMilli()), "to": fmt.Sprint(hot.Finding.Head.To.UnixMilli()), "focus": `^compress/flate\.\(\*compressor\)\.deflate$`})
 
+	b.until(`/Where it is/.test(` + text(".f-proof") + `) && !/in none of these/.test(` + text(".f-proof") + `)`)
+	b.visit("/findings/" + k.records[3].ID)
+	b.until(`/The function is in none of these profiles/.test(` + text(".f-proof") + `)`)
+
 	// The savings that came true, and what came back.
 	b.visit("/findings/" + k.records[6].ID)
 	b.until(`/It saved 1.1 cores: 25 USD a month \(.*730 h a month; 95 %: 21 to 29 USD a month\)/.test(` + text(".f-notices") + `)`)
@@ -402,8 +406,14 @@ func TestFindingActions(t *testing.T) {
 	b.do(chromedp.SendKeys(`.f-act [name="note"]`, "again"))
 	act("Fixed")
 	b.until(`/somebody changed it meanwhile/.test(` + text(".banner") + `) && document.querySelector(".f-act [name=note]").value === "again" && ` + state + ` === "Acknowledged"`)
+	k.change(func(k *book) {
+		k.history[id] = append(k.history[id], watch.Event{Time: time.Now(), Actor: "bob", What: "grew"})
+	})
 	b.again()
-	b.until(`/somebody changed it meanwhile/.test(` + text(".banner") + `)`) // a refresh is no answer to it
+	b.until(`/grew by bob/.test(` + text(".f-history") + `)`)
+	if got := eval[string](b, text(".banner")); !strings.Contains(got, "somebody changed it meanwhile") {
+		t.Errorf("a refresh has taken the refusal away: %q", got)
+	}
 	k.change(func(k *book) { k.fault = nil })
 	b.click(".banner button", "Try again")
 	b.until(state + ` === "Fixed" && document.querySelector(".banner").hidden`)

@@ -17,7 +17,8 @@ export class Banner {
   private draw(): void {
     const [first] = this.faults.values();
     this.el.hidden = !first;
-    first?.();
+    if (first) first();
+    else this.el.replaceChildren(); // what is over is not there for who reads what is hidden
   }
   private show(e: unknown, retry: () => void): void {
     const f = e instanceof Fault ? e : new Fault("unknown", String((e as Error).message ?? e), "");

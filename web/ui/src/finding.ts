@@ -253,12 +253,13 @@ function events(history: Moment[]): Node {
 /** Proof is the flame graph that shows a finding: the difference of base and head, or head alone. */
 class Proof {
   private said = h("span", { class: "muted f-sides" });
+  private missing = h("span", { class: "warned", hidden: true });
   private link = h("div", { class: "row wrap" });
   private banner = new Banner();
   private busy = h("div", { class: "busy", hidden: true });
   private place = h("div", { class: "f-flame" });
   private title = h("h2", null);
-  readonly el = h("section", { class: "panel f-proof diff", "aria-label": "The flame graph that shows it", hidden: true }, this.busy, h("div", { class: "row wrap f-proof-head" }, this.title, this.said, h("div", { class: "grow" }), this.link), this.banner.el, this.place);
+  readonly el = h("section", { class: "panel f-proof diff", "aria-label": "The flame graph that shows it", hidden: true }, this.busy, h("div", { class: "row wrap f-proof-head" }, this.title, this.said, this.missing, h("div", { class: "grow" }), this.link), this.banner.el, this.place);
   private diff: DiffView | null = null;
   private flame: FlameView | null = null;
   private ctl: AbortController | null = null;
@@ -340,9 +341,11 @@ class Proof {
     }).finally(() => { if (this.ctl === ctl) this.busy.hidden = true; });
   }
 
-  // high makes room for the frames there are, and no more.
+  // high makes room for the frames there are, and no more, and says when none is the function's.
   private high(lay: Layout): void {
     this.place.classList.toggle("solo", !this.f!.base);
+    this.missing.hidden = !this.f!.function || lay.n === 0 || lay.names.includes(this.f!.function);
+    this.missing.textContent = lay.leftOut ? "The function is not among the largest frames, which are shown." : "The function is in none of these profiles.";
     this.place.style.setProperty("--flame", Math.min(420, Math.max(160, lay.levels * 19 + 56)) + "px");
   }
 
