@@ -395,15 +395,20 @@ func readers(f *fleet.Fleet) map[string]http.Handler {
 	return map[string]http.Handler{fleet.ReaderPath: f.Handler(), fleet.ReaderPath + "/": f.Handler()}
 }
 
-// withAgents serves a store's profiles and a fleet. Agents are offline a second after they end.
-func withAgents(t *testing.T, st store.Store, o fleet.Options) *fleetServer {
+// withAgents serves a store's profiles, a fleet, and findings where there are some. Agents are offline a second after they end.
+func withAgents(t *testing.T, st store.Store, o fleet.Options, books ...*book) *fleetServer {
 	t.Helper()
 	o.Away, o.Logger = time.Second, slog.New(slog.DiscardHandler)
 	f, err := fleet.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := web.New(web.Options{Store: st, Routes: readers(f)})
+	routes := bookOf().routes()
+	for _, b := range books {
+		routes = b.routes()
+	}
+	maps.Copy(routes, readers(f))
+	h, err := web.New(web.Options{Store: st, Routes: routes})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,13 +59,7 @@ func server(t *testing.T, fills ...func(*testing.T, store.Store)) *httptest.Serv
 	for _, f := range fills {
 		f(t, st)
 	}
-	h, err := web.New(web.Options{Store: st})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return s
+	return watchedStore(t, st, bookOf())
 }
 
 // shared is what tests that only read have together: filling a store and starting
@@ -73,6 +67,7 @@ func server(t *testing.T, fills ...func(*testing.T, store.Store)) *httptest.Serv
 var shared struct {
 	quarter, browser sync.Once
 	server           *httptest.Server
+	store            store.Store     // of server
 	ctx              context.Context // of the browser
 	ends             []func() error  // the last first
 }
@@ -104,14 +99,14 @@ func quarter(t *testing.T) *httptest.Server {
 		}
 		shared.ends = append(shared.ends, st.Close)
 		fill(t, st, 16*time.Minute)
-		h, err := web.New(web.Options{Store: st})
+		h, err := web.New(web.Options{Store: st, Routes: fullBook().routes()})
 		if err != nil {
 			t.Fatal(err)
 		}
 		s := httptest.NewServer(h)
 		shared.ends = append(shared.ends, func() error { s.Close(); return nil })
 		if !t.Failed() {
-			shared.server = s
+			shared.server, shared.store = s, st
 		}
 	})
 	if shared.server == nil {
@@ -465,7 +460,7 @@ func TestServe(t *testing.T) {
 	}
 	st := openStore(t)
 	fill(t, st, time.Hour)
-	s := withAgents(t, st, fleet.Options{Summarize: summed})
+	s := withAgents(t, st, fleet.Options{Summarize: summed}, fullBook())
 	someAgents(t, s.URL)
 	grown := make(chan int, 1)
 	grown <- 0
@@ -502,7 +497,7 @@ func TestScreenshot(t *testing.T) {
 	}
 	b.do(chromedp.EmulateViewport(w, h), scheme(want))
 	b.visit(url)
-	b.until(`document.querySelector("#app") && (window.__quantra?.rects > 0 || document.querySelector("[data-service], .welcome"))`)
+	b.until(`document.querySelector("#app") && (window.__quantra?.rects > 0 || document.querySelector("[data-service], .welcome, [data-finding]"))`)
 	b.until(`!document.querySelector(".busy:not([hidden])") && document.fonts.status === "loaded"`)
 	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 	if err != nil {

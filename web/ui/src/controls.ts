@@ -17,7 +17,8 @@ export class Banner {
   private draw(): void {
     const [first] = this.faults.values();
     this.el.hidden = !first;
-    first?.();
+    if (first) first();
+    else this.el.replaceChildren(); // what is over is not there for who reads what is hidden
   }
   private show(e: unknown, retry: () => void): void {
     const f = e instanceof Fault ? e : new Fault("unknown", String((e as Error).message ?? e), "");
@@ -156,6 +157,18 @@ export class Search {
     this.found.textContent = text;
     this.found.classList.toggle("bad", bad);
   }
+}
+
+/** checksPick is a pick of none, one or several; none is all. */
+export function checksPick(label: string, options: [string, string][], chosen: () => string[], change: (values: string[]) => void): HTMLButtonElement {
+  const b: HTMLButtonElement = h("button", { class: "btn pick", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false", title: label, onclick: () => {
+    const now = chosen(), boxes = options.map(([v]) => h("input", { type: "checkbox", name: v, checked: now.includes(v) }));
+    const send = (clear: boolean) => { closeMenu(); b.focus({ preventScroll: true }); change(clear ? [] : options.map(([v]) => v).filter((_, i) => boxes[i].checked)); };
+    popup(b, h("form", { class: "menu checks", role: "dialog", "aria-label": label, onsubmit: (e: Event) => { e.preventDefault(); send(false); } },
+      options.map(([, text], i) => h("label", null, boxes[i], text)),
+      h("div", { class: "row end" }, h("button", { class: "btn tiny", type: "button", onclick: () => send(true) }, "All"), h("button", { class: "btn tiny primary", type: "submit" }, "Apply"))));
+  } }, h("span", { class: "pick-text" }), icon("chevron", 12));
+  return b;
 }
 
 /** filterPick is pprof's filters behind one button. */

@@ -72,6 +72,10 @@ const paths = {
   swap: "M2 5.500h11M10 2.500l3 3-3 3M14 10.500H3M6 7.500l-3 3 3 3",
   fleet: "M2.500 3h11v4h-11zM2.500 9h11v4h-11zM5 5h.01M5 11h.01",
   pulse: "M1.500 8h3l2-5 3.500 10 2-5h2.500",
+  trend: "M2 12.500l4-4.500 2.500 2 5-6.500M9.800 3.500h3.700v3.700",
+  back: "M10 3.500 5.500 8l4.500 4.500",
+  check: "M3 8.500l3.500 3.500L13 4.500",
+  mute: "M3 6.500v3h2.500L9 12.500v-9L5.500 6.500zM11.500 6.500l3 3M14.500 6.500l-3 3",
   pause: "M5.500 3.500v9M10.500 3.500v9",
   play: "M5 3.500v9l7.500-4.500z",
   more: "M3.500 8h.01M8 8h.01M12.500 8h.01",
@@ -169,6 +173,13 @@ export function pick(label: string, text: string, items: () => (MenuItem | strin
   const b = h("button", { class: "btn pick " + cls, type: "button", "aria-haspopup": "menu", "aria-expanded": "false", "aria-label": label + ": " + text, title: label, onclick: () => menu(b, items()) },
     ic ? icon(ic) : null, h("span", { class: "pick-text" }, text), icon("chevron", 12));
   return b;
+}
+
+/** retext changes what a pick says, in place: it may have the focus, or its menu be open. */
+export function retext(b: HTMLButtonElement, label: string, text: string, on = false): void {
+  b.querySelector(".pick-text")!.textContent = text;
+  b.setAttribute("aria-label", label + ": " + text);
+  b.classList.toggle("on", on);
 }
 
 /** seg is a row of buttons of which one is pressed. */

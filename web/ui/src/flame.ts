@@ -42,6 +42,7 @@ export class FlameView {
   private show: Show = { unit: "", scale: 1, noun: "" };
   private colour: Uint8Array = new Uint8Array(0);
   private match: Uint8Array | null = null;
+  private marked = ""; // the function whose frames have an outline
   private v0 = 0;
   private v1 = 1;
   private zoomed = 0;
@@ -132,6 +133,12 @@ export class FlameView {
     this.match = test ? Uint8Array.from(this.lay.names, (s) => (test(s) ? 1 : 0)) : null;
     this.paint();
     return this.match ? this.lay.matched(this.match) : 0;
+  }
+
+  /** setMark draws an outline around every frame of a function; "" is none. */
+  setMark(name: string): void {
+    this.marked = name;
+    this.paint();
   }
 
   setZoom(hash: number): void {
@@ -508,7 +515,7 @@ export class FlameView {
       ctx.fillRect(rx[i], ry[i], wide > 2.5 ? wide - 1 : wide, rowH - 1);
     }
     this.text(ctx, n);
-    this.marks(ctx);
+    this.marks(ctx, n);
     perf.lastDrawMs = performance.now() - t0;
     perf.rects = n;
     perf.draws++;
@@ -541,13 +548,15 @@ export class FlameView {
     return `${name === "total" ? "all" : this.shortNames[l.name[0]]}  ${value(l.total[0] * s.scale, s.unit)}`;
   }
 
-  private marks(ctx: CanvasRenderingContext2D): void {
+  private marks(ctx: CanvasRenderingContext2D, n: number): void {
     const mark = (row: number, colour: string, width: number) => {
       const l = this.lay!, a = Math.max(0, this.px(l.x[row])), b = Math.min(this.width, this.px(l.x[row] + l.w[row]));
       ctx.strokeStyle = colour;
       ctx.lineWidth = width;
       ctx.strokeRect(a + width / 2, this.y(l.level[row]) + width / 2, Math.max(1, b - a - 1 - width), rowH - 1 - width);
     };
+    const name = this.marked ? this.lay!.names.indexOf(this.marked) : -1;
+    for (let i = 0; name >= 0 && i < n; i++) if (this.rrow[i] >= 0 && this.lay!.name[this.rrow[i]] === name && this.rw[i] > 4) mark(this.rrow[i], css("--text"), 2);
     if (this.hover >= 0) mark(this.hover, css("--text"), 1);
     if (this.cursor >= 0 && document.activeElement === this.canvas) mark(this.cursor, css("--accent"), 2);
   }

@@ -5,6 +5,8 @@ import { AgentsPage } from "./agents";
 import { closeMenu, h, icon, rebuild, seg, tip, type Icon } from "./dom";
 import { DiffPage } from "./diff";
 import { ExplorePage } from "./explore";
+import { FindingPage } from "./finding";
+import { FindingsPage } from "./findings";
 import { LivePage } from "./live";
 import { ServicesPage } from "./services";
 import { go, link, onNavigate, params, set, span } from "./state";
@@ -26,11 +28,17 @@ export interface Page {
 
 const pages: { [path: string]: [string, Icon, () => Page] } = {
   "/": ["Services", "grid", () => new ServicesPage()],
+  "/findings": ["Findings", "trend", () => new FindingsPage()],
   "/explore": ["Explore", "flame", () => new ExplorePage()],
   "/diff": ["Compare", "diff", () => new DiffPage()],
   "/live": ["Goroutines", "pulse", () => new LivePage()],
   "/agents": ["Agents", "fleet", () => new AgentsPage()],
 };
+
+// pageAt is the page of a path.
+function pageAt(path: string): (() => Page) | undefined {
+  return /^\/findings\/[^/]+$/.test(path) ? () => new FindingPage() : pages[path]?.[2];
+}
 
 const main = h("main", { class: "main", id: "main" });
 const nav = h("nav", { class: "nav", "aria-label": "Pages" });
@@ -51,13 +59,13 @@ function closed(p: URLSearchParams): boolean {
 }
 
 // kept is what a page takes over from the one before, by the start of its path.
-const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["service", "instance", "from", "to"]], [/^\/agents/, ["from", "to"]], [/./, ["service", "type", "from", "to", "labels"]]];
+const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["service", "instance", "from", "to"]], [/^\/agents/, ["from", "to"]], [/^\/findings/, ["service"]], [/./, ["service", "type", "from", "to", "labels"]]];
 
 function shell(): void {
   const p = params();
   nav.replaceChildren(...Object.entries(pages).map(([url, [name, ic]]) => {
     const q = kept.find(([re]) => re.test(url))![1].filter((k) => p.get(k)).map((k): [string, string] => [k, p.get(k)!]);
-    return h("a", { class: "nav-item", href: link(url, Object.fromEntries(q)), "aria-current": location.pathname === url ? "page" : undefined }, icon(ic), name);
+    return h("a", { class: "nav-item", href: link(url, Object.fromEntries(q)), "aria-current": location.pathname === url || location.pathname.startsWith(url + "/") ? "page" : undefined }, icon(ic), name);
   }));
   const ms = refreshMs(), past = closed(p);
   const now = ms ? `${ms / 1000} s` : "Off";
@@ -86,11 +94,11 @@ function themes(): void {
 function show(): void {
   closeMenu();
   tip.hide();
-  const known = pages[location.pathname];
+  const known = pageAt(location.pathname);
   if (!page || path !== location.pathname) {
     page?.destroy();
     path = location.pathname;
-    page = known ? known[2]() : null;
+    page = known ? known() : null;
     main.replaceChildren(page?.el ?? h("div", { class: "empty" }, h("h2", null, "There is no such page"), h("p", null, h("a", { href: "/" }, "Go to the services"))));
   }
   page?.update();

@@ -1,12 +1,16 @@
 // The first page: what sends profiles, and how to send some.
 
-import { api, type SeriesResponse, type Service } from "./api";
+import { api, Fault, type SeriesResponse, type Service } from "./api";
 import { copy, h, icon, rebuild } from "./dom";
 import { Banner, rangePick } from "./controls";
 import { ago, count, rate, sortTypes, stamp, typeInfo, value } from "./format";
 import { apiRange, fitDefault, go, link, niceStep, params, serviceSpan, set, sidesOf, span, type Span } from "./state";
 import { sparkline } from "./timeline";
+import { watch } from "./watch";
 import type { Page } from "./main";
+
+const mostFindings = 1000; // that the server lists
+let unwatched = false; // a server without analysis is asked once
 
 export class ServicesPage implements Page {
   readonly title = "Services";
@@ -17,6 +21,8 @@ export class ServicesPage implements Page {
   private list = h("div", { class: "services" });
   private ctl: AbortController | null = null;
   private have: { services: Service[]; series: SeriesResponse; type: string; range: Span; from: number; step: number } | null = null;
+  private open = new Map<string, number>(); // findings, by service
+  private openAll = true; // or only those that the server lists
 
   constructor() {
     this.filter.value = params().get("q") ?? "";
@@ -43,6 +49,20 @@ export class ServicesPage implements Page {
       if (ctl.signal.aborted) return;
       if (!this.have) this.list.replaceChildren();
       this.banner.fail(e, () => this.tick());
+    });
+    if (!unwatched) this.count(ctl.signal);
+  }
+
+  // How many findings there are is beside the point when it cannot be told: the services are shown without.
+  private count(signal: AbortSignal): void {
+    watch.list({ state: "open", limit: String(mostFindings) }, signal).then(({ findings }) => {
+      this.open.clear();
+      this.openAll = findings.length < mostFindings;
+      for (const { finding: f } of findings) this.open.set(f.service, (this.open.get(f.service) ?? 0) + 1);
+      if (this.have) this.draw();
+    }, (e) => {
+      unwatched = e instanceof Fault && e.code === "not_found";
+      if (!signal.aborted) this.open.clear();
     });
   }
 
@@ -95,7 +115,7 @@ export class ServicesPage implements Page {
     const last = Number(v.lastMs ?? 0), vs = v.versions ?? [];
     const url = link("/explore", { service: v.name, type: types[0], ...keep });
     return h("div", { class: "s-row", "data-service": v.name, onclick: (e: Event) => { if (!(e.target as Element).closest("a")) go(url); } },
-      h("div", { class: "s-name" }, h("a", { href: url }, v.name),
+      h("div", { class: "s-name" }, h("a", { href: url }, v.name), this.open.has(v.name) ? h("a", { class: "tag hot", href: link("/findings", { service: v.name, state: "open" }), title: "What was found and is not fixed" }, count(this.open.get(v.name)!, "finding") + (this.openAll ? "" : " or more")) : null,
         h("div", { class: "s-types" }, types.filter((t) => !/:(samples|alloc_objects|inuse_objects|contentions|acquisitions):|^runtime:/.test(t)).map((t) => h("a", { class: "tag", href: link("/explore", { service: v.name, type: t, ...keep }) }, typeInfo(t).name)),
           h("a", { class: "tag", href: link("/live", { service: v.name }), title: "What its goroutines do now" }, "Goroutines now"))),
       h("div", { class: "s-num" }, cpu ? value(mean, "cores") : "–"),
