@@ -496,9 +496,10 @@ func (c *comparer) add(side int, r Replicate, unit float64) error {
 	return nil
 }
 
-// owner is whom samples at f belong to, where those of its caller belong to above (-1 is none).
+// owner is whom samples at f belong to, where those of its caller belong to above (-1 is none). What runs below nothing of the program's own, as
+// the collector's workers do, is its outermost function's: where exactly they are is nothing that a reader can change.
 func (c *comparer) owner(above, f int32) int32 {
-	if above < 0 || c.funcs[f].user || !c.funcs[above].user {
+	if above < 0 || c.funcs[f].user {
 		return f
 	}
 	return above

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -19,10 +20,15 @@ type ring struct {
 	total               []float64
 	profiles, instances []int
 	lines               map[string]*line
-	dropped             int // functions that the bound left out
+	names               []string // of lines, sorted; nil if some have come or gone
+	dropped             int      // functions that the bound left out
 }
 
-type line struct{ self, full []float32 }
+// line is a function. sum is of full.
+type line struct {
+	self, full []float32
+	sum        float64
+}
 
 const column = time.Minute
 
@@ -45,8 +51,14 @@ func (r *ring) shift(end time.Time) {
 	left(r.instances, n)
 	for name, l := range r.lines {
 		left(l.self, n)
-		if left(l.full, n); !slices.ContainsFunc(l.full, func(v float32) bool { return v != 0 }) {
+		left(l.full, n)
+		l.sum = 0 // anew: what is added and taken away for ever does not add up
+		for _, v := range l.full {
+			l.sum += float64(v)
+		}
+		if l.sum == 0 && !slices.ContainsFunc(l.full, func(v float32) bool { return v != 0 }) {
 			delete(r.lines, name)
+			r.names = nil
 		}
 	}
 }
@@ -81,13 +93,14 @@ func (r *ring) put(res *store.RollupResult, maxLines int) {
 					r.dropped++
 					continue
 				}
-				l = &line{make([]float32, r.cols), make([]float32, r.cols)}
-				r.lines[fn.Name] = l
+				l = &line{self: make([]float32, r.cols), full: make([]float32, r.cols)}
+				r.lines[fn.Name], r.names = l, nil
 			}
 			fn.Each(func(i int, self, cumulative int64) {
 				if i += off; i >= lo && i < hi {
 					l.self[i] += float32(self)
 					l.full[i] += float32(cumulative)
+					l.sum += float64(float32(cumulative))
 				}
 			})
 		}
@@ -121,6 +134,9 @@ func (r *ring) blank(lo, hi int) {
 	clear(r.profiles[lo:hi])
 	clear(r.instances[lo:hi])
 	for _, l := range r.lines {
+		for _, v := range l.full[lo:hi] {
+			l.sum -= float64(v)
+		}
 		clear(l.self[lo:hi])
 		clear(l.full[lo:hi])
 	}
@@ -137,20 +153,13 @@ func (r *ring) table(service string, unit, minShare float64) *analyze.Table {
 	for _, v := range r.total {
 		all += v
 	}
-	for name, l := range r.lines {
-		var sum float64
-		for _, v := range l.full {
-			sum += float64(v)
-		}
-		if sum >= minShare*all && sum > 0 {
+	if r.names == nil {
+		r.names = slices.Sorted(maps.Keys(r.lines))
+	}
+	for _, name := range r.names {
+		if l := r.lines[name]; l.sum >= minShare*all && l.sum > 0 {
 			t.Functions = append(t.Functions, analyze.Series{Function: name, Self: l.self, Full: l.full})
 		}
 	}
-	slices.SortFunc(t.Functions, func(a, b analyze.Series) int {
-		if a.Function < b.Function {
-			return -1
-		}
-		return 1
-	})
 	return t
 }

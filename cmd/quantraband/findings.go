@@ -135,6 +135,9 @@ func moneyText(m *analyze.Money) string {
 	if m == nil {
 		return "-"
 	}
+	if m.Amount > 0 && m.Amount < 1 {
+		return plain("<1 " + m.Currency)
+	}
 	return plain(fmt.Sprintf("%.0f %s", m.Amount, m.Currency))
 }
 
