@@ -77,8 +77,9 @@ type Finding struct {
 	// Samples is how many samples (or windows, or spans) After rests on, Instances how many processes.
 	Samples   float64 `json:"samples"`
 	Instances int     `json:"instances"`
-	// Test names the statistical test; P is its p-value, Q that after correction for all that was looked at (Benjamini and
-	// Hochberg). 1 where none was made: hot spots are measured, not tested.
+	// Test names the statistical test; P is its p-value, Q that after correction for all that was looked at (Benjamini and Hochberg, or
+	// Benjamini and Yekutieli where tests depend on each other in any way). 1 where none was made: hot spots are measured, not
+	// tested.
 	Test string  `json:"test,omitempty"`
 	P    float64 `json:"p"`
 	Q    float64 `json:"q"`
@@ -93,8 +94,8 @@ type Finding struct {
 	Base *Selection `json:"base,omitempty"`
 	Head *Selection `json:"head,omitempty"`
 
-	// Saving is what could be saved, or what more is spent, in Unit "cores" or "bytes" of memory, by the whole service; what
-	// Price prices. 0 is not known.
+	// Saving is what could be saved, what more is spent, or of an improvement what has been saved: in "cores" or "bytes" of memory, by the
+	// whole service. It is what Price prices, never below 0; 0 is not known.
 	Saving     float64 `json:"saving"`
 	SavingUnit string  `json:"saving_unit,omitempty"` // "cores" or "bytes"
 	Price      *Money  `json:"price,omitempty"`       // of Saving, by month

@@ -3,7 +3,6 @@ package analyze
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -203,64 +202,6 @@ func quantity(unit string, size float64) func(v float64, sign bool) string {
 		}
 		return text + name
 	}
-}
-
-// AcrossServices joins findings of the same function, kind and about the same time in several services: a shared library's new
-// version. The one that spends most stays, and names the others in Also; the rest are left out. Findings that belong to one service only
-// are as they were; the order is kept. within is how far apart they may begin.
-func AcrossServices(all []Finding, within time.Duration) []Finding {
-	type key struct {
-		kind     Kind
-		function string
-		typ      string
-	}
-	groups := map[key][]int{}
-	for i, f := range all {
-		if f.Function == "" || f.Since.IsZero() {
-			continue
-		}
-		k := key{f.Kind, f.Function, f.Type}
-		groups[k] = append(groups[k], i)
-	}
-	gone := make([]bool, len(all))
-	out := slices.Clone(all)
-	for _, k := range slices.SortedFunc(maps.Keys(groups), func(a, b key) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.function, b.function), cmp.Compare(a.typ, b.typ))
-	}) {
-		g := groups[k]
-		slices.SortStableFunc(g, func(a, b int) int {
-			return cmp.Or(cmp.Compare(math.Abs(all[b].Saving), math.Abs(all[a].Saving)), cmp.Compare(all[b].weight(), all[a].weight()), cmp.Compare(all[a].Service, all[b].Service))
-		})
-		for n, i := range g {
-			if gone[i] {
-				continue
-			}
-			main := &out[i]
-			services := []string{}
-			for _, j := range g[n+1:] {
-				if gone[j] || all[j].Service == all[i].Service || all[j].Since.Sub(all[i].Since).Abs() > within {
-					continue
-				}
-				gone[j] = true
-				main.Also = append(slices.Clip(main.Also), Moved{Function: all[j].Function, Before: all[j].Before.Value, After: all[j].After.Value, Why: "in service " + all[j].Service})
-				services = append(services, all[j].Service)
-				if all[j].SavingUnit == main.SavingUnit {
-					main.Saving += all[j].Saving
-				}
-			}
-			if len(services) > 0 {
-				main.Sentence = strings.TrimSuffix(main.Sentence, ".") + fmt.Sprintf("; the same in %s.", list(services))
-			}
-		}
-	}
-	n := 0
-	for i := range out {
-		if !gone[i] {
-			out[n] = out[i]
-			n++
-		}
-	}
-	return out[:n]
 }
 
 // list is names as a sentence has them: all up to three, else how many more there are.

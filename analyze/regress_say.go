@@ -104,11 +104,11 @@ func (r *regress) saving(f *Finding) {
 	}
 	switch s := r.t.Type.Sample; {
 	case s.Type == "cpu" && s.Unit == "nanoseconds" && seconds > 0:
-		f.Saving, f.SavingUnit = f.Change.Value*total/1e9/seconds, "cores"
+		f.Saving, f.SavingUnit = math.Abs(f.Change.Value)*total/1e9/seconds, "cores"
 	case s.Type == "samples" && r.t.Type.Period.Unit == "nanoseconds" && r.d.Head != nil && r.d.Head.Period > 0 && seconds > 0:
-		f.Saving, f.SavingUnit = f.Change.Value*total*float64(r.d.Head.Period)/1e9/seconds, "cores"
+		f.Saving, f.SavingUnit = math.Abs(f.Change.Value)*total*float64(r.d.Head.Period)/1e9/seconds, "cores"
 	case s.Type == "inuse_space" && s.Unit == "bytes" && profiles > 0:
-		f.Saving, f.SavingUnit = f.Change.Value*total/profiles*max(instances, 1), "bytes"
+		f.Saving, f.SavingUnit = math.Abs(f.Change.Value)*total/profiles*max(instances, 1), "bytes"
 	}
 }
 

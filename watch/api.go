@@ -266,7 +266,33 @@ func (w *Watcher) Findings(ctx context.Context, tenant string, f Filter) ([]Reco
 		}
 		return analyze.Rank(&a.Finding, &b.Finding)
 	})
+	if f.Service == "" {
+		list = uncovered(list)
+	}
 	return list[:min(len(list), f.Limit)], nil
+}
+
+// uncovered leaves out records for which another in the list stands, which names their services.
+func uncovered(list []Record) []Record {
+	at := map[string]int{}
+	for i := range list {
+		at[list[i].ID] = i
+	}
+	also := map[int][]string{}
+	var out []Record
+	var from []int
+	for i := range list {
+		if j, ok := at[list[i].CoveredBy]; ok && j != i {
+			also[j] = append(also[j], list[i].Finding.Service)
+			continue
+		}
+		out, from = append(out, list[i]), append(from, i)
+	}
+	for i := range out {
+		out[i].AlsoIn = also[from[i]]
+		slices.Sort(out[i].AlsoIn)
+	}
+	return out
 }
 
 // Finding is one record with its history, the oldest event first.

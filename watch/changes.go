@@ -19,6 +19,7 @@ const (
 	longWindow   = 14 * 24 * time.Hour // of the long trend
 	longColumn   = time.Hour
 	longMinShare = 0.002
+	leastSeason  = 24 // hours with profiles before they say what is usual
 )
 
 // changes looks for functions, and other figures, that take more or less than they did.
@@ -54,7 +55,10 @@ func (l *leader) trend(ctx context.Context, s *subject, at time.Time) ([]analyze
 			continue
 		}
 		table := tableOf(s.service, t, res, 0)
-		s.season[t.String()] = table
+		delete(s.season, t.String())
+		if withProfiles(table) >= leastSeason {
+			s.season[t.String()] = table
+		}
 		more, err := l.explained(ctx, s, "hours "+t.String(), table, nil, at)
 		if err != nil {
 			return nil, false, err
@@ -62,6 +66,16 @@ func (l *leader) trend(ctx context.Context, s *subject, at time.Time) ([]analyze
 		found = append(found, more...)
 	}
 	return found, true, nil
+}
+
+// withProfiles is how many columns are no gap.
+func withProfiles(t *analyze.Table) (n int) {
+	for _, p := range t.Profiles {
+		if p > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // explanation is what changes were made of, so that the same ones are not explained all the time.
@@ -73,13 +87,7 @@ type explanation struct {
 
 // explained scans a table and explains what changed.
 func (l *leader) explained(ctx context.Context, s *subject, name string, t, season *analyze.Table, at time.Time) ([]analyze.Finding, error) {
-	columns := 0
-	for _, n := range t.Profiles {
-		if n > 0 {
-			columns++
-		}
-	}
-	if columns < leastColumns {
+	if withProfiles(t) < leastColumns {
 		return nil, nil
 	}
 	options := analyze.ScanOptions{}

@@ -40,8 +40,10 @@ type Record struct {
 	FixedAt    time.Time `json:"fixed_at,omitzero"`
 	// Saved is what its end brought, measured: of the same unit as Finding.Saving.
 	Saved *Saved `json:"saved,omitempty"`
-	// Covers names the record that stands for this one in alerts: the same function changed at the same time in another service.
-	CoveredBy string `json:"covered_by,omitempty"`
+	// CoveredBy names the record that stands for this one, in lists of all services and in alerts: the same function changed at the same
+	// time in another service. AlsoIn is the other side of it, in lists only: services of records that this one stands for.
+	CoveredBy string   `json:"covered_by,omitempty"`
+	AlsoIn    []string `json:"also_in,omitempty"`
 	// Alerts is who was told, by channel.
 	Alerts map[string]Told `json:"alerts,omitempty"`
 

@@ -29,7 +29,8 @@ type telling struct {
 	also    []string // other services of the same cause
 }
 
-// due is who is to be told what, now. It sets CoveredBy where another record stands for one, and returns the changed ones.
+// due is who is to be told what, now; nobody where cfg is nil. It sets CoveredBy where another record stands for one, and returns the
+// changed ones.
 func due(cfg *alert.Config, records []Record, now time.Time) (tell []telling, covered []*Record) {
 	also := map[*Record][]string{}
 	open := []*Record{}
@@ -67,6 +68,9 @@ func due(cfg *alert.Config, records []Record, now time.Time) (tell []telling, co
 				break
 			}
 		}
+	}
+	if cfg == nil {
+		return nil, covered
 	}
 	for _, r := range open {
 		if r.CoveredBy != "" {

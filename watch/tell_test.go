@@ -133,3 +133,32 @@ func TestOneAlertForOneCause(t *testing.T) {
 		t.Errorf("%q, covered by %q", got, rs[4].CoveredBy)
 	}
 }
+
+// TestListJoinsServices: in a list of all services one record stands for the others of its cause, and names their services.
+func TestListJoinsServices(t *testing.T) {
+	w := newWorld(t)
+	x := w.watcher(Options{})
+	var updates []Update
+	for _, service := range []string{"billing", "checkout", "search"} {
+		f := rose(0.03, 0.05, noon)
+		f.Service = service
+		if service != "checkout" {
+			f.Price = nil
+		}
+		updates = append(updates, Update{Record: record(f, noon)})
+	}
+	if err := x.book.write(t.Context(), "default", updates); err != nil {
+		t.Fatal(err)
+	}
+	w.now = noon.Add(time.Minute)
+	if err := x.tell(t.Context()); err != nil { // nobody is to be told, and they are joined all the same
+		t.Fatal(err)
+	}
+	list, err := x.Findings(t.Context(), "default", Filter{})
+	if err != nil || len(list) != 1 || list[0].Finding.Service != "checkout" || strings.Join(list[0].AlsoIn, " ") != "billing search" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if list, err := x.Findings(t.Context(), "default", Filter{Service: "billing"}); err != nil || len(list) != 1 || list[0].CoveredBy == "" {
+		t.Errorf("%+v, %v", list, err)
+	}
+}

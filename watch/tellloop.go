@@ -8,7 +8,7 @@ import (
 	"github.com/quantra-l/quantra/watch/alert"
 )
 
-// tellLoop tells people what is due, again and again.
+// tellLoop joins what has one cause in several services, and tells people what is due, again and again.
 func (w *Watcher) tellLoop(ctx context.Context) {
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()

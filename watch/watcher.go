@@ -198,9 +198,7 @@ func (w *Watcher) tryLead(ctx context.Context) error {
 	}()
 	held, cancel := context.WithCancel(held)
 	var tellers sync.WaitGroup
-	if w.opt.Alerts != nil {
-		tellers.Go(func() { w.tellLoop(held) })
-	}
+	tellers.Go(func() { w.tellLoop(held) })
 	err := w.lead(held)
 	cancel()
 	tellers.Wait()
