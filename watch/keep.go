@@ -33,6 +33,9 @@ func (l *leader) keepOnce(ctx context.Context, s *subject, look Look) error {
 	updates := w.opt.Rules.Apply(known, look)
 	for i := range updates {
 		f := &updates[i].Record.Finding
+		if err := l.draw(ctx, s, f, look.At); err != nil && ctx.Err() != nil {
+			return ctx.Err() // any other means no new chart
+		}
 		f.Chart = thin(f.Chart, maxChart)
 		f.Also = f.Also[:min(len(f.Also), maxAlso)]
 	}

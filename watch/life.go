@@ -34,7 +34,12 @@ type Record struct {
 	LastSeen  time.Time `json:"last_seen"`
 	// Episode counts how often it began: 1 at first, one more each time it comes back or grows. Who was told, was
 	// told of an episode.
-	Episode    int       `json:"episode"`
+	Episode int `json:"episode"`
+	// EpisodeSince is when it began, and EpisodeSize how large it was by the time that its figures had settled: what it must outgrow to
+	// be told of again.
+	EpisodeSince time.Time `json:"episode_since,omitzero"`
+	EpisodeSize  float64   `json:"episode_size,omitempty"`
+
 	MutedUntil time.Time `json:"muted_until,omitzero"` // zero while muted is for ever
 	GoneSince  time.Time `json:"gone_since,omitzero"`  // since when it has not been found where it would have been
 	FixedAt    time.Time `json:"fixed_at,omitzero"`
@@ -98,6 +103,7 @@ type Rules struct {
 	FixedAfter time.Duration // how long it must be gone to be fixed; 15 min
 	NormAfter  time.Duration // how long a change stays open with nobody doing anything, before it is the norm; 14 days
 	Grew       float64       // how many times as large a change must be, to be told of again; 1.5
+	Settle     time.Duration // how long figures of what is new may move before they count as grown; 30 min
 }
 
 func (r Rules) withDefaults() Rules {
@@ -109,6 +115,9 @@ func (r Rules) withDefaults() Rules {
 	}
 	if r.Grew == 0 {
 		r.Grew = 1.5
+	}
+	if r.Settle == 0 {
+		r.Settle = 30 * time.Minute
 	}
 	return r
 }
@@ -205,7 +214,7 @@ func (l *life) found(f analyze.Finding) {
 	i, ok := l.by[causeOf(&f)]
 	if !ok {
 		l.by[causeOf(&f)] = len(l.all)
-		e := entry{seen: true, Update: Update{Record: Record{ID: f.ID(), Tenant: l.look.Tenant, State: StateNew, Finding: f, FirstSeen: at, LastSeen: at, Episode: 1}}}
+		e := entry{seen: true, Update: Update{Record: Record{ID: f.ID(), Tenant: l.look.Tenant, State: StateNew, Finding: f, FirstSeen: at, LastSeen: at, Episode: 1, EpisodeSince: at, EpisodeSize: magnitude(&f)}}}
 		e.happened(at, "found", f.Sentence)
 		l.all = append(l.all, e)
 		return
@@ -220,10 +229,14 @@ func (l *life) found(f analyze.Finding) {
 			return // what was fixed is still in the window that is looked at
 		}
 		k.State, k.FixedAt, k.Saved, k.GoneSince, k.FirstSeen = StateCameBack, time.Time{}, nil, time.Time{}, at
-		k.Episode++
+		k.begin(at, &f)
 		e.happened(at, "came back", f.Sentence)
-	case grew(&before, &f, l.rules.Grew):
-		k.Episode++
+	case before.Unit != f.Unit || before.Metric != f.Metric:
+		k.EpisodeSince, k.EpisodeSize = at, magnitude(&f) // measured otherwise: neither more nor less
+	case at.Sub(k.EpisodeSince) < l.rules.Settle:
+		k.EpisodeSize = max(k.EpisodeSize, magnitude(&f))
+	case grew(k.EpisodeSize, &f, l.rules.Grew):
+		k.begin(at, &f)
 		if k.State == StateAcknowledged {
 			k.State = StateNew // what was known is not what is there now
 		}
@@ -233,7 +246,7 @@ func (l *life) found(f analyze.Finding) {
 		k.GoneSince = time.Time{}
 		e.changed = true
 	}
-	if f.Since.IsZero() || !before.Since.IsZero() && before.Since.Before(f.Since) && !grew(&before, &f, l.rules.Grew) && k.State != StateCameBack {
+	if f.Since.IsZero() || !before.Since.IsZero() && before.Since.Before(f.Since) && !k.EpisodeSince.Equal(at) {
 		f.Since = before.Since // it began then; what is looked at may begin later
 	}
 	if f.Cause == nil {
@@ -265,8 +278,14 @@ func (l *life) undoes(f *analyze.Finding) bool {
 // goneWithin is which part of a change may be left for it to count as gone.
 const goneWithin = 0.25
 
-func grew(before, now *analyze.Finding, factor float64) bool {
-	b, n := magnitude(before), magnitude(now)
+// begin begins another episode.
+func (r *Record) begin(at time.Time, f *analyze.Finding) {
+	r.Episode++
+	r.EpisodeSince, r.EpisodeSize = at, magnitude(f)
+}
+
+func grew(b float64, now *analyze.Finding, factor float64) bool {
+	n := magnitude(now)
 	lo := min(now.Change.Low, now.Change.High)
 	if now.Change == (analyze.Estimate{}) {
 		lo = min(now.After.Low, now.After.High)

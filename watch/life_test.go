@@ -141,12 +141,20 @@ func TestStatesLife(t *testing.T) {
 	s.want(s.look(14*time.Minute, -1), "")
 	s.want(s.look(time.Minute, -1), "fixed ledger")
 	s.want(s.look(time.Hour, -1, contention()), "came back ledger")
-	// Larger is told again, unless surely is not.
+	// Larger is told again, unless it surely is not, or its figures have not settled yet.
 	c := contention()
-	c.After = analyze.Estimate{Value: 4, Low: 1, High: 7}
+	c.After = analyze.Estimate{Value: 4, Low: 3.9, High: 4.1}
+	s.want(s.look(29*time.Minute, -1, c), "")
+	c.After = analyze.Estimate{Value: 8, Low: 1, High: 15}
 	s.want(s.look(time.Minute, -1, c), "")
-	c.After = analyze.Estimate{Value: 7, Low: 6.9, High: 7.1}
+	for v := 4.0; v < 5.9; v += 0.1 { // slowly, too
+		c.After = analyze.Estimate{Value: v, Low: v - 0.1, High: v + 0.1}
+		s.want(s.look(time.Minute, -1, c), "")
+	}
+	c.After = analyze.Estimate{Value: 6.2, Low: 6.1, High: 6.3}
 	s.want(s.look(time.Minute, -1, c), "grew ledger")
+	c.Unit, c.After = "share", analyze.Estimate{Value: 100, Low: 99, High: 101}
+	s.want(s.look(time.Hour, -1, c), "")
 	// A kind that was not looked at is not gone.
 	s.at = s.at.Add(time.Hour)
 	if u := (Rules{}).Apply(s.known, Look{At: s.at}); len(u) != 0 {
@@ -191,7 +199,7 @@ func TestPeopleAct(t *testing.T) {
 	if s.known[0].State != StateAcknowledged {
 		t.Error(s.known[0].State)
 	}
-	s.want(s.look(time.Minute, -1, rose(0.03, 0.09, noon)), "grew cache.evict")
+	s.want(s.look(time.Hour, -1, rose(0.03, 0.09, noon)), "grew cache.evict")
 	if s.known[0].State != StateNew {
 		t.Error("what grew is not what was acknowledged")
 	}

@@ -245,6 +245,9 @@ func TestVersionsSideBySide(t *testing.T) {
 		t.Fatalf("%s", describe(got))
 	}
 	f := got[0].Finding
+	if n := len(f.Chart); n < 3 || f.Chart[n-1].Value < 0.07 || f.Chart[n-1].Value > 0.1 || f.Chart[n-1].Low >= f.Chart[n-1].Value {
+		t.Errorf("its chart is %+v", f.Chart)
+	}
 	if f.Cause == nil || f.Cause.Value != "v2" || f.Price == nil || f.Head.Labels[profile.LabelVersion] != "v2" || f.Base.Labels[profile.LabelVersion] != "v1" {
 		t.Errorf("%+v, cause %+v, price %+v", f, f.Cause, f.Price)
 	}

@@ -31,7 +31,7 @@ a month, then by its part of the service. Without --state all that is not fixed.
 		Example: `  quantraband findings
   quantraband findings --service checkout --since 24h --json
   quantraband findings show 5f0c8d2a9b1e4c77
-  quantraband findings mute 5f0c8d2a9b1e4c77 --for 7d --note "known, waits for the new cache"`,
+  quantraband findings mute 5f0c8d2a9b1e4c77 --for 7d --note 'known, waits for the new cache'`,
 		Args: cobra.NoArgs,
 	}
 	cmd.RunE = q.asking(func(ctx context.Context, _ []string) error {
@@ -343,7 +343,7 @@ func (a *app) findingsAct(name, do, long string) *cobra.Command {
 		Use:     name + " ID",
 		Short:   strings.SplitAfter(long, ".")[0][:len(strings.SplitAfter(long, ".")[0])-1],
 		Long:    long,
-		Example: "  quantraband findings " + name + ` 5f0c8d2a9b1e4c77 --note "see ticket 4711"`,
+		Example: "  quantraband findings " + name + ` 5f0c8d2a9b1e4c77 --note 'see ticket 4711'`,
 		Args:    cobra.ExactArgs(1),
 	}
 	cmd.RunE = q.asking(func(ctx context.Context, args []string) error {
@@ -380,7 +380,7 @@ func (a *app) findingsDeploy() *cobra.Command {
 		Short: "Tell the server of a deploy, so that what changes with it is said to",
 		Long: `Tell the server that a service was deployed or changed. A version that the profiles carry is seen without this;
 a change of configuration, of a database or of traffic is not.`,
-		Example: `  quantraband findings deploy -s checkout --version v2 --note "new cache"`,
+		Example: `  quantraband findings deploy -s checkout --version v2 --note 'new cache'`,
 		Args:    cobra.NoArgs,
 	}
 	cmd.RunE = q.asking(func(ctx context.Context, _ []string) error {
