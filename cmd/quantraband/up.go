@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,6 +98,10 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	rules, err := openAnalysis(o)
+	if err != nil {
+		return err
+	}
 	var keys *agentKeys
 	if o.agentKeys != "" {
 		if keys, err = openAgentKeys(o.agentKeys, log); err != nil {
@@ -121,10 +126,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	base := baseURL(ln.Addr().(*net.TCPAddr))
-	rules, err := openAnalysis(o, base)
-	if err != nil {
-		return err
-	}
+	rules.link = linkTo(cmp.Or(o.url, base))
 	all, err := assemble(e, o, rules, sign.verifier, log)
 	if err != nil {
 		return err

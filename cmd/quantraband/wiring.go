@@ -108,7 +108,7 @@ type analysis struct {
 }
 
 // openAnalysis reads the files that up's flags name.
-func openAnalysis(o upOptions, base string) (a analysis, err error) {
+func openAnalysis(o upOptions) (a analysis, err error) {
 	prices, err := readPrices(o.prices)
 	if err != nil {
 		return a, err
@@ -124,9 +124,13 @@ func openAnalysis(o upOptions, base string) (a analysis, err error) {
 			return a, err
 		}
 	}
-	base = strings.TrimRight(cmp.Or(o.url, base), "/")
-	a.link = func(id string) string { return base + "/findings/" + url.PathEscape(id) }
 	return a, nil
+}
+
+// linkTo is the page of a finding, for alerts.
+func linkTo(base string) func(id string) string {
+	base = strings.TrimRight(base, "/")
+	return func(id string) string { return base + "/findings/" + url.PathEscape(id) }
 }
 
 // tenantOf is whose findings a request is about.
