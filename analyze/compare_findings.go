@@ -34,7 +34,7 @@ func (c *Comparison) Findings(service string, ctx ComparisonContext) []Finding {
 	var out []Finding
 	for i := range c.Changes {
 		ch := &c.Changes[i]
-		if ch.Verdict != Grew && ch.Verdict != Fell {
+		if ch.Verdict != Grew && ch.Verdict != Fell || idles[ch.Function] {
 			continue
 		}
 		if limit > 0 && len(out) == limit {
@@ -44,6 +44,11 @@ func (c *Comparison) Findings(service string, ctx ComparisonContext) []Finding {
 	}
 	return out
 }
+
+// idles are the outermost functions of what Go's scheduler does between goroutines: looking for work, going to sleep, waking up. That is the
+// more the less there is to do, and no code's cost.
+var idles = map[string]bool{"runtime.mcall": true, "runtime.mstart": true, "runtime.mstart0": true, "runtime.mstart1": true, "runtime.sysmon": true, "runtime.goexit0": true,
+	"runtime.park_m": true, "runtime.schedule": true, "runtime.findRunnable": true, "runtime.morestack": true, "runtime.systemstack": true}
 
 func (c *Comparison) finding(service string, ch *Compared, ctx *ComparisonContext) Finding {
 	d := ch.Judged()

@@ -22,6 +22,10 @@ const (
 	nowEvery     = time.Minute
 	trendEvery   = 10 * time.Minute
 
+	// compareQ is the level at which versions that run beside each other are told apart. It is asked again and again, and each look is
+	// another chance to be wrong: 0.05 over all looks of a day.
+	compareQ = 0.05 * float64(compareEvery) / float64(24*time.Hour)
+
 	recent      = 10 * time.Minute // what hot spots, waste and versions side by side are judged by
 	leastBeside = 30 * time.Second // that two versions must have run beside each other
 	replicates  = 16               // instances of a version that are compared, at most
@@ -339,7 +343,7 @@ func (l *leader) versions(ctx context.Context, s *subject, at time.Time) ([]anal
 				}
 			}
 		}
-		c, err := analyze.Compare(sides[0], sides[1], analyze.CompareOptions{})
+		c, err := analyze.Compare(sides[0], sides[1], analyze.CompareOptions{Q: compareQ})
 		if errors.Is(err, analyze.ErrNothingToCompare) {
 			continue
 		}
