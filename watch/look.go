@@ -350,9 +350,27 @@ func (l *leader) versions(ctx context.Context, s *subject, at time.Time) ([]anal
 		if err != nil {
 			return nil, false, fmt.Errorf("%w: %w", errPart, err)
 		}
-		found = append(found, c.Findings(s.service, analyze.ComparisonContext{Cores: cores(sides), Type: t, From: from, To: to, Since: head.first, Label: profile.LabelVersion, Base: base.name, Head: head.name})...)
+		found = append(found, outstanding(c.Findings(s.service, analyze.ComparisonContext{Cores: cores(sides), Type: t, From: from, To: to, Since: head.first, Label: profile.LabelVersion, Base: base.name, Head: head.name}))...)
 	}
 	return found, true, nil
+}
+
+// outstanding are the findings of one comparison that stand beside its largest regression. A version that takes much more somewhere answers
+// fewer requests, waits elsewhere and for longer, and so does a little less, or more, of everything: what is a tenth of the regression, and
+// of what fell less than half, is more likely that than another change.
+func outstanding(found []analyze.Finding) []analyze.Finding {
+	var largest float64
+	for i := range found {
+		if found[i].Kind == analyze.Regression {
+			largest = max(largest, found[i].Change.Value)
+		}
+	}
+	return slices.DeleteFunc(found, func(f analyze.Finding) bool {
+		if f.Kind == analyze.Regression {
+			return f.Change.Value < largest/10
+		}
+		return -f.Change.Value < largest/2
+	})
 }
 
 // cores is what the instances of both sides keep busy; less than 0 is unknown.

@@ -458,3 +458,26 @@ func TestConflict(t *testing.T) {
 		t.Errorf("a stale record: %v", err)
 	}
 }
+
+// TestOutstanding: what comes of a large regression is not told as another change.
+func TestOutstanding(t *testing.T) {
+	of := func(changes ...float64) (out []analyze.Finding) {
+		for _, c := range changes {
+			f := analyze.Finding{Kind: analyze.Regression, Change: analyze.Estimate{Value: c}}
+			if c < 0 {
+				f.Kind = analyze.Improvement
+			}
+			out = append(out, f)
+		}
+		return out
+	}
+	for _, c := range []struct{ in, want []float64 }{
+		{[]float64{0.2, 0.03, 0.01, -0.05, -0.12}, []float64{0.2, 0.03, -0.12}},
+		{[]float64{-0.01, -0.2}, []float64{-0.01, -0.2}},
+		{nil, nil},
+	} {
+		if got, want := fmt.Sprint(outstanding(of(c.in...))), fmt.Sprint(of(c.want...)); got != want {
+			t.Errorf("%v: %s", c.in, got)
+		}
+	}
+}

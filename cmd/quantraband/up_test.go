@@ -220,7 +220,10 @@ func plantsAreFound(t *testing.T, s *server) {
 	began := time.Now()
 	want := map[string]bool{}
 	for _, p := range demo.Planted() {
-		want[fmt.Sprint(p.Kind, " ", p.Function, " ", p.Subject)] = !p.Follows
+		// With the race detector a program does other work than its own: calls and allocations cost ten times as much, and what waits for
+		// whom is another story. What one version does and the other does not is seen all the same.
+		must := !p.Follows && (!underRace || p.Kind == analyze.Regression)
+		want[fmt.Sprint(p.Kind, " ", p.Function, " ", p.Subject)] = must
 	}
 	var list []watch.Record
 	said := map[string]bool{}
@@ -252,6 +255,9 @@ func plantsAreFound(t *testing.T, s *server) {
 	}
 	for _, r := range list {
 		f := &r.Finding
+		if underRace && f.Kind != analyze.Regression {
+			continue
+		}
 		if _, ok := want[plantOf(f)]; !ok && f.Kind != analyze.HotSpot {
 			t.Errorf("claimed, and not planted: %s %q %q: %s %q", f.Kind, f.Function, f.Subject, f.Sentence, f.Warnings)
 		}
