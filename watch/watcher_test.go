@@ -183,7 +183,7 @@ func describe(rs []Record) string {
 func TestRegressionFromProfiles(t *testing.T) {
 	w := newWorld(t)
 	l := w.leader(Options{})
-	for range 30 {
+	for range 45 {
 		w.minute("v1", usual)
 		w.pass(l)
 	}
@@ -257,7 +257,7 @@ func TestVersionsSideBySide(t *testing.T) {
 func TestBacklog(t *testing.T) {
 	w := newWorld(t)
 	l := w.leader(Options{})
-	for range 30 {
+	for range 45 {
 		w.minute("v1", usual)
 		w.pass(l)
 	}
@@ -273,7 +273,7 @@ func TestBacklog(t *testing.T) {
 	if describe(got) != "regression cache.evict new" {
 		t.Fatalf("%s", describe(got))
 	}
-	if d := got[0].FirstSeen.Sub(began); d < 5*time.Minute || d > 30*time.Minute {
+	if d := got[0].FirstSeen.Sub(began); d < 15*time.Minute || d > 35*time.Minute {
 		t.Errorf("it is said to have been found after %v", d)
 	}
 }
@@ -283,7 +283,7 @@ func TestPoison(t *testing.T) {
 	w := newWorld(t)
 	reg := prometheus.NewRegistry()
 	l := w.leader(Options{Registry: reg})
-	for range 35 {
+	for range 45 {
 		w.minute("v1", usual)
 		w.pass(l)
 	}
