@@ -217,7 +217,14 @@ func (w *Watcher) lead(ctx context.Context) error {
 	if err := l.discover(ctx); err != nil {
 		return err
 	}
+	var forgotten time.Time
 	for {
+		if now := w.opt.Now(); now.Sub(forgotten) >= 24*time.Hour {
+			if err := w.opt.Control.ForgetFindings(ctx, string(StateFixed), now.Add(-keepFixed)); err != nil {
+				return err
+			}
+			forgotten = now
+		}
 		next := l.next()
 		wait, stop := ctx, context.CancelFunc(func() {})
 		if next != nil {
@@ -241,6 +248,9 @@ func (w *Watcher) lead(ctx context.Context) error {
 		}
 	}
 }
+
+// keepFixed is how long what is fixed stays in the book, with its history.
+const keepFixed = 90 * 24 * time.Hour
 
 // watchSince is how far back blocks are reported that another server may have put while nobody led here: longer than profiles stay in a
 // server's memory.

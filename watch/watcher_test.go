@@ -481,3 +481,46 @@ func TestOutstanding(t *testing.T) {
 		}
 	}
 }
+
+// TestRun: the loop itself, on a real clock: it leads, looks at what comes, forgets what is long fixed, and ends when it is told to.
+func TestRun(t *testing.T) {
+	w := newWorld(t)
+	w.now = time.Now()
+	old := record(rose(0.03, 0.05, w.now.Add(-100*24*time.Hour)), w.now.Add(-100*24*time.Hour))
+	old.State = StateFixed
+	x, err := New(Options{Store: w.db, Control: w.ctl, Watch: w.db.Watch, Pause: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.book.write(t.Context(), store.DefaultTenant, []Update{{Record: old}}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		x.Run(ctx)
+	}()
+	w.push("a", "v1", usual)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s, err := x.Status(t.Context(), store.DefaultTenant)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Leader && s.Passes > 0 && !s.AnalysedTo.IsZero() && s.Services == 1 && s.Series > 0 {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("it never looked: %+v", s)
+		}
+	}
+	cancel()
+	<-done
+	if list, err := x.Findings(t.Context(), store.DefaultTenant, Filter{States: []State{StateFixed}}); err != nil || len(list) != 0 {
+		t.Errorf("what was fixed 100 days ago is still there: %v, %v", list, err)
+	}
+}
