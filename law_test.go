@@ -35,6 +35,7 @@ var law = map[string][]string{
 	"fleet":                           nil,
 	"ingest":                          {"profile"},
 	"internal/vfs":                    nil,
+	"optimize":                        {"analyze", "profile", "optimize/judge"},
 	"optimize/judge":                  {"analyze", "profile"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
