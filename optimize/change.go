@@ -54,6 +54,16 @@ type Proposal struct {
 	Metrics []judge.Metric `json:"metrics,omitempty"`
 }
 
+// saving is Saving with the interval that the expected change of the CPU for the same work gives it.
+func (p *Proposal) saving() analyze.Estimate {
+	e, ok := p.Expected["cpu_per_request"]
+	if !ok || e.Value == 0 {
+		return analyze.Estimate{Value: p.Saving, Low: p.Saving, High: p.Saving}
+	}
+	a, b := p.Saving*e.Low/e.Value, p.Saving*e.High/e.Value
+	return analyze.Estimate{Value: p.Saving, Low: min(a, b), High: max(a, b)}
+}
+
 // Evidence is a link with what it shows. Links name times, so that what they show never changes.
 type Evidence struct {
 	What string `json:"what"`

@@ -51,6 +51,7 @@ type Change struct {
 	StartedBy  string    `json:"started_by,omitempty"`
 	ApprovedBy string    `json:"approved_by,omitempty"`
 	// Paused says that somebody holds this one; Options of all are held by Pause.
+	Rejected bool   `json:"rejected,omitempty"` // by a person: of what is Withdrawn
 	Paused   bool   `json:"paused,omitempty"`
 	PausedBy string `json:"paused_by,omitempty"`
 
@@ -64,9 +65,13 @@ type Change struct {
 	Deadline   time.Time `json:"deadline,omitzero"`
 	// FrozenAt is since when a pause has stopped the stage's clock; zero is not.
 	FrozenAt time.Time `json:"frozen_at,omitzero"`
+	// EmptyAt is since when nothing runs that a proven change is kept in force at.
+	EmptyAt time.Time `json:"empty_at,omitzero"`
 	// Periods are those of a single target that is switched on and off.
 	Periods []judge.Period `json:"periods,omitempty"`
-	// Undo is why it is undone, and what it ends as.
+	// Replaced counts how often all nodes of a stage went away and others took their places.
+	Replaced int `json:"replaced,omitempty"`
+	// UndoTo is what it ends as once it is taken back; Reason says why.
 	UndoTo State `json:"undo_to,omitempty"`
 	// Tries counts errors of the step that is being made, NextTry is when it is made again.
 	Tries   int       `json:"tries,omitempty"`

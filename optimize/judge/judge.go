@@ -9,6 +9,7 @@
 package judge
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
@@ -24,25 +25,49 @@ const (
 	Higher                  // higher is better
 )
 
+// String is "lower" or "higher".
+func (d Direction) String() string {
+	if d == Higher {
+		return "higher"
+	}
+	return "lower"
+}
+
+// MarshalText writes a direction as [Direction.String] has it.
+func (d Direction) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (d *Direction) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "lower":
+		*d = Lower
+	case "higher":
+		*d = Higher
+	default:
+		return fmt.Errorf("direction %q: it must be lower or higher", b)
+	}
+	return nil
+}
+
 // Metric is what is compared, and what of it is harm.
 type Metric struct {
 	// Name is what [Member.Series] has it by: "cpu_per_request" (seconds), "latency_p99" (seconds), "rss" (bytes), "gc_cpu" (share of
 	// the CPU, 0 to 1), "errors" (share of requests), "throughput" (requests/s), "cpu" (cores).
-	Name   string
-	Better Direction
+	Name   string    `json:"name"`
+	Better Direction `json:"better"`
 	// Critical says that harm in it fails the change, and that missing data in it holds it. Of another harm is a warning.
-	Critical bool
+	Critical bool `json:"critical,omitempty"`
 	// Tolerate is the relative change for the worse that is no harm: 0.05 is 5 %.
-	Tolerate float64
+	Tolerate float64 `json:"tolerate,omitempty"`
 	// Floor makes it a share near 0, compared by difference instead of ratio: a change for the worse of up to Floor + Tolerate times
 	// what it was is no harm. 0 is a metric that is compared by ratio, and that is never 0 unless higher is better.
-	Floor float64
+	Floor float64 `json:"floor,omitempty"`
 	// Bound is the value past which the guard undoes at once, whatever the control does; 0 is none.
-	Bound float64
+	Bound float64 `json:"bound,omitempty"`
 	// PerRequest says that Weight counts requests, so that Options.MinRequests is asked of it.
-	PerRequest bool
+	PerRequest bool `json:"per_request,omitempty"`
 	// Stock says that it is a level that a leak fills: its slope against the control is judged, too.
-	Stock bool
+	Stock bool `json:"stock,omitempty"`
 }
 
 // Point is what a metric was in one window of one member.
@@ -71,8 +96,9 @@ type Member struct {
 
 // Period is a time in which the change was on or off, where one node is all there is.
 type Period struct {
-	From, To time.Time
-	On       bool
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+	On   bool      `json:"on"`
 }
 
 // Input is what is judged.
@@ -86,26 +112,26 @@ type Input struct {
 // Options says how much is enough. The zero value is ready.
 type Options struct {
 	// MinWindows is how many windows both sides must have in the stage; 0 is 12: two minutes of 10 s.
-	MinWindows int
+	MinWindows int `json:"min_windows,omitempty"`
 	// MinRequests is how many requests the treated must have had in the stage, for metrics that rest on requests; 0 is 300, <0 is none.
-	MinRequests float64
+	MinRequests float64 `json:"min_requests,omitempty"`
 	// WarmUp is how long after the change, or the start of a process, nothing is counted but bounds; 0 is 30 s, <0 is none.
-	WarmUp time.Duration
+	WarmUp time.Duration `json:"warm_up,omitempty"`
 	// Alpha is how often a change that is exactly as bad as tolerated may pass, by metric; 0 is 0.05.
-	Alpha float64
+	Alpha float64 `json:"alpha,omitempty"`
 	// HarmAlpha is how often, at most, a change that is not worse than tolerated may fail in a whole dwell of looks, over all critical
 	// metrics together; 0 is 0.01.
-	HarmAlpha float64
+	HarmAlpha float64 `json:"harm_alpha,omitempty"`
 	// Q bounds the share of false ones among functions that are said to have changed; 0 is 0.05.
-	Q float64
+	Q float64 `json:"q,omitempty"`
 	// FunctionTolerate is how much of the service's CPU a function may cost more than it did; 0 is 0.02.
-	FunctionTolerate float64
+	FunctionTolerate float64 `json:"function_tolerate,omitempty"`
 	// HostSpread is by how much hosts are taken to differ, as a coefficient of variation, where there is no baseline to tell; 0 is 0.03.
-	HostSpread float64
+	HostSpread float64 `json:"host_spread,omitempty"`
 	// Settled is the age at which a process is what it will be: without a baseline, younger ones are compared only with their like; 0 is 15 min.
-	Settled time.Duration
+	Settled time.Duration `json:"settled,omitempty"`
 	// Horizon is how far ahead a slope is followed; 0 is 6 h.
-	Horizon time.Duration
+	Horizon time.Duration `json:"horizon,omitempty"`
 }
 
 // Decision is what to do.
@@ -120,40 +146,45 @@ const (
 
 // Verdict is what was found, and what it rests on.
 type Verdict struct {
-	Decision Decision
-	Reason   string // a sentence for a person, with figures
-	Metrics  []MetricVerdict
+	Decision Decision        `json:"decision"`
+	Reason   string          `json:"reason"` // a sentence for a person, with figures
+	Metrics  []MetricVerdict `json:"metrics"`
 	// Functions are those that differ for certain, causes first, as [analyze.Compare] found them: control before, treated after.
-	Functions []analyze.Compared
+	Functions []analyze.Compared `json:"functions,omitempty"`
 	// Guilty is the function that got worse and explains the harm; "" is none.
-	Guilty string
+	Guilty string `json:"guilty,omitempty"`
 	// Warnings is what may mislead. What must keep a change from passing is in Decision already.
-	Warnings []string
-	Final    bool // a Fail that more data would not change: undo at once
-	At       time.Time
+	Warnings []string  `json:"warnings,omitempty"`
+	Final    bool      `json:"final,omitempty"` // a Fail that more data would not change: undo at once
+	At       time.Time `json:"at"`
 }
 
 // MetricVerdict is one metric's part of a verdict.
 type MetricVerdict struct {
-	Name     string
-	Better   Direction
-	Critical bool
-	Decision Decision
-	Why      string
+	Name     string    `json:"name"`
+	Better   Direction `json:"better"`
+	Critical bool      `json:"critical"`
+	Decision Decision  `json:"decision"`
+	Why      string    `json:"why,omitempty"`
 	// Before is what the treated would have had without the change: their own baseline moved as the control moved, or, where there is no
 	// baseline, the control. After is what they had. In the metric's unit.
-	Before, After float64
+	Before float64 `json:"before"`
+	After  float64 `json:"after"`
 	// Effect is what the change did, relative to Before, with its 95 % interval: 0.05 is 5 % more. Difference is the same in the metric's
 	// unit; of metrics with a Floor it is what was judged.
-	Effect, Difference analyze.Estimate
-	Worse              float64 // the tolerated change for the worse, relative to Before
+	Effect     analyze.Estimate `json:"effect"`
+	Difference analyze.Estimate `json:"difference"`
+	Worse      float64          `json:"worse"` // the tolerated change for the worse, relative to Before
 	// Windows of the treated in the stage that have a pair, of the control, and of the baseline; members on both sides that they are of.
-	Windows, ControlWindows, BaselineWindows int
-	Members, ControlMembers                  int
-	Units                                    int              // independent units of the treated that the test rests on
-	Test                                     string           // which test, and of what
-	P                                        float64          // that it is no worse than tolerated, were it exactly that: small shows no harm
-	PHarm                                    float64          // the same the other way: small shows harm
-	E                                        float64          // evidence for harm at any time: 1/E bounds how often it comes to this without harm
-	PerHour                                  analyze.Estimate // of a Stock: how fast it rises against the control, relative to Before
+	Windows         int              `json:"windows"`
+	ControlWindows  int              `json:"control_windows"`
+	BaselineWindows int              `json:"baseline_windows"`
+	Members         int              `json:"members"`
+	ControlMembers  int              `json:"control_members"`
+	Units           int              `json:"units"`    // independent units of the treated that the test rests on
+	Test            string           `json:"test"`     // which test, and of what
+	P               float64          `json:"p"`        // that it is no worse than tolerated, were it exactly that: small shows no harm
+	PHarm           float64          `json:"p_harm"`   // the same the other way: small shows harm
+	E               float64          `json:"e"`        // evidence for harm at any time: 1/E bounds how often it comes to this without harm
+	PerHour         analyze.Estimate `json:"per_hour"` // of a Stock: how fast it rises against the control, relative to Before
 }

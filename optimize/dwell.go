@@ -1,0 +1,453 @@
+package optimize
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/quantra-l/quantra/analyze"
+	"github.com/quantra-l/quantra/optimize/judge"
+)
+
+const (
+	// keepVerdictEvery is how often what the guard saw last is kept, where it decides nothing: for pages of other servers.
+	keepVerdictEvery = 30 * time.Second
+	// judgeEvery is how often a stage that could not be judged is judged again.
+	judgeEvery = 15 * time.Second
+	// mostReplaced is how often a stage may lose all its nodes: nodes come and go, and one that died of the change looks the same. Twice
+	// in a row is no accident.
+	mostReplaced = 1
+)
+
+// dwelling watches a stage: what went away, whether it does harm, and, when its time is over, what it was worth.
+func (r *round) dwelling(ctx context.Context, c *Change, act Actuator) error {
+	if ended, err := r.follow(ctx, c, act); ended || err != nil {
+		return err
+	}
+	if ended, err := r.guard(ctx, c); ended || err != nil {
+		return err
+	}
+	if r.stopped(c) {
+		return r.freeze(ctx, c)
+	}
+	if err := r.thaw(ctx, c); err != nil {
+		return err
+	}
+	if err := r.toggle(ctx, c, act); err != nil {
+		return err
+	}
+	if r.now.Before(c.StageUntil) {
+		return nil
+	}
+	if !r.open(r.now) {
+		// Outside of a window nothing is promoted, and nothing is undone for that: it is watched until the window opens.
+		if c.FrozenAt.IsZero() {
+			c.FrozenAt = r.now
+		}
+		return r.hold(ctx, c, "No change window is open now: it stays as it is and is watched.")
+	}
+	return r.conclude(ctx, c, act)
+}
+
+// follow looks how the change stands at each unit, keeps it in force, and takes note of who went away. A round in which nothing
+// happened writes nothing.
+func (r *round) follow(ctx context.Context, c *Change, act Actuator) (ended bool, err error) {
+	var events []Event
+	var errs []error
+	targets, err := r.targets(ctx, c, act)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	started := map[string]time.Time{}
+	for _, t := range targets {
+		started[t.ID] = t.Started
+	}
+	for i := range c.Units {
+		u := &c.Units[i]
+		switch at, there := started[u.ID]; {
+		case u.State == UnitControl && err == nil && !there:
+			u.State = UnitGone
+			events = append(events, Event{What: WhatGone, Target: u.ID, Note: "It was left as before, to be compared with."})
+			continue
+		case there && (u.State == UnitControl || u.State == UnitApplied) && !at.Equal(u.Started):
+			if !u.Started.IsZero() {
+				u.Restarts++
+				events = append(events, Event{What: WhatRestarted, Target: u.ID})
+			}
+			u.Started = at
+		}
+		if u.State != UnitApplied {
+			continue
+		}
+		e, err := r.followUnit(ctx, c, act, u)
+		events = append(events, e...)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", u.ID, err))
+		}
+		if u.State == UnitRefused && c.State == Dwelling {
+			return true, r.undo(ctx, c, Failed, fmt.Sprintf("%s ended it by itself: %s.", u.ID, u.Note), events...)
+		}
+	}
+	if len(events) > 0 {
+		if err := r.keep(ctx, c, false, events...); err != nil {
+			return false, err
+		}
+	}
+	if c.State == Dwelling && c.treated() == 0 {
+		return true, r.replace(ctx, c, targets)
+	}
+	if len(errs) > 0 {
+		r.o.Logger.Warn("change cannot be followed", "change", c.ID, "err", errors.Join(errs...))
+	}
+	return false, nil
+}
+
+// followUnit is follow for a unit at which the change shall be in force.
+func (r *round) followUnit(ctx context.Context, c *Change, act Actuator, u *Unit) (events []Event, err error) {
+	s, note, err := r.standing(ctx, c, act, u)
+	switch {
+	case errors.Is(err, ErrGone):
+		s = Gone
+	case err != nil:
+		return nil, err
+	}
+	again := func() error {
+		r.applied[c.ID+"\x00"+u.ID] = r.now
+		return r.call(ctx, func(ctx context.Context) error { return act.Apply(ctx, c, u.Target, u.Snapshot) })
+	}
+	switch s {
+	case Gone:
+		u.State, u.Note = UnitGone, note
+		return []Event{{What: WhatGone, Target: u.ID, Note: note}}, nil
+	case Refused:
+		u.State, u.Note = UnitRefused, note
+		return []Event{{What: WhatRefused, Target: u.ID, Note: note}}, nil
+	case Absent:
+		// Its process is another, or a server that held its lease has ended. That it is wanted there is in the journal.
+		if err := r.record(ctx, c, "apply", u.ID, "It was in force and is not any more."); err != nil {
+			return nil, err
+		}
+		return []Event{{What: WhatIntent, Target: u.ID, Note: "It was not in force any more."}}, again()
+	}
+	keep := act.Traits(c).Keep
+	if at, ok := r.applied[c.ID+"\x00"+u.ID]; keep > 0 && (!ok || r.now.Sub(at) >= keep) {
+		return nil, again()
+	}
+	return nil, nil
+}
+
+// replace begins a stage again at other nodes, where all that it was at have gone.
+func (r *round) replace(ctx context.Context, c *Change, targets []Target) error {
+	var gone []string
+	for i := range c.Units {
+		if u := &c.Units[i]; u.State == UnitGone && !u.Applied.IsZero() {
+			gone = append(gone, u.ID)
+		}
+	}
+	if c.Replaced >= mostReplaced {
+		return r.undo(ctx, c, Failed, fmt.Sprintf("The nodes that it was in force at went away, twice: %s.", list(gone)))
+	}
+	fresh, _ := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
+	c.Replaced++
+	c.State = Applying
+	if !r.plan(c, targets, fresh) {
+		return r.undo(ctx, c, Undone, fmt.Sprintf("The nodes that it was in force at went away, and there is no other: %s.", list(gone)))
+	}
+	return r.keep(ctx, c, false, stageEvent(c))
+}
+
+// guard undoes the change at once if it is shown to do harm. What cannot be measured shows nothing: the deadline bounds how long.
+func (r *round) guard(ctx context.Context, c *Change) (ended bool, err error) {
+	if c.applied().IsZero() {
+		return false, nil
+	}
+	in, err := r.look(ctx, c, false)
+	if err != nil {
+		r.o.Logger.Warn("change cannot be measured", "change", c.ID, "err", err)
+		return false, nil
+	}
+	v := judge.Guard(in, c.Plan.Judge)
+	clean(&v, r.now)
+	r.mu.Lock()
+	r.latest[c.ID] = v
+	r.mu.Unlock()
+	if v.Decision == judge.Fail {
+		if full, err := r.look(ctx, c, true); err == nil {
+			name(&v, judge.Judge(full, c.Plan.Judge))
+			clean(&v, r.now)
+		}
+		c.Verdict = &v
+		c.Verdicts = append(c.Verdicts, v)
+		return true, r.undo(ctx, c, Failed, v.Reason, Event{What: WhatVerdict, Note: v.Reason, Verdict: &v, Evidence: c.evidence(r.now)})
+	}
+	if c.Verdict == nil || v.At.Sub(c.Verdict.At) >= keepVerdictEvery {
+		c.Verdict = &v
+		return false, r.keep(ctx, c, false)
+	}
+	return false, nil
+}
+
+// clean dates a verdict and makes it JSON's: an interval without an end is one that ends very far away.
+func clean(v *judge.Verdict, now time.Time) {
+	const far = math.MaxFloat64
+	finite := func(fs ...*float64) {
+		for _, f := range fs {
+			switch {
+			case math.IsNaN(*f):
+				*f = 0
+			case math.IsInf(*f, 0):
+				*f = math.Copysign(far, *f)
+			}
+		}
+	}
+	estimate := func(es ...*analyze.Estimate) {
+		for _, e := range es {
+			finite(&e.Value, &e.Low, &e.High)
+		}
+	}
+	v.At = now
+	for i := range v.Metrics {
+		m := &v.Metrics[i]
+		finite(&m.Before, &m.After, &m.Worse, &m.P, &m.PHarm, &m.E)
+		estimate(&m.Effect, &m.Difference, &m.PerHour)
+	}
+	for i := range v.Functions {
+		for _, d := range []*analyze.Difference{&v.Functions[i].Self, &v.Functions[i].Full, &v.Functions[i].Own} {
+			estimate(&d.Before, &d.After, &d.Change, &d.Real)
+			finite(&d.P, &d.Q)
+		}
+	}
+}
+
+// name adds to what the guard saw which functions it was, from a look with profiles.
+func name(v *judge.Verdict, full judge.Verdict) {
+	v.Functions, v.Guilty = full.Functions, full.Guilty
+	if v.Guilty != "" {
+		v.Reason += fmt.Sprintf(" What grew is %s.", v.Guilty)
+	}
+}
+
+// applied is when the change first came into force anywhere; zero is that it has not.
+func (c *Change) applied() (first time.Time) {
+	for i := range c.Units {
+		if at := c.Units[i].Applied; !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
+
+// look measures treated and control. What lies between the first time that the change was in force and the stage is left out: then some
+// had it, and it is neither the stage nor the baseline.
+func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input, error) {
+	first := c.applied()
+	from := c.StageAt
+	if c.Stage == 0 || first.After(from) {
+		from = first
+	}
+	q := Question{Tenant: c.Tenant, Service: c.Service, From: first.Add(-c.Plan.Baseline), To: r.now}
+	if profiles {
+		q.ProfileFrom, q.BaselineTo = from, first
+	}
+	units := map[string]*Unit{}
+	for i := range c.Units {
+		u := &c.Units[i]
+		if u.State == UnitControl || !u.Applied.IsZero() && u.State != UnitUndone {
+			units[u.ID] = u
+			q.Instances = append(q.Instances, u.ID)
+		}
+	}
+	slices.Sort(q.Instances)
+	ctx, cancel := context.WithTimeout(ctx, r.o.LookTimeout)
+	defer cancel()
+	sight, err := r.o.Look(ctx, q)
+	if err != nil {
+		return judge.Input{}, err
+	}
+	to := r.now
+	if !sight.To.IsZero() && sight.To.Before(to) {
+		to = sight.To
+	}
+	in := input{judge.Input{Metrics: c.Plan.Metrics, From: from, To: to, Periods: c.past(to)}}
+	for _, m := range sight.Members {
+		u := units[m.Name]
+		if u == nil {
+			continue
+		}
+		delete(units, m.Name)
+		in.add(u, m, first, from)
+	}
+	for _, id := range sortedKeys(units) { // nothing was measured of these
+		in.add(units[id], judge.Member{Name: id}, first, from)
+	}
+	return in.Input, nil
+}
+
+// input is a judge's input that is being gathered.
+type input struct{ judge.Input }
+
+func (in *input) add(u *Unit, m judge.Member, first, from time.Time) {
+	m.Zone, m.Version, m.Started = cmp.Or(m.Zone, u.Zone), cmp.Or(m.Version, u.Version), u.Started
+	m.Restarts, m.Gone, m.Applied = u.Restarts, u.State == UnitGone, u.Applied
+	for name, ps := range m.Series {
+		m.Series[name] = slices.DeleteFunc(ps, func(p judge.Point) bool { return p.To.After(first) && p.From.Before(from) })
+	}
+	if u.State == UnitControl || u.Applied.IsZero() {
+		m.Applied = time.Time{}
+		in.Control = append(in.Control, m)
+		return
+	}
+	in.Treated = append(in.Treated, m)
+}
+
+// past are the periods that are over.
+func (c *Change) past(to time.Time) (out []judge.Period) {
+	for _, p := range c.Periods {
+		if !p.To.After(to) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// toggle switches a single target as its periods say.
+func (r *round) toggle(ctx context.Context, c *Change, act Actuator) error {
+	if c.Periods == nil {
+		return nil
+	}
+	on := true // behind the last period it waits for the verdict as it was meant to be
+	for _, p := range c.Periods {
+		if !r.now.Before(p.From) && r.now.Before(p.To) {
+			on = p.On
+		}
+	}
+	for i := range c.Units {
+		u := &c.Units[i]
+		if u.State != UnitApplied && u.State != UnitOff || on == (u.State == UnitApplied) {
+			continue
+		}
+		what := map[bool]string{true: "apply", false: "off"}[on]
+		if err := r.record(ctx, c, what, u.ID, "It is switched on and off to be judged."); err != nil {
+			return r.again(ctx, c, err)
+		}
+		// Both ways are safe to repeat: the state is kept first.
+		u.State = map[bool]UnitState{true: UnitApplied, false: UnitOff}[on]
+		if err := r.keep(ctx, c, false, Event{What: map[bool]string{true: WhatIntent, false: WhatUndo}[on], Target: u.ID, Note: "for a period"}); err != nil {
+			return err
+		}
+		if on {
+			r.applied[c.ID+"\x00"+u.ID] = r.now
+		}
+		if err := r.call(ctx, func(ctx context.Context) error {
+			if on {
+				return act.Apply(ctx, c, u.Target, u.Snapshot)
+			}
+			return act.Undo(ctx, c, u.Target, u.Snapshot)
+		}); err != nil {
+			return r.again(ctx, c, err)
+		}
+	}
+	return nil
+}
+
+// conclude judges a stage whose dwell is over.
+func (r *round) conclude(ctx context.Context, c *Change, act Actuator) error {
+	last := r.judged[c.ID]
+	if r.now.Sub(last) < judgeEvery && r.now.Before(c.Deadline) {
+		return nil
+	}
+	r.judged[c.ID] = r.now
+	var v judge.Verdict
+	in, err := r.look(ctx, c, true)
+	switch {
+	case err != nil:
+		v = judge.Verdict{Decision: judge.Hold, Reason: fmt.Sprintf("Nothing could be measured: %v.", err)}
+	case act.Traits(c).Whole:
+		v = judge.Alone(in, c.Plan.Judge)
+	default:
+		v = judge.Judge(in, c.Plan.Judge)
+	}
+	clean(&v, r.now)
+	r.mu.Lock()
+	r.latest[c.ID] = v
+	r.mu.Unlock()
+	told := Event{What: WhatVerdict, Note: v.Reason, Verdict: &v, Evidence: c.evidence(r.now)}
+	switch {
+	case v.Decision == judge.Pass:
+		c.Verdict, c.Verdicts = &v, append(c.Verdicts, v)
+		return r.promote(ctx, c, act, told)
+	case v.Decision == judge.Fail:
+		c.Verdict, c.Verdicts = &v, append(c.Verdicts, v)
+		return r.undo(ctx, c, Failed, v.Reason, told)
+	case !r.now.Before(c.Deadline):
+		c.Verdict, c.Verdicts = &v, append(c.Verdicts, v)
+		return r.undo(ctx, c, Undone, "It could not be shown to be good in time. "+v.Reason, told)
+	}
+	c.Verdict = &v
+	return r.hold(ctx, c, v.Reason)
+}
+
+// promote begins the next stage that has more nodes than this one, or ends the change as proven.
+func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event) error {
+	c.save(r.o.Price)
+	c.Held = ""
+	targets, err := r.targets(ctx, c, act)
+	if err != nil {
+		return r.again(ctx, c, err)
+	}
+	was := *c
+	c.Units = slices.Clone(c.Units)
+	for next := c.Stage + 1; next < len(c.Plan.Stages); next++ {
+		if c.want(next, len(targets)) <= c.treated() {
+			continue
+		}
+		fresh, _ := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
+		n := c.treated()
+		c.Stage, c.State, c.Replaced = next, Applying, 0
+		if !r.plan(c, targets, fresh) || c.treated() == n {
+			*c = was // the nodes that are left were changed by something else lately
+			return r.hold(ctx, c, "It passed; the nodes that are left were changed too lately for the next stage.")
+		}
+		return r.keep(ctx, c, false, told, stageEvent(c))
+	}
+	c.State, c.EndedAt, c.Reason = Done, r.now, c.Verdict.Reason
+	c.Units = slices.DeleteFunc(c.Units, func(u Unit) bool { return u.State == UnitControl })
+	r.settle(c, Done)
+	delete(r.busy, c.Service)
+	return r.keep(ctx, c, true, told, Event{What: WhatDone, Note: c.Reason})
+}
+
+// save reckons the saving that came true: what the change did to the CPU for the same work, of what the treated use.
+func (c *Change) save(price func(string, analyze.Estimate) *analyze.Money) {
+	var effect *judge.MetricVerdict
+	var cores float64
+	for i := range c.Verdict.Metrics {
+		switch m := &c.Verdict.Metrics[i]; m.Name {
+		case "cpu_per_request":
+			effect = m
+		case "cpu":
+			if effect == nil {
+				effect = m
+			}
+			cores = m.Before
+		}
+	}
+	if effect == nil || cores <= 0 {
+		return
+	}
+	n := cores * float64(max(1, c.treated()))
+	s := analyze.Estimate{Value: -effect.Effect.Value * n, Low: -effect.Effect.High * n, High: -effect.Effect.Low * n}
+	c.Saved = &Saved{Cores: s, Price: price(c.Service, s)}
+}
+
+// evidence are links to what a verdict rests on, with times, so that they show the same for ever.
+func (c *Change) evidence(now time.Time) []Evidence {
+	if c.StageAt.IsZero() || !c.StageAt.Before(now) {
+		return nil
+	}
+	return []Evidence{{What: "stage", Link: fmt.Sprintf("/changes/%s?from=%d&until=%d", c.ID, c.StageAt.UnixMilli(), now.UnixMilli())}}
+}
