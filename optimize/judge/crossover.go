@@ -213,7 +213,7 @@ func (x *measured) missingPeriods(in *Input, o *Options, on int) string {
 		return fmt.Sprintf("%s in %d times on between two times off, %d are needed", word, on, leastOn)
 	case x.windows < o.MinWindows:
 		return fmt.Sprintf("%d windows of %s while the change was on, %d are needed", x.windows, word, o.MinWindows)
-	case x.members+x.silent > 0 && float64(x.silent) > (1-coverage)*float64(x.members+x.silent):
+	case x.silent > 0 && 3*x.silent >= x.members+x.silent:
 		return fmt.Sprintf("no %s of %d of %d treated instances", word, x.silent, x.members+x.silent)
 	case x.m.PerRequest && x.requests < o.MinRequests:
 		return fmt.Sprintf("%s rests on %s requests, %s are needed", word, figure(x.requests), figure(o.MinRequests))

@@ -79,7 +79,7 @@ func (o Options) orDefaults() Options {
 		}
 	}
 	probability(&o.Alpha, 0.05)
-	probability(&o.HarmAlpha, 0.01)
+	probability(&o.HarmAlpha, 0.05)
 	probability(&o.Q, 0.05)
 	if o.MinWindows <= 0 {
 		o.MinWindows = 12
@@ -267,12 +267,12 @@ func (j *judging) watchMetric(g *grid, m Metric, final bool) (v MetricVerdict, w
 	x.pair()
 	e := x.evidence(&j.o)
 	if final {
-		v = x.judge(&j.o, &j.in, j.harm, e)
+		v = x.judge(&j.o, j.harm, e)
 	} else {
 		v = x.verdictOf()
 		x.fill(&v, e.value)
 		v.Test = "evidence at any time: t-test by betting on the news of each window"
-		v.Why = x.missing(&j.o, &j.in)
+		v.Why = x.missing(&j.o)
 	}
 	v.E = math.Exp(min(e.log, 600))
 	if m.Stock && x.windows > 0 {

@@ -100,16 +100,47 @@ func (x *measured) evidence(o *Options) evidence {
 		step.add(row)
 	}
 	e.log = step.logEvidence(noise * (1 - r))
-	if value, se, df, ok := step.effect(noise * (1 - r)); ok {
-		value += margin
-		half := se * student975(df)
-		e.value = analyze.Estimate{Value: value, Low: value - half, High: value + half}
-	}
+	e.value = x.plainEffect(r, o)
 	e.keeps = x.keeps(margin)
 	if x.m.Stock && x.windows >= slopeWindows {
 		x.slope(&e, all, spread, noise*(1-r), o)
 	}
 	return e
+}
+
+// plainEffect is the difference of the means of the stage and of before, as it is drawn while evidence is gathered. Clipped windows
+// are none to estimate from. Means vary by (1+r)/(1-r) times as much as those of independent windows.
+func (x *measured) plainEffect(r float64, o *Options) analyze.Estimate {
+	var mean, square float64
+	df := -1.0
+	for part, s := range [2][]float64{x.stage(), x.before()} {
+		var n, sum, squares float64
+		for _, v := range s {
+			if !math.IsNaN(v) {
+				n, sum = n+1, sum+v
+			}
+		}
+		if n == 0 {
+			continue
+		}
+		for _, v := range s {
+			if !math.IsNaN(v) {
+				squares += (v - sum/n) * (v - sum/n)
+			}
+		}
+		mean += sum / n * float64(1-2*part)
+		if noise := x.noiseFloor(); n > 1 {
+			square += max(squares/(n-1), noise*noise) / n * (1 + r) / (1 - r)
+		} else {
+			square += noise * noise
+		}
+		df += n * (1 - r) / (1 + r)
+	}
+	if !x.baseline {
+		square += x.hostError(o) * x.hostError(o)
+	}
+	half := math.Sqrt(square) * student975(max(df, 1))
+	return analyze.Estimate{Value: mean, Low: mean - half, High: mean + half}
 }
 
 // hosts is 1.645 standard errors of the difference of both sides' hosts, where there is no baseline to tell it: in 5 % of cases it is more.

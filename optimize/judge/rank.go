@@ -157,9 +157,7 @@ func shiftOf(x, y []float64, margin, inflate float64) shift {
 		return shift{analyze.Estimate{}, 1, 1}
 	}
 	differences := make([]float64, 0, m*n)
-	moved := make([]float64, m)
-	for i, a := range x {
-		moved[i] = a - margin
+	for _, a := range x {
 		for _, b := range y {
 			differences = append(differences, a-b)
 		}
@@ -169,8 +167,10 @@ func shiftOf(x, y []float64, margin, inflate float64) shift {
 	s.Value = middle(differences)
 	// The interval is of the differences that leave less than its level outside on either side (Hollander and Wolfe 1999, 4.3).
 	k := 0
-	if level := normalCDF(-z975 * inflate); m < exactSide && n < exactSide {
-		cum := countU(m, n)
+	exact := m < exactSide && n < exactSide
+	var cum []float64
+	if level := normalCDF(-z975 * inflate); exact {
+		cum = countU(m, n)
 		for k < len(cum) && cum[k] <= level {
 			k++
 		}
@@ -180,9 +180,28 @@ func shiftOf(x, y []float64, margin, inflate float64) shift {
 	}
 	k = min(max(k, 1), (len(differences)+1)/2)
 	s.Low, s.High = differences[k-1], differences[len(differences)-k]
-	s.less, s.more = mannWhitney(moved, y)
+	if exact && !tied(differences, margin) { // U is how many differences are above the margin
+		below, _ := slices.BinarySearch(differences, margin)
+		s.less, s.more = tail(cum, m*n, m*n-below), tail(cum, m*n, below)
+	} else {
+		moved := make([]float64, m)
+		for i, a := range x {
+			moved[i] = a - margin
+		}
+		s.less, s.more = mannWhitney(moved, y)
+	}
 	s.less, s.more = inflated(s.less, inflate), inflated(s.more, inflate)
 	return s
+}
+
+// tied says that two of the differences are one, as they are where two values of one side are, or one of them is the margin.
+func tied(sorted []float64, margin float64) bool {
+	for i, d := range sorted {
+		if d == margin || i > 0 && d == sorted[i-1] {
+			return true
+		}
+	}
+	return false
 }
 
 const z975 = 1.959963984540054

@@ -28,6 +28,14 @@ func TestMannWhitneyPublished(t *testing.T) {
 	}
 }
 
+// TestShiftPublished: the estimate and interval that Hollander and Wolfe give for the permeability above.
+func TestShiftPublished(t *testing.T) {
+	s := shiftOf([]float64{0.80, 0.83, 1.89, 1.04, 1.45, 1.38, 1.91, 1.64, 0.73, 1.46}, []float64{1.15, 0.88, 0.90, 0.74, 1.21}, 0, 1)
+	if math.Abs(s.Value-0.305) > 1e-9 || math.Abs(s.Low+0.15) > 1e-9 || math.Abs(s.High-0.76) > 1e-9 {
+		t.Errorf("%+v, want 0.305 (-0.15 to 0.76)", s.Estimate)
+	}
+}
+
 // TestMannWhitneyCounts: exact p-values, with and without ties, are those of all ways to choose.
 func TestMannWhitneyCounts(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
@@ -43,6 +51,9 @@ func TestMannWhitneyCounts(t *testing.T) {
 		}
 		less, greater := mannWhitney(x, y)
 		wantLess, wantGreater := enumerate(x, y)
+		if s := shiftOf(x, y, 0, 1); math.Abs(s.less-wantLess) > 1e-12 || math.Abs(s.more-wantGreater) > 1e-12 {
+			t.Fatalf("%v against %v: shift has %v, %v; by counting %v, %v", x, y, s.less, s.more, wantLess, wantGreater)
+		}
 		if math.Abs(less-wantLess) > 1e-12 || math.Abs(greater-wantGreater) > 1e-12 {
 			t.Fatalf("%v against %v: %v, %v; by counting %v, %v", x, y, less, greater, wantLess, wantGreater)
 		}

@@ -75,6 +75,9 @@ func (g *grid) slot(from, to int64) (int, bool) {
 	return s, s >= -g.base && s < g.live
 }
 
+// now is the last slot that has ended.
+func (g *grid) now() int { return int(g.since(g.to)/int64(g.width)) - 1 }
+
 // seen is one window of one member: the slot counted from the beginning of the baseline, and the value on the scale that is compared.
 type seen struct {
 	slot   int32
@@ -95,6 +98,8 @@ type standing struct {
 	level         float64 // of its baseline
 	stage, stageN float64 // sum of what it has in the stage beside what was to be expected, and of how many
 	alive         bool
+	due           bool // its warm-up has been over for a while
+	newest        int32
 }
 
 // measured is one metric of both sides on one grid.
@@ -116,7 +121,7 @@ type measured struct {
 
 	windows, controlWindows, baselineWindows int
 	members, controlMembers                  int // with data in the stage
-	silent                                   int // treated that are there, without any
+	silent                                   int // treated that are there, without any of the last windows
 	requests                                 float64
 	lastTreated, lastControl                 int // slots
 }
@@ -195,6 +200,7 @@ func (x *measured) gather(c *cohort, i int, member *Member, o *Options, treated 
 	}
 	slack := int64(x.g.width / 10) // clocks of a member's windows and of the stage are not one
 	begin, end = begin-slack, end+slack
+	st.due = begin+fresh*int64(x.g.width) < x.g.since(x.g.to)
 	points := member.Series[x.m.Name]
 	zeroes := x.m.Better == Higher || !x.log
 	for j := range points {
@@ -228,6 +234,7 @@ func (x *measured) gather(c *cohort, i int, member *Member, o *Options, treated 
 			continue
 		}
 		st.live++
+		st.newest = max(st.newest, int32(slot))
 		if treated {
 			x.requests += p.Weight
 			x.lastTreated = max(x.lastTreated, slot)
@@ -360,7 +367,8 @@ func (x *measured) count() {
 				} else {
 					x.controlMembers++
 				}
-			} else if side == 0 && st.alive && st.live == 0 {
+			}
+			if side == 0 && st.alive && st.due && (st.live == 0 || int(st.newest) < x.g.now()-fresh) {
 				x.silent++
 			}
 		}

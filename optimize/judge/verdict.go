@@ -13,7 +13,8 @@ const (
 	manyMembers = 6
 	// leastBlocks is into how many blocks a stage is cut at least.
 	leastBlocks = 5
-	// coverage is the part of the control's windows, and of the treated members, that there must be data of: what is lost may be what was slow.
+	// coverage is the part of the control's windows that there must be data of: what is lost may be what was slow. Of the treated members less than a third
+	// may be silent.
 	coverage = 2.0 / 3
 	// fresh is how many windows the last data of the treated may be behind the stage's end, or the control's last.
 	fresh = 4
@@ -26,10 +27,10 @@ func (x *measured) verdictOf() MetricVerdict {
 }
 
 // missing says what is not there; "" is nothing.
-func (x *measured) missing(o *Options, in *Input) string {
+func (x *measured) missing(o *Options) string {
 	word := wordOf(x.m.Name)
 	g := x.g
-	switch now := min(g.live-1, int(in.To.Sub(g.from)/g.width)); {
+	switch now, all := g.now(), x.treated(); {
 	case x.lastTreated < 0 && x.lastControl < 0:
 		return fmt.Sprintf("no %s of either side", word)
 	case x.lastTreated < 0:
@@ -40,8 +41,8 @@ func (x *measured) missing(o *Options, in *Input) string {
 		return fmt.Sprintf("%d windows of %s in both sides at once, %d are needed", x.windows, word, o.MinWindows)
 	case float64(x.windows) < coverage*float64(x.controlWindows):
 		return fmt.Sprintf("%s of the treated in %d of %d windows that the control has", word, x.windows, x.controlWindows)
-	case float64(x.silent) > (1-coverage)*float64(x.members+x.silent):
-		return fmt.Sprintf("no %s of %d of %d treated instances", word, x.silent, x.members+x.silent)
+	case 3*x.silent >= all:
+		return fmt.Sprintf("no %s of %d of %d treated instances any more", word, x.silent, all)
 	case x.lastTreated < max(x.lastControl, now)-fresh:
 		return fmt.Sprintf("no %s of the treated in the last %s", word, span(time.Duration(max(x.lastControl, now)-x.lastTreated)*g.width))
 	case x.m.PerRequest && x.requests < o.MinRequests:
@@ -50,12 +51,22 @@ func (x *measured) missing(o *Options, in *Input) string {
 	return ""
 }
 
+// treated is how many treated there are that may have data.
+func (x *measured) treated() (n int) {
+	for i := range x.side[0].members {
+		if st := &x.side[0].members[i]; st.alive && st.due || st.live > 0 {
+			n++
+		}
+	}
+	return max(1, n)
+}
+
 func span(d time.Duration) string { return d.Round(time.Second).String() }
 
 // judge is the test at the end of a dwell. harm is the level at which harm is shown.
-func (x *measured) judge(o *Options, in *Input, harm float64, e evidence) MetricVerdict {
+func (x *measured) judge(o *Options, harm float64, e evidence) MetricVerdict {
 	v := x.verdictOf()
-	if why := x.missing(o, in); why != "" {
+	if why := x.missing(o); why != "" {
 		v.Why = why
 		x.fill(&v, e.value)
 		return v
