@@ -77,7 +77,7 @@ func (x *measured) evidence(o *Options) evidence {
 	}
 	r := usualCorrelation
 	if x.baseline {
-		r = correlation(x.before())
+		_, r = correlation(x.before())
 	}
 	all := x.newsOf(r)
 	noise, margin := x.noiseFloor(), x.margin()

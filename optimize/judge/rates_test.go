@@ -34,11 +34,12 @@ func (r *rates) String() string {
 }
 
 // dwell runs a scene many times: the guard at every look, each so many windows, and the judge in the end.
-func dwell(s scene, n, every int, o Options) *rates {
+func dwell(s scene, metrics []Metric, n, every int, o Options) *rates {
 	r := &rates{runs: n, why: map[string]int{}}
 	for i := range n {
 		s.seed = uint64(i + 1)
 		in := s.input()
+		in.Metrics = metrics
 		failed := false
 		for k := every; every > 0 && k <= s.stage && !failed; k += every {
 			if v := Guard(s.until(in, k), o); v.Decision == Fail {
@@ -100,18 +101,94 @@ func TestFalseFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := runs(20, 500)
 			every := runs(max(2, s.stage/30), 1)
-			none := dwell(s, n, every, Options{})
+			none := dwell(s, nil, n, every, Options{})
 			t.Logf("no effect:            %v", none)
 			if none.fail > 1+n/100 {
 				t.Errorf("a change that does nothing failed in %d of %d: %v", none.fail, n, none.why)
 			}
 			s.effect = map[string]float64{"cpu_per_request": 0.05, "latency_p99": 0.15, "rss": 0.10, "errors": 0.00225, "throughput": -0.10}
-			edge := dwell(s, n, every, Options{})
+			edge := dwell(s, nil, n, every, Options{})
 			t.Logf("all that is tolerated: %v", edge)
 			// HarmAlpha is of the guard; the judge's own test, once, has as much again.
 			if most := 2 + n/10; edge.fail > most {
 				t.Errorf("a change that is as bad as tolerated failed in %d of %d, more than %d: %v", edge.fail, n, most, edge.why)
 			}
 		})
+	}
+}
+
+// TestPower: planted harm and gain of every size, in harsh noise. Nothing that is worse than tolerated by a half may pass more than now and then, and
+// what is twice as bad as tolerated never; gains pass.
+func TestPower(t *testing.T) {
+	for _, size := range []int{1, 4, 10} {
+		for _, metric := range []string{"cpu_per_request", "latency_p99", "rss", "errors", "throughput"} {
+			for _, e := range []float64{-0.50, -0.20, -0.10, -0.05, -0.02, 0, 0.02, 0.05, 0.10, 0.20, 0.50} {
+				planted, tolerated := e, only(metric)[0].Tolerate
+				switch metric {
+				case "errors":
+					if planted = e / 10; e < 0 { // 0.1 % cannot fall by a point
+						continue
+					}
+					tolerated = 0.00225
+				case "throughput":
+					planted = -e
+				}
+				s := harsh(size, size, 60, 60)
+				s.effect = map[string]float64{metric: planted}
+				n := runs(8, 300)
+				r := dwell(s, only(metric), n, runs(3, 1), Options{})
+				what := fmt.Sprintf("%d and %d, %s %+.1f %%", size, size, metric, planted*100)
+				t.Logf("%-44s %v", what, r)
+				switch harm := max(planted, -planted) / tolerated; {
+				case e > 0 && harm >= 2 && r.pass > n/100, e > 0 && harm >= 1.3 && r.pass > n/20:
+					t.Errorf("%s: passed in %d of %d", what, r.pass, n)
+				case e > 0 && harm >= 3 && size >= 4 && r.fail < n*8/10:
+					t.Errorf("%s: failed in %d of %d only", what, r.fail, n)
+				case e <= 0 && r.fail > 1+n/100:
+					t.Errorf("%s: failed in %d of %d: %v", what, r.fail, n, r.why)
+				case e <= 0 && size == 10 && r.pass < n*9/10-1:
+					t.Errorf("%s: passed in %d of %d only", what, r.pass, n)
+				}
+			}
+		}
+	}
+}
+
+// TestEdgePasses: a change that is exactly as bad as tolerated in one metric passes in Alpha of dwells.
+func TestEdgePasses(t *testing.T) {
+	for _, c := range []struct {
+		metric string
+		effect float64
+		s      scene
+	}{
+		{"cpu_per_request", 0.05, harsh(1, 1, 60, 60)},
+		{"cpu_per_request", 0.05, scene{treated: 1, control: 1, before: 60, stage: 60, correlation: 0.8}},
+		{"cpu_per_request", 0.05, harsh(8, 8, 60, 60)},
+		{"cpu_per_request", 0.05, harsh(1, 1, 0, 60)},
+		{"cpu_per_request", 0.05, harsh(8, 8, 0, 60)},
+		{"cpu_per_request", 0.05, harsh(1, 1, 20, 20)},
+		{"latency_p99", 0.15, harsh(2, 2, 60, 60)},
+		{"rss", 0.10, harsh(1, 1, 60, 60)},
+		{"errors", 0.00225, harsh(2, 2, 60, 60)},
+		{"throughput", -0.10, harsh(1, 1, 60, 60)},
+	} {
+		c.s.effect = map[string]float64{c.metric: c.effect}
+		n := runs(200, 3000)
+		passed, failed := 0, 0
+		for i := range n {
+			c.s.seed = uint64(i + 1)
+			in := c.s.input()
+			in.Metrics = only(c.metric)
+			switch Judge(in, Options{}).Decision {
+			case Pass:
+				passed++
+			case Fail:
+				failed++
+			}
+		}
+		t.Logf("%d and %d, %d before, %d windows, %s at the edge: passes %.1f %%, fails %.1f %%", c.s.treated, c.s.control, c.s.before, c.s.stage, c.metric, float64(passed)*100/float64(n), float64(failed)*100/float64(n))
+		if passed > n*10/100 || failed > n*11/100 {
+			t.Errorf("%s: %d passed, %d failed of %d", c.metric, passed, failed, n)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package judge
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
@@ -108,30 +109,29 @@ func (x *measured) compare(v *MetricVerdict, margin float64, o *Options) (effect
 		v.Test = fmt.Sprintf("Mann-Whitney U, %d treated against %d control instances", len(t), len(c))
 		return s.Estimate, trimmed(t) - trimmed(c), true
 	}
-	r := correlation(x.stage(), x.before())
+	live, past := x.calmed(x.stage()), x.calmed(x.before())
+	r, _ := correlation(live, past)
 	length := blockLength(r, x.windows)
+	if x.baseline {
+		length = min(length, max(1, x.baselineWindows/leastBlocks))
+	}
 	inflate := inflation(r, length)
-	stage := blocks(x.stage(), x.weight[x.g.base:], length)
+	stage := blocks(live, x.weight[x.g.base:], length)
 	v.Units = len(stage)
 	if len(stage) < leastBlocks-1 {
 		return effect, 0, false
 	}
-	plain = trimmed(stage)
+	plain = trimmed(blocks(x.stage(), x.weight[x.g.base:], length))
 	if x.baseline {
-		before := blocks(x.before(), x.weight[:x.g.base], length)
-		if len(before) < leastBlocks-1 {
-			length = max(1, x.baselineWindows/leastBlocks)
-			inflate = inflation(r, length)
-			stage, before = blocks(x.stage(), x.weight[x.g.base:], length), blocks(x.before(), x.weight[:x.g.base], length)
-			v.Units = len(stage)
-		}
+		before := blocks(past, x.weight[:x.g.base], length)
 		if len(before) < leastBlocks-1 {
 			return effect, 0, false
 		}
+		plain -= trimmed(blocks(x.before(), x.weight[:x.g.base], length))
 		s := shiftOf(stage, before, margin, inflate)
 		v.P, v.PHarm = s.less, s.more
 		v.Test = fmt.Sprintf("Mann-Whitney U, %d blocks of %d windows of treated by control, against %d of before", len(stage), length, len(before))
-		return s.Estimate, plain - trimmed(before), true
+		return s.Estimate, plain, true
 	}
 	mean, se := meanOf(stage)
 	se = math.Hypot(max(se*inflate, x.noiseFloor()/math.Sqrt(float64(len(stage)))), x.hostError(o))
@@ -140,6 +140,36 @@ func (x *measured) compare(v *MetricVerdict, margin float64, o *Options) (effect
 	v.P, v.PHarm = studentCDF((mean-margin)/se, df), studentCDF((margin-mean)/se, df)
 	v.Test = fmt.Sprintf("Student's t, %d blocks of %d windows of treated by control; no baseline", len(stage), length)
 	return analyze.Estimate{Value: mean, Low: mean - half, High: mean + half}, plain, true
+}
+
+// calmed is a stretch in which windows that are far off, by clipAt robust standard deviations of the stretch, are drawn in to there: on
+// either side alike, and none is dropped. What is past the median by less, as a lasting change is, stays as it is; windows that are far off
+// again and again count by the plain mean (see judge). Shares near 0 are far off to one side only, and stay.
+func (x *measured) calmed(s []float64) []float64 {
+	if !x.log {
+		return s
+	}
+	sorted := make([]float64, 0, len(s))
+	for _, v := range s {
+		if !math.IsNaN(v) {
+			sorted = append(sorted, v)
+		}
+	}
+	slices.Sort(sorted)
+	centre := middle(sorted)
+	for i, v := range sorted {
+		sorted[i] = math.Abs(v - centre)
+	}
+	slices.Sort(sorted)
+	most := clipAt * max(1.4826*middle(sorted), x.noiseFloor())
+	out := make([]float64, len(s))
+	for i, v := range s {
+		out[i] = v
+		if !math.IsNaN(v) {
+			out[i] = centre + clip(v-centre, most)
+		}
+	}
+	return out
 }
 
 // byMember is each member's change beside the control's course, in the direction that is worse. The control's course has each member of
