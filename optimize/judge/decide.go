@@ -285,7 +285,12 @@ func (j *judging) watchMetric(g *grid, m Metric, final bool) (v MetricVerdict, w
 	switch shown := -math.Log(j.harm); {
 	case e.log >= shown && e.keeps:
 		v.Decision = Fail
-		v.Why = fmt.Sprintf("%s after %d windows, more than %s", x.say(&v), x.windows, x.sayMargin())
+		since := "with the change"
+		if e.since > 0 {
+			since = "from " + clock(g.from.Add(time.Duration(e.since)*g.width)) + " on"
+		}
+		x.fill(&v, x.plainEffect(e.r, e.since, &j.o))
+		v.Why = fmt.Sprintf("%s %s, after %d windows: more than %s", x.say(&v), since, x.windows, x.sayMargin())
 		return v, v.Why
 	case e.slopeLog >= shown && x.log && m.Bound > 0 && m.Better == Lower:
 		now := x.expected + e.value.Value

@@ -20,6 +20,8 @@ const (
 type evidence struct {
 	log      float64 // see regression.logEvidence
 	keeps    bool
+	since    int // slot of the stage from which on there is most evidence; 0 is its beginning
+	r        float64
 	value    analyze.Estimate // the effect, on the compared scale, in the direction that is worse
 	slopeLog float64
 	slope    analyze.Estimate // an hour, likewise
@@ -79,6 +81,7 @@ func (x *measured) evidence(o *Options) evidence {
 	if x.baseline {
 		_, r = correlation(x.before())
 	}
+	e.r = r
 	all := x.newsOf(r)
 	noise, margin := x.noiseFloor(), x.margin()
 	centre, spread := spreadOf(all, !x.baseline, noise)
@@ -86,21 +89,19 @@ func (x *measured) evidence(o *Options) evidence {
 	if !x.baseline {
 		level, margin = 0, margin+x.hosts(o) // hosts differ, and nothing tells by how much
 	}
-	step := regression{cols: 1}
-	for _, n := range all {
-		at := 0.0
-		row := [4]float64{0: n.scale}
-		if n.stage {
-			row[colEffect], at = n.scale, margin*n.scale
-			if !x.baseline {
-				row[0] = 0
+	var onset int
+	if e.log, onset = x.byOnset(all, level, margin, clipAt*spread, noise*(1-r)); onset > 0 {
+		live := x.stage()
+		for i := range live {
+			if !math.IsNaN(live[i]) {
+				if onset--; onset < 0 {
+					e.since = i
+					break
+				}
 			}
 		}
-		row[colValue] = clip(n.v-at-level*n.scale, clipAt*spread)
-		step.add(row)
 	}
-	e.log = step.logEvidence(noise * (1 - r))
-	e.value = x.plainEffect(r, o)
+	e.value = x.plainEffect(r, 0, o)
 	e.keeps = x.keeps(margin)
 	if x.m.Stock && x.windows >= slopeWindows {
 		x.slope(&e, all, spread, noise*(1-r), o)
@@ -108,12 +109,63 @@ func (x *measured) evidence(o *Options) evidence {
 	return e
 }
 
-// plainEffect is the difference of the means of the stage and of before, as it is drawn while evidence is gathered. Clipped windows
+// onsets is how many windows lie between two times at which harm may begin, and how many such times there are at most.
+const (
+	onsetEvery = 10
+	mostOnsets = 32
+)
+
+// byOnset is the evidence for harm that began with the stage or at one of some times in it, as a leak that is full or a cache that is
+// cold does, and which of them has most: the mean over all of them with weights that are fixed beforehand, half for the stage's beginning and the rest less and less, so that
+// it is evidence as each of them is.
+func (x *measured) byOnset(all []news, level, margin, most, noise float64) (log float64, onset int) {
+	first := len(all)
+	for first > 0 && all[first-1].stage {
+		first--
+	}
+	every := onsetEvery
+	for (len(all)-first)/every > mostOnsets {
+		every *= 2
+	}
+	// Sums of all rows as they are where there is no harm, then those of the rows from an onset on are changed to what they are with it, the last first.
+	sums := regression{cols: 1}
+	for _, n := range all {
+		sums.add([4]float64{0: n.scale, colValue: clip(n.v-level*n.scale, most)})
+	}
+	total, best := 0.0, 0.0
+	for i := len(all) - 1; i >= first; i-- {
+		n := &all[i]
+		was, is := clip(n.v-level*n.scale, most), clip(n.v-(level+margin)*n.scale, most)
+		s := &sums.s
+		s[0][colEffect] += n.scale * n.scale
+		s[0][colValue] += n.scale * (is - was)
+		s[colEffect][colEffect] += n.scale * n.scale
+		s[colEffect][colValue] += n.scale * is
+		s[colValue][colValue] += is*is - was*was
+		k := (i - first) / every
+		if (i-first)%every != 0 || k > 0 && i+keepsOn > len(all) {
+			continue
+		}
+		r, weight := sums, 0.5
+		if k > 0 {
+			weight /= float64(k) * float64(k+1)
+		} else if !x.baseline { // the level is not known from before, but taken to be that of the control
+			r.cols, r.s[0] = 0, [4]float64{}
+		}
+		evidence := weight * math.Exp(min(r.logEvidence(noise), 600))
+		if total += evidence - weight; evidence >= best {
+			best, onset = evidence, i-first
+		}
+	}
+	return math.Log(max(1+total, 1e-300)), onset
+}
+
+// plainEffect is the difference of the means of the stage, from a slot on, and of before. Clipped windows
 // are none to estimate from. Means vary by (1+r)/(1-r) times as much as those of independent windows.
-func (x *measured) plainEffect(r float64, o *Options) analyze.Estimate {
+func (x *measured) plainEffect(r float64, from int, o *Options) analyze.Estimate {
 	var mean, square float64
 	df := -1.0
-	for part, s := range [2][]float64{x.stage(), x.before()} {
+	for part, s := range [2][]float64{x.stage()[from:], x.before()} {
 		var n, sum, squares float64
 		for _, v := range s {
 			if !math.IsNaN(v) {

@@ -17,6 +17,8 @@ const (
 	// coverage is the part of the control's windows that there must be data of: what is lost may be what was slow. Of the treated members less than a third
 	// may be silent.
 	coverage = 2.0 / 3
+	// doubt is the logarithm of the evidence for harm, of whenever it began, with which nothing passes while it lasts.
+	doubt = 2
 	// fresh is how many windows the last data of the treated may be behind the stage's end, or the control's last.
 	fresh = 4
 )
@@ -89,6 +91,8 @@ func (x *measured) judge(o *Options, harm float64, e evidence) MetricVerdict {
 	case v.P < o.Alpha && plain > margin:
 		// Ranks see what is usual. What comes back again and again without being usual is not harmless for that.
 		v.Why = fmt.Sprintf("%s is no worse in most windows, but in the mean of all it is, by %s: some windows are far off in the treated", wordOf(v.Name), x.sayShift(plain))
+	case v.P < o.Alpha && e.keeps && e.log > doubt:
+		v.Why = fmt.Sprintf("%s is no worse in the whole stage, but in its last windows it is", wordOf(v.Name))
 	case v.P < o.Alpha:
 		v.Decision, v.Why = Pass, x.say(&v)
 	default:
