@@ -71,7 +71,7 @@ type Evidence struct {
 }
 
 // ID is the same for the same change of the same service on the same basis, however its figures moved.
-func (p *Proposal) ID() string {
+func (p Proposal) ID() string {
 	h := sha256.New()
 	for _, s := range []string{string(p.Kind), p.Service, p.Subject, p.Basis, string(p.Spec)} {
 		h.Write([]byte(s))

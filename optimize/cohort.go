@@ -58,6 +58,16 @@ func (c *Change) want(stage, total int) int {
 	return n
 }
 
+// takers counts the targets that have not refused the change.
+func (c *Change) takers(targets []Target) (n int) {
+	for _, t := range targets {
+		if u := c.unit(t.ID); u == nil || u.State != UnitRefused {
+			n++
+		}
+	}
+	return n
+}
+
 // cell is where a target stands: cohorts are spread over cells.
 func cell(t *Target) string { return t.Version + "\x00" + t.Zone }
 

@@ -18,6 +18,8 @@ const (
 	keepVerdictEvery = 30 * time.Second
 	// judgeEvery is how often a stage that could not be judged is judged again.
 	judgeEvery = 15 * time.Second
+	// minWatch is half of the least part in which a stage that goes on is watched.
+	minWatch = 10 * time.Minute
 	// mostReplaced is how often a stage may lose all its nodes: nodes come and go, and one that died of the change looks the same. Twice
 	// in a row is no accident.
 	mostReplaced = 1
@@ -37,18 +39,12 @@ func (r *round) dwelling(ctx context.Context, c *Change, act Actuator) error {
 	if err := r.thaw(ctx, c); err != nil {
 		return err
 	}
-	if err := r.toggle(ctx, c, act); err != nil {
-		return err
-	}
 	if r.now.Before(c.StageUntil) {
-		return nil
+		return r.toggle(ctx, c, act)
 	}
 	if !r.open(r.now) {
-		// Outside of a window nothing is promoted, and nothing is undone for that: it is watched until the window opens.
-		if c.FrozenAt.IsZero() {
-			c.FrozenAt = r.now
-		}
-		return r.hold(ctx, c, "No change window is open now: it stays as it is and is watched.")
+		// Nothing is promoted, and nothing is undone for that: the deadline is for what cannot be shown.
+		return r.hold(ctx, c, "No change window is open now: it stays as it is and is watched.", false)
 	}
 	return r.conclude(ctx, c, act)
 }
@@ -70,7 +66,7 @@ func (r *round) follow(ctx context.Context, c *Change, act Actuator) (ended bool
 		u := &c.Units[i]
 		switch at, there := started[u.ID]; {
 		case u.State == UnitControl && err == nil && !there:
-			u.State = UnitGone
+			u.State, u.Left = UnitGone, r.now
 			events = append(events, Event{What: WhatGone, Target: u.ID, Note: "It was left as before, to be compared with."})
 			continue
 		case there && (u.State == UnitControl || u.State == UnitApplied) && !at.Equal(u.Started):
@@ -89,6 +85,7 @@ func (r *round) follow(ctx context.Context, c *Change, act Actuator) (ended bool
 			errs = append(errs, fmt.Errorf("%s: %w", u.ID, err))
 		}
 		if u.State == UnitRefused && c.State == Dwelling {
+			u.State = UnitApplied // what is left of it is taken back with the rest
 			return true, r.undo(ctx, c, Failed, fmt.Sprintf("%s ended it by itself: %s.", u.ID, u.Note), events...)
 		}
 	}
@@ -121,11 +118,12 @@ func (r *round) followUnit(ctx context.Context, c *Change, act Actuator, u *Unit
 	}
 	switch s {
 	case Gone:
-		u.State, u.Note = UnitGone, note
+		u.State, u.Note, u.Left = UnitGone, note, r.now
 		return []Event{{What: WhatGone, Target: u.ID, Note: note}}, nil
 	case Refused:
 		u.State, u.Note = UnitRefused, note
-		return []Event{{What: WhatRefused, Target: u.ID, Note: note}}, nil
+		err := r.call(ctx, func(ctx context.Context) error { return act.Undo(ctx, c, u.Target, u.Snapshot) })
+		return []Event{{What: WhatRefused, Target: u.ID, Note: note}}, err
 	case Absent:
 		// Its process is another, or a server that held its lease has ended. That it is wanted there is in the journal.
 		if err := r.record(ctx, c, "apply", u.ID, "It was in force and is not any more."); err != nil {
@@ -140,19 +138,34 @@ func (r *round) followUnit(ctx context.Context, c *Change, act Actuator, u *Unit
 	return nil, nil
 }
 
-// replace begins a stage again at other nodes, where all that it was at have gone.
+// replace begins a stage again at other nodes, where all that it was at have gone. Nodes come and go, and one that died of the change looks
+// the same: it is harm where it happens twice, and those that were left as before are still there.
 func (r *round) replace(ctx context.Context, c *Change, targets []Target) error {
 	var gone []string
+	others, version := 0, false
 	for i := range c.Units {
-		if u := &c.Units[i]; u.State == UnitGone && !u.Applied.IsZero() {
+		u := &c.Units[i]
+		switch {
+		case u.State != UnitGone:
+		case u.Applied.IsZero():
+			if u.Stage == c.Stage {
+				others++
+			}
+		default:
 			gone = append(gone, u.ID)
+			version = version || slices.ContainsFunc(targets, func(t Target) bool { return t.Version == u.Version })
 		}
 	}
-	if c.Replaced >= mostReplaced {
-		return r.undo(ctx, c, Failed, fmt.Sprintf("The nodes that it was in force at went away, twice: %s.", list(gone)))
+	if !version {
+		return r.undo(ctx, c, Undone, fmt.Sprintf("The version that it was in force at does not run any more: %s went away.", list(gone)))
+	}
+	if others == 0 {
+		if c.Replaced >= mostReplaced {
+			return r.undo(ctx, c, Failed, fmt.Sprintf("The nodes that it was in force at went away, twice, and none of the others: %s.", list(gone)))
+		}
+		c.Replaced++
 	}
 	fresh, _ := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
-	c.Replaced++
 	c.State = Applying
 	if !r.plan(c, targets, fresh) {
 		return r.undo(ctx, c, Undone, fmt.Sprintf("The nodes that it was in force at went away, and there is no other: %s.", list(gone)))
@@ -249,6 +262,11 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 	if c.Stage == 0 || first.After(from) {
 		from = first
 	}
+	if !profiles && c.Periods == nil {
+		// What was long good must not hide what is bad since: a stage that goes on is watched in parts.
+		part := 2 * max(c.Plan.Stages[c.Stage].Dwell, minWatch)
+		from = from.Add(r.now.Sub(from).Truncate(part))
+	}
 	q := Question{Tenant: c.Tenant, Service: c.Service, From: first.Add(-c.Plan.Baseline), To: r.now}
 	if profiles {
 		q.ProfileFrom, q.BaselineTo = from, first
@@ -256,7 +274,8 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 	units := map[string]*Unit{}
 	for i := range c.Units {
 		u := &c.Units[i]
-		if u.State == UnitControl || !u.Applied.IsZero() && u.State != UnitUndone {
+		left := u.State == UnitGone && u.Left.Before(c.StageAt) // it is nothing of this stage
+		if u.State == UnitControl || u.State == UnitGone && !left || !u.Applied.IsZero() && u.State != UnitUndone && !left {
 			units[u.ID] = u
 			q.Instances = append(q.Instances, u.ID)
 		}
@@ -319,7 +338,12 @@ func (r *round) toggle(ctx context.Context, c *Change, act Actuator) error {
 	if c.Periods == nil {
 		return nil
 	}
-	on := true // behind the last period it waits for the verdict as it was meant to be
+	if last := c.Periods[len(c.Periods)-1].To; !r.now.Before(last) && r.now.Before(c.Deadline) {
+		// What could not be told yet is told by more of the same.
+		each := c.Periods[0].To.Sub(c.Periods[0].From)
+		c.Periods = append(c.Periods, judge.Period{From: last, To: last.Add(each), On: true}, judge.Period{From: last.Add(each), To: last.Add(2 * each)})
+	}
+	on := true // past the deadline it is undone as a whole
 	for _, p := range c.Periods {
 		if !r.now.Before(p.From) && r.now.Before(p.To) {
 			on = p.On
@@ -358,7 +382,7 @@ func (r *round) toggle(ctx context.Context, c *Change, act Actuator) error {
 func (r *round) conclude(ctx context.Context, c *Change, act Actuator) error {
 	last := r.judged[c.ID]
 	if r.now.Sub(last) < judgeEvery && r.now.Before(c.Deadline) {
-		return nil
+		return r.toggle(ctx, c, act)
 	}
 	r.judged[c.ID] = r.now
 	var v judge.Verdict
@@ -378,7 +402,7 @@ func (r *round) conclude(ctx context.Context, c *Change, act Actuator) error {
 	told := Event{What: WhatVerdict, Note: v.Reason, Verdict: &v, Evidence: c.evidence(r.now)}
 	switch {
 	case v.Decision == judge.Pass:
-		c.Verdict, c.Verdicts = &v, append(c.Verdicts, v)
+		c.Verdict = &v
 		return r.promote(ctx, c, act, told)
 	case v.Decision == judge.Fail:
 		c.Verdict, c.Verdicts = &v, append(c.Verdicts, v)
@@ -388,13 +412,15 @@ func (r *round) conclude(ctx context.Context, c *Change, act Actuator) error {
 		return r.undo(ctx, c, Undone, "It could not be shown to be good in time. "+v.Reason, told)
 	}
 	c.Verdict = &v
-	return r.hold(ctx, c, v.Reason)
+	if err := r.hold(ctx, c, v.Reason, c.Held != ""); err != nil {
+		return err
+	}
+	return r.toggle(ctx, c, act)
 }
 
 // promote begins the next stage that has more nodes than this one, or ends the change as proven.
 func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event) error {
 	c.save(r.o.Price)
-	c.Held = ""
 	targets, err := r.targets(ctx, c, act)
 	if err != nil {
 		return r.again(ctx, c, err)
@@ -402,7 +428,7 @@ func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event
 	was := *c
 	c.Units = slices.Clone(c.Units)
 	for next := c.Stage + 1; next < len(c.Plan.Stages); next++ {
-		if c.want(next, len(targets)) <= c.treated() {
+		if c.want(next, c.takers(targets)) <= c.treated() {
 			continue
 		}
 		fresh, _ := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
@@ -410,12 +436,19 @@ func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event
 		c.Stage, c.State, c.Replaced = next, Applying, 0
 		if !r.plan(c, targets, fresh) || c.treated() == n {
 			*c = was // the nodes that are left were changed by something else lately
-			return r.hold(ctx, c, "It passed; the nodes that are left were changed too lately for the next stage.")
+			return r.hold(ctx, c, "It passed; the nodes that are left were changed too lately for the next stage.", false)
 		}
+		c.Held, c.Verdicts = "", append(c.Verdicts, *c.Verdict)
 		return r.keep(ctx, c, false, told, stageEvent(c))
 	}
+	c.Held, c.Verdicts = "", append(c.Verdicts, *c.Verdict)
 	c.State, c.EndedAt, c.Reason = Done, r.now, c.Verdict.Reason
 	c.Units = slices.DeleteFunc(c.Units, func(u Unit) bool { return u.State == UnitControl })
+	for i := range c.Units {
+		if u := &c.Units[i]; u.State == UnitOff {
+			u.State = UnitApplied // tend brings it back
+		}
+	}
 	r.settle(c, Done)
 	delete(r.busy, c.Service)
 	return r.keep(ctx, c, true, told, Event{What: WhatDone, Note: c.Reason})

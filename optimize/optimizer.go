@@ -185,7 +185,7 @@ func (r *round) step(ctx context.Context, c *Change) error {
 	}
 	act := r.o.Actuators[c.Kind]
 	if act == nil && c.State != Proposed {
-		return r.hold(ctx, c, fmt.Sprintf("This server makes no changes of the kind %s.", c.Kind))
+		return r.hold(ctx, c, fmt.Sprintf("This server makes no changes of the kind %s.", c.Kind), false)
 	}
 	switch c.State {
 	case Proposed:
@@ -218,13 +218,13 @@ func (r *round) keep(ctx context.Context, c *Change, rails bool, events ...Event
 	return r.o.Journal.Keep(ctx, c, write, events...)
 }
 
-// hold says why c does not go on, once.
-func (r *round) hold(ctx context.Context, c *Change, why string) error {
+// hold says why c does not go on, once; quietly where the figures in it alone are new.
+func (r *round) hold(ctx context.Context, c *Change, why string, quiet bool) error {
 	if c.Held == why {
 		return nil
 	}
 	c.Held = why
-	if why == "" {
+	if quiet {
 		return r.keep(ctx, c, false)
 	}
 	return r.keep(ctx, c, false, Event{What: WhatWaiting, Note: why})

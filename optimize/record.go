@@ -118,6 +118,7 @@ type Unit struct {
 	Applied   time.Time       `json:"applied,omitzero"`
 	Kept      time.Time       `json:"kept,omitzero"` // when Apply was last called
 	Undone    time.Time       `json:"undone,omitzero"`
+	Left      time.Time       `json:"left,omitzero"`      // when it went away
 	Restarts  int             `json:"restarts,omitempty"` // since Applied; of a control since the stage began
 	Note      string          `json:"note,omitempty"`     // why it was refused, what the last error was
 }

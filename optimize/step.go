@@ -32,7 +32,7 @@ func (r *round) proposed(ctx context.Context, c *Change) error {
 func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
 	kp := r.policy.For(c.Kind, c.Service)
 	if why := r.blocked(c, &kp); why != "" {
-		return r.hold(ctx, c, why)
+		return r.hold(ctx, c, why, false)
 	}
 	targets, err := r.targets(ctx, c, act)
 	if err != nil {
@@ -45,23 +45,22 @@ func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
 	tr := act.Traits(c)
 	switch {
 	case len(targets) == 0:
-		return r.hold(ctx, c, "There is nothing now that it could be applied to.")
+		return r.hold(ctx, c, "There is nothing now that it could be applied to.", false)
 	case tr.Whole || len(targets) == 1:
 		if !tr.Whole && !tr.Toggles {
-			return r.hold(ctx, c, "There is one node only: it needs a second one to be compared with.")
+			return r.hold(ctx, c, "There is one node only: it needs a second one to be compared with.", false)
 		}
 		c.Plan.Stages = c.Plan.Stages[:1]
 	}
 	fresh, next := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
-	c.State, c.StartedAt, c.Tries = Applying, r.now, 0
 	if !r.plan(c, targets, fresh) {
-		c.State = Waiting
-		return r.hold(ctx, c, fmt.Sprintf("Each node was changed less than %s ago; the first is free at %s.", r.policy.NodeEvery, next.Format("15:04 MST")))
+		c.Units = nil
+		return r.hold(ctx, c, fmt.Sprintf("Each node was changed less than %s ago; the first is free at %s.", r.policy.NodeEvery, next.Format("15:04 MST")), false)
 	}
 	if err := r.record(ctx, c, "start", "", c.Sentence); err != nil {
 		return r.again(ctx, c, err)
 	}
-	c.Held = ""
+	c.State, c.StartedAt, c.Tries, c.Held = Applying, r.now, 0, ""
 	r.spend(c)
 	r.busy[c.Service] = c.ID
 	return r.keep(ctx, c, true, stageEvent(c))
@@ -87,7 +86,7 @@ func (r *round) plan(c *Change, targets, fresh []Target) bool {
 		}
 	}
 	free := slices.DeleteFunc(slices.Clone(fresh), func(t Target) bool { return c.unit(t.ID) != nil })
-	want := c.want(c.Stage, len(targets))
+	want := c.want(c.Stage, c.takers(targets))
 	chosen := choose(free, had, want-len(had))
 	for _, t := range chosen {
 		c.Units = append(c.Units, Unit{Target: t, State: UnitPlanned, Stage: c.Stage})
@@ -258,7 +257,7 @@ func (r *round) stood(ctx context.Context, c *Change, u *Unit, s Standing, note 
 		u.State, u.Note = UnitRefused, note
 		return r.keep(ctx, c, false, Event{What: WhatRefused, Target: u.ID, Note: note})
 	case Gone:
-		u.State, u.Note = UnitGone, note
+		u.State, u.Note, u.Left = UnitGone, note, r.now
 		return r.keep(ctx, c, false, Event{What: WhatGone, Target: u.ID, Note: note})
 	default:
 		u.Note = note // asked again in the next round
@@ -290,7 +289,7 @@ func (r *round) stageApplied(ctx context.Context, c *Change, act Actuator) error
 			applied++
 		}
 	}
-	if applied < c.want(c.Stage, len(targets)) && !act.Traits(c).Whole {
+	if applied < c.want(c.Stage, c.takers(targets)) && !act.Traits(c).Whole {
 		// Some refused, or went away: others take their places, as long as there are any.
 		fresh, _ := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
 		since := c.StageAt
@@ -309,20 +308,25 @@ func (r *round) stageApplied(ctx context.Context, c *Change, act Actuator) error
 	tr := act.Traits(c)
 	if !tr.Whole && tr.Toggles && len(targets) == 1 {
 		c.Periods = periods(r.now, st.Dwell)
+		more := max(0, c.Periods[togglePeriods-1].To.Sub(c.StageUntil))
+		c.StageUntil, c.Deadline = c.StageUntil.Add(more), c.Deadline.Add(more)
 	}
 	return r.keep(ctx, c, false, Event{What: WhatDwelling, Note: dwellNote(c)})
 }
 
-// togglePeriods is how many periods a single target is switched through: eight give four pairs, which is the least by which a rank test
-// can tell anything (1 in 16).
-const togglePeriods = 8
+// togglePeriods is how many periods a single target is switched through: nine have four times on, each between two times off, and four is
+// the least by which a rank test can tell anything (1 in 16).
+const togglePeriods = 9
 
-// periods are the times when a single target has the change, and when not, by turns; the first is on.
+// minPeriod lets a period have a warm-up of 30 s and three windows of 10 s behind it.
+const minPeriod = time.Minute
+
+// periods are the times when a single target has the change, and when not, by turns; the first and the last are off.
 func periods(from time.Time, dwell time.Duration) (out []judge.Period) {
-	each := dwell / togglePeriods
+	each := max(dwell/togglePeriods, minPeriod)
 	for i := range togglePeriods {
 		at := from.Add(time.Duration(i) * each)
-		out = append(out, judge.Period{From: at, To: at.Add(each), On: i%2 == 0})
+		out = append(out, judge.Period{From: at, To: at.Add(each), On: i%2 == 1})
 	}
 	return out
 }

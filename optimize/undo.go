@@ -121,12 +121,17 @@ func (r *round) tend(ctx context.Context, c *Change, act Actuator) error {
 	if _, err := r.follow(ctx, c, act); err != nil {
 		return err
 	}
-	if r.stopped(c) {
-		return nil
+	if other := r.busy[c.Service]; r.stopped(c) || other != "" && other != c.ID {
+		return nil // another change is being judged: nothing else moves meanwhile
 	}
 	targets, err := r.targets(ctx, c, act)
 	if err != nil {
 		return r.again(ctx, c, err)
+	}
+	fresh, _ := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
+	free := map[string]bool{}
+	for _, t := range fresh {
+		free[t.ID] = true
 	}
 	proven, there := map[string]bool{}, 0
 	for i := range c.Units {
@@ -140,6 +145,9 @@ func (r *round) tend(ctx context.Context, c *Change, act Actuator) error {
 			continue
 		}
 		there++
+		if !free[t.ID] {
+			continue
+		}
 		if u := c.unit(t.ID); u == nil {
 			c.Units = append(c.Units, Unit{Target: t, State: UnitPlanned, Stage: c.Stage})
 			added = true

@@ -80,9 +80,9 @@ func alone(m *Metric, before, after []float64, least int) MetricVerdict {
 		mv.Why = fmt.Sprintf("Of %s there are %d windows before the change and %d since; both must be %d.", m.Name, len(before), len(after), least)
 		return mv
 	}
-	mv.Before, mv.After = middle(before), middle(after)
+	mv.Before, mv.After = middleOf(before), middleOf(after)
 	limit := m.Floor + m.Tolerate*mv.Before
-	worse, usual := mv.After-mv.Before, at(before, alonePast)
+	worse, usual := mv.After-mv.Before, quantileOf(before, alonePast)
 	beyond := 0
 	for _, a := range after {
 		if a > usual {
@@ -90,7 +90,7 @@ func alone(m *Metric, before, after []float64, least int) MetricVerdict {
 		}
 	}
 	if m.Better == Higher {
-		worse, usual, beyond = -worse, at(before, 1-alonePast), 0
+		worse, usual, beyond = -worse, quantileOf(before, 1-alonePast), 0
 		for _, a := range after {
 			if a < usual {
 				beyond++
@@ -117,10 +117,10 @@ func alone(m *Metric, before, after []float64, least int) MetricVerdict {
 	return mv
 }
 
-// middle and at are of sorted values.
-func middle(sorted []float64) float64 { return at(sorted, 0.5) }
+// middleOf and quantileOf are of sorted values.
+func middleOf(sorted []float64) float64 { return quantileOf(sorted, 0.5) }
 
-func at(sorted []float64, part float64) float64 {
+func quantileOf(sorted []float64, part float64) float64 {
 	x := part * float64(len(sorted)-1)
 	i := int(x)
 	if i+1 >= len(sorted) {

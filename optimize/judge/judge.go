@@ -119,8 +119,8 @@ type Options struct {
 	WarmUp time.Duration `json:"warm_up,omitempty"`
 	// Alpha is how often a change that is exactly as bad as tolerated may pass, by metric; 0 is 0.05.
 	Alpha float64 `json:"alpha,omitempty"`
-	// HarmAlpha is how often, at most, a change that is not worse than tolerated may fail in a whole dwell of looks, over all critical
-	// metrics together; 0 is 0.01.
+	// HarmAlpha is how often, at most, a change that is exactly as bad as tolerated may fail in a whole dwell of looks, over all critical
+	// metrics together; 0 is 0.05. One that is no worse than it was fails far more rarely: what is tolerated lies between.
 	HarmAlpha float64 `json:"harm_alpha,omitempty"`
 	// Q bounds the share of false ones among functions that are said to have changed; 0 is 0.05.
 	Q float64 `json:"q,omitempty"`
