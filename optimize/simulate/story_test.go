@@ -510,3 +510,33 @@ func TestWithdrawn(t *testing.T) {
 		t.Errorf("when it is proposed again it is %s", c.State)
 	}
 }
+
+// TestSubmit: what a person proposes goes the same way; what failed is not taken again on the same basis, and what is wrong is refused.
+func TestSubmit(t *testing.T) {
+	s := newStory(t, Fleet{Nodes: 4}, Effect{CPU: 2}, plant(1))
+	own := s.proposals[0]
+	own.Subject = "by hand"
+	s.proposals = nil
+	s.policy.NodeEvery = 0
+	if _, err := s.o.Submit(t.Context(), tenant, own, "ada"); err != nil {
+		t.Fatal(err)
+	}
+	s.proposals = []optimize.Proposal{own} // for until
+	s.until(0, optimize.Failed, time.Hour)
+	if _, err := s.o.Submit(t.Context(), tenant, own, "ada"); !errors.Is(err, optimize.ErrState) {
+		t.Errorf("again: %v", err)
+	}
+	for name, spoil := range map[string]func(*optimize.Proposal){
+		"kind":     func(p *optimize.Proposal) { p.Kind = "magic" },
+		"actuator": func(p *optimize.Proposal) { p.Kind = optimize.Patch },
+		"service":  func(p *optimize.Proposal) { p.Service = "" },
+		"sentence": func(p *optimize.Proposal) { p.Sentence = "" },
+		"spec":     func(p *optimize.Proposal) { p.Spec = []byte("{") },
+	} {
+		p := own
+		spoil(&p)
+		if _, err := s.o.Submit(t.Context(), tenant, p, "ada"); !errors.Is(err, optimize.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
