@@ -145,6 +145,11 @@ func begin(in Input, o Options) (j *judging, done bool) {
 	case len(in.Treated) == 0:
 		return stop("no instance is treated")
 	}
+	for i, p := range in.Periods {
+		if len(in.Control) == 0 && (!p.To.After(p.From) || i > 0 && p.From.Before(in.Periods[i-1].To)) {
+			return stop("the periods are not in order: number %d is from %s to %s", i+1, clock(p.From), clock(p.To))
+		}
+	}
 	if j.in.From.IsZero() {
 		for i := range in.Treated {
 			if a := in.Treated[i].Applied; !a.IsZero() && (j.in.From.IsZero() || a.Before(j.in.From)) {

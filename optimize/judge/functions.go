@@ -31,8 +31,21 @@ func compareFunctions(in *Input, o *Options) functions {
 	if len(in.Control) == 0 {
 		control, before = before[1], [2]analyze.Cohort{}
 	}
-	if len(control.Replicates) == 0 || len(treated.Replicates) == 0 {
+	if c, t := len(control.Replicates), len(treated.Replicates); c == 0 || t == 0 {
+		if c > 0 || t > 0 {
+			f.warnings = append(f.warnings, fmt.Sprintf("functions are not compared: %d profiles of the treated, %d to compare them with", t, c))
+		}
 		return f
+	}
+	earlier := len(before[0].Replicates) > 0 && len(before[1].Replicates) > 0
+	if earlier {
+		// Requests of before are not known. What an unchanged function's share became must be told in the same way both times, or hosts that differ
+		// do not cancel.
+		for _, side := range [2]analyze.Cohort{control, treated} {
+			for i := range side.Replicates {
+				side.Replicates[i].Requests = 0
+			}
+		}
 	}
 	c, err := analyze.Compare(control, treated, analyze.CompareOptions{Q: o.Q})
 	if err != nil {
@@ -43,7 +56,7 @@ func compareFunctions(in *Input, o *Options) functions {
 	}
 	f.compared, f.warnings = true, c.Warnings
 	then := map[string]*analyze.Compared{}
-	if len(before[0].Replicates) > 0 && len(before[1].Replicates) > 0 {
+	if earlier {
 		if b, err := analyze.Compare(before[0], before[1], analyze.CompareOptions{Q: o.Q}); err == nil {
 			for i := range b.Changes {
 				then[b.Changes[i].Function] = &b.Changes[i]

@@ -99,8 +99,8 @@ func TestFalseFails(t *testing.T) {
 		"an hour, windows alike at 0.7": {treated: 1, control: 1, before: 90, stage: 360, correlation: 0.7},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := runs(20, 500)
-			every := runs(max(2, s.stage/30), 1)
+			n := runs(20, 200)
+			every := max(runs(2, 1), s.stage/runs(30, 60))
 			none := dwell(s, nil, n, every, Options{})
 			t.Logf("no effect:            %v", none)
 			if none.fail > 1+n/100 {
@@ -135,8 +135,8 @@ func TestPower(t *testing.T) {
 				}
 				s := harsh(size, size, 60, 60)
 				s.effect = map[string]float64{metric: planted}
-				n := runs(8, 300)
-				r := dwell(s, only(metric), n, runs(3, 1), Options{})
+				n := runs(6, 100)
+				r := dwell(s, only(metric), n, runs(4, 1), Options{})
 				what := fmt.Sprintf("%d and %d, %s %+.1f %%", size, size, metric, planted*100)
 				t.Logf("%-44s %v", what, r)
 				switch harm := max(planted, -planted) / tolerated; {

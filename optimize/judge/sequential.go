@@ -136,8 +136,8 @@ const (
 )
 
 // correlation is that of neighbouring windows in several stretches of slots, each about its own mean; NaN is a gap. An estimate from n windows is too
-// low by (1+3r)/n (Kendall 1954). drawn is drawn towards what is usual; careful is not drawn down, which whoever looks again and again
-// must not be: too low a correlation takes for news what is not.
+// low by (1+3r)/n (Kendall 1954). drawn is drawn towards what is usual. careful is not drawn down, and half a standard error higher, for whoever
+// looks again and again: too low a correlation takes for news what is not.
 func correlation(stretches ...[]float64) (drawn, careful float64) {
 	var product, square, n float64
 	for _, s := range stretches {
@@ -171,5 +171,5 @@ func correlation(stretches ...[]float64) (drawn, careful float64) {
 	r += (1 + 3*max(0, r)) / n
 	drawn = (n*r + usualWeight*usualCorrelation) / (n + usualWeight)
 	limit := func(r float64) float64 { return min(max(r, leastCorrelation), mostCorrelation) }
-	return limit(drawn), limit(max(drawn, r))
+	return limit(drawn), limit(max(drawn, r+0.5*math.Sqrt(max(0, 1-r*r)/n)))
 }
