@@ -37,6 +37,7 @@ var law = map[string][]string{
 	"internal/vfs":                    nil,
 	"optimize":                        {"analyze", "profile", "optimize/judge"},
 	"optimize/judge":                  {"analyze", "profile"},
+	"optimize/measure":                {"analyze", "optimize", "optimize/judge", "profile", "store", "store/block"},
 	"optimize/runtime":                {"analyze", "optimize", "optimize/judge", "profile"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
