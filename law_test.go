@@ -38,6 +38,8 @@ var law = map[string][]string{
 	"optimize":                        {"analyze", "profile", "optimize/judge"},
 	"optimize/judge":                  {"analyze", "profile"},
 	"optimize/simulate":               {"analyze", "optimize", "optimize/judge", "profile"},
+	"optimize/measure":                {"analyze", "optimize", "optimize/judge", "profile", "store", "store/block"},
+	"optimize/runtime":                {"analyze", "optimize", "optimize/judge", "profile"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
 	"store/block":                     {"profile", "internal/vfs"},

@@ -292,6 +292,10 @@ func (a *Agent) windows(ctx context.Context, s *sender) {
 			poke(s.now)
 			early = false
 		}
+		// Who set something, or asked to be shown this closely, must see harm within a window, not within a minute.
+		if id, _, _ := a.leases.state(); id != "" {
+			poke(s.now)
+		}
 		if a.queue.halfFull() {
 			poke(s.now)
 			poke(s.spill)

@@ -174,7 +174,8 @@ type settings struct {
 	Rate  int   `json:"cpu_rate"` // samples a second, 0 is none
 }
 
-// lease is a wish of the server's: settings, and how long they hold. nil is left alone.
+// lease is a wish of the server's: settings, and how long they hold. nil is left alone. While one is in force, also one that sets
+// nothing, each window is uploaded as it closes, so that what it does is seen soon.
 type lease struct {
 	ID    string
 	TTL   time.Duration // from when it arrived
@@ -370,6 +371,9 @@ func (l *leaser) take(want *lease, now time.Time) {
 			l.release(i)
 		}
 	}
+	if set == ([slots]bool{}) {
+		holder.CompareAndSwap(l, nil) // nothing is held any more
+	}
 	l.id, l.expires = want.ID, now.Add(want.TTL)
 	l.refusedID, l.refused, l.since = "", "", now
 	l.base, l.baseAt = l.k.read(), now
@@ -398,7 +402,7 @@ func (l *leaser) refusal(want *lease) string {
 			return why
 		}
 	}
-	if !holder.CompareAndSwap(nil, l) && holder.Load() != l {
+	if set != ([slots]bool{}) && !holder.CompareAndSwap(nil, l) && holder.Load() != l {
 		return "another agent in this process holds a lease"
 	}
 	return ""

@@ -536,6 +536,29 @@ func TestLeaseTwoAgents(t *testing.T) {
 	})
 }
 
+// TestLeaseOfNothing changes nothing, restores what the lease before it set, and is in nobody's way.
+func TestLeaseOfNothing(t *testing.T) {
+	leasing(t, func(t *testing.T, f *fakeRuntime, l *leaser) {
+		other := newLeaser(f.knobs(), quiet())
+		defer other.restore()
+		l.follow(grant("watch"))
+		wantState(t, "nothing set", f, l, found, "watch", "")
+		if f.changes != 0 {
+			t.Errorf("%d settings were set", f.changes)
+		}
+		other.follow(grant("x", "gogc", 200))
+		wantState(t, "another agent beside it", f, other, "200/1024/4auto/100", "x", "")
+		other.follow(nil)
+		l.follow(all("a"))
+		l.follow(grant("watch again"))
+		wantState(t, "in place of one with settings", f, l, found, "watch again", "")
+		other.follow(grant("y", "gogc", 200))
+		wantState(t, "another agent then", f, other, "200/1024/4auto/100", "y", "")
+		ticking(l, 2*time.Minute)
+		wantState(t, "over", f, l, "200/1024/4auto/100", "", "")
+	})
+}
+
 // TestLeaseRuntime sets and restores the real runtime, and compares what it says of itself.
 func TestLeaseRuntime(t *testing.T) {
 	rate := 100

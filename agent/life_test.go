@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,6 +297,55 @@ func TestTimes(t *testing.T) {
 		st := a.Status()
 		if !st.Enabled || st.Uploaded != int64(len(got)) || st.Failed+st.Rejected+st.Dropped+st.Gaps != 0 || st.Queued != 0 || st.QueuedBytes != 0 || st.LastError != "" {
 			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+// TestWatched: while a lease is in force, though it sets nothing, each window goes as it closes; before and after once a minute.
+func TestWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, cpu := new(fakeServer), new(fakeCPU)
+		var leased atomic.Bool
+		s.poll = func(r *http.Request, _ []byte) (*http.Response, error) {
+			select {
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			case <-time.After(10 * time.Second):
+			}
+			if leased.Load() {
+				return answer(200, `{"lease":{"id":"watch","ttl_ms":60000}}`, "Content-Type", "application/json"), nil
+			}
+			return answer(200, "{}", "Content-Type", "application/json"), nil
+		}
+		// late is the longest that a window of the minutes from here waited.
+		late := func(minutes time.Duration) (longest time.Duration, windows int) {
+			n := len(s.uploads())
+			time.Sleep(minutes * time.Minute)
+			synctest.Wait()
+			for _, u := range s.uploads()[n:] {
+				longest, windows = max(longest, u.at.Sub(instant(t, u, "until"))), windows+1
+			}
+			return longest, windows
+		}
+		a := mustStart(t, fakeOptions(s), cpu.sources())
+		if d, n := late(5); d < 30*time.Second || n < 20 {
+			t.Errorf("without a lease %d windows waited up to %v, want most of a minute", n, d)
+		}
+		leased.Store(true)
+		late(1)
+		if d, n := late(5); d > time.Second || n < 20 {
+			t.Errorf("with a lease %d windows waited up to %v, want none to", n, d)
+		}
+		if got := a.Status().Lease; got != "watch" {
+			t.Errorf("lease %q", got)
+		}
+		leased.Store(false)
+		late(2)
+		if d, n := late(5); d < 30*time.Second || n < 20 {
+			t.Errorf("after it %d windows waited up to %v, want most of a minute", n, d)
+		}
+		if err := a.Stop(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
 	"runtime/metrics"
 	"time"
 )
@@ -31,6 +32,12 @@ var gaugeTypes = []struct{ name, unit string }{
 	gAgentMemory:  {"agent_memory", "bytes"},
 	gAgentSent:    {"agent_sent", "bytes"},
 	gAgentSamples: {"agent_rate", "hertz"},
+	gRSS:          {"rss", "bytes"},
+	gCores:        {"cores", "count"},
+	gQuota:        {"cpu_quota", "millicores"},
+	gThrottled:    {"cpu_throttled", "nanoseconds"},
+	gMemoryMax:    {"memory_max", "bytes"},
+	gLoad:         {"machine_load", "millicores"},
 }
 
 const (
@@ -50,6 +57,12 @@ const (
 	gAgentMemory
 	gAgentSent
 	gAgentSamples
+	gRSS
+	gCores
+	gQuota
+	gThrottled
+	gMemoryMax
+	gLoad
 )
 
 // gauge is one figure: what it is made of, outermost first, and its value.
@@ -104,12 +117,13 @@ type vital struct {
 	last    []float64        // of runtimeMetrics, those that count since the program began
 	counts  []uint64         // at the last look
 	first   bool
+	machine *machine
 	user    time.Duration
 	system  time.Duration
 }
 
 func newVital() *vital {
-	v := &vital{last: make([]float64, len(runtimeMetrics)), first: true}
+	v := &vital{last: make([]float64, len(runtimeMetrics)), first: true, machine: newMachine()}
 	for _, m := range runtimeMetrics {
 		v.samples = append(v.samples, metrics.Sample{Name: m.name})
 	}
@@ -157,6 +171,7 @@ func (v *vital) look() ([]gauge, figures) {
 	gs = append(gs, gauge{gCPU, []string{"user"}, int64(user - v.user)}, gauge{gCPU, []string{"kernel"}, int64(system - v.system)})
 	f.cpu = user - v.user + system - v.system
 	v.user, v.system = user, system
+	gs = append(v.machine.figures(gs), gauge{gCores, []string{"usable"}, int64(runtime.NumCPU())})
 	if v.first {
 		v.first = false
 		return nil, figures{buckets: f.buckets, limit: f.limit, cycles: f.cycles}

@@ -91,7 +91,7 @@ type Options struct {
 	// beat in step. 0 is 10 s; at least 100 ms, <0 is an error.
 	Window time.Duration
 	// Upload is the time between uploads, give or take 10 %. 0 is 60 s; <0 is an error.
-	// The first window is uploaded at once, and so is a queue that is half full.
+	// The first window is uploaded at once, and so is a queue that is half full, and each window while a lease is in force.
 	Upload time.Duration
 	// QueueBytes bounds the profiles that wait in memory for an upload; past it they go to
 	// the spool, or the oldest are dropped. 0 is 4 MiB; <0 is an error.

@@ -82,8 +82,8 @@ func (w *waste) allocations() []Finding {
 			}
 		}
 		direct := t.share(malloc)
-		cost := direct.Value + a.share.Value*w.gcShare.Value
-		if sure := direct.Low + a.share.Low*w.gcShare.Low; sure < allocSaving {
+		cost := direct.Value + a.share.Value*w.gc.All.Value
+		if sure := direct.Low + a.share.Low*w.gc.All.Low; sure < allocSaving {
 			continue
 		}
 		f := w.finding(AllocHotLoop, "alloc_space", "total")
@@ -93,7 +93,7 @@ func (w *waste) allocations() []Finding {
 			quote(a.name), percents(a.share.Value), w.s.Service, percentInterval(a.share), byteText(a.bytes/w.covered*float64(w.s.Instances)), where, percents(cost))
 		f.Next = "Keep what it allocates for the next call: a sync.Pool, a buffer that is passed in, a size that is given beforehand."
 		f.Saving, f.SavingUnit = cost*w.cores, "cores"
-		if w.gcShare.Low >= w.o.GC {
+		if w.gc.All.Low >= w.o.GC {
 			f.Warnings = append(f.Warnings, "What a higher GOGC saves is a part of this: the two do not add up.")
 		}
 		out = append(out, f)

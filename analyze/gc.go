@@ -6,12 +6,13 @@ import (
 	"strings"
 )
 
+// The bounds on a GOGC that is proposed.
 const (
-	gcMaxFactor = 4    // the collector is never asked to run more than so many times more rarely: that is three quarters of all there is to save
-	gcLeast     = 1.3  // less than that is not worth a change of settings
-	gcSaving    = 0.03 // least share of the CPU that the setting shall save, for sure
-	gcUseOfRoom = 0.5  // how much of the memory that is free below the limit a setting may take: the rest is for peaks
-	gcTight     = 0.9  // of the limit in use: it is the limit that makes the collector run
+	GCMaxFactor = 4    // the collector is never asked to run more than so many times more rarely: that is three quarters of all there is to save
+	GCLeast     = 1.3  // less than that is not worth a change of settings
+	GCSaving    = 0.03 // least share of the CPU that the setting shall save, for sure
+	GCUseOfRoom = 0.5  // how much of the memory that is free below the limit a setting may take: the rest is for peaks
+	GCTight     = 0.9  // of the limit in use: it is the limit that makes the collector run
 )
 
 // gcMarking and gcSweeping are where the collector's work begins on a stack. Marking is done once a cycle, over what is live; sweeping
@@ -23,12 +24,31 @@ var (
 	greenTea = wordSet("runtime.scanSpan runtime.tryDeferToSpanScan runtime.scanObjectsSmall runtime.scanObjectSmall")
 )
 
-// gcCost is the share of the CPU that goes into collecting garbage, by the samples of the profile, and how many those are. The
-// runtime's own account (RuntimeFigures) is not taken: it counts time on the clock, so also what the operating system gave to other programs.
-func (w *waste) gcCost() (Estimate, float64) {
-	t := w.cpu
-	v := t.selfOf(t.under(func(n string) bool { return gcMarking[n] || gcSweeping[n] }))
-	return t.share(v), t.samples(v)
+// Collecting is what collecting garbage takes of the CPU, by the samples of the profile. The runtime's own account (RuntimeFigures) is
+// not taken: it counts time on the clock, so also what the operating system gave to other programs.
+type Collecting struct {
+	All     Estimate // shares of the CPU, 0 to 1
+	Marking Estimate // the part of it that goes with the number of collections, and not with what is allocated
+	Samples float64  // that are of All
+	Of      float64  // samples in the profile
+	// GreenTea says that the collector is that of Go 1.26.
+	GreenTea bool
+}
+
+// ReadCollecting reads a CPU profile ("cpu" in nanoseconds, else "samples"); ok is false where there is none. Samples is
+// to be judged by the caller: a profile of a few says little.
+func ReadCollecting(cpu Profiles) (c Collecting, ok bool) {
+	t := cpuTree(cpu)
+	if t == nil {
+		return Collecting{}, false
+	}
+	return t.collecting(), true
+}
+
+func (t *wasteTree) collecting() Collecting {
+	all := t.selfOf(t.under(func(n string) bool { return gcMarking[n] || gcSweeping[n] }))
+	marking := t.selfOf(t.under(func(n string) bool { return gcMarking[n] }))
+	return Collecting{All: t.share(all), Marking: t.share(marking), Samples: t.samples(all), Of: t.samples(t.total), GreenTea: t.has(greenTea)}
 }
 
 // gcPressure says that a setting would save much of what the collector takes.
@@ -39,7 +59,7 @@ func (w *waste) gcCost() (Estimate, float64) {
 // room there is.
 func (w *waste) gcPressure() []Finding {
 	t, g := w.cpu, w.figures
-	if t == nil || t.samples(t.total) < minSamples || w.gcShare.Low < w.o.GC || g.Windows == 0 || g.HeapLive <= 0 || g.MemoryLimit <= 0 {
+	if t == nil || t.samples(t.total) < minSamples || w.gc.All.Low < w.o.GC || g.Windows == 0 || g.HeapLive <= 0 || g.MemoryLimit <= 0 {
 		return nil
 	}
 	room, free := g.HeapGoal-g.HeapLive, max(0, g.MemoryLimit-g.Memory)
@@ -47,23 +67,22 @@ func (w *waste) gcPressure() []Finding {
 		return nil
 	}
 	f := w.finding(GCPressure, "cpu", "value")
-	f.Subject, f.Unit, f.After, f.Change, f.Samples = "gc_cpu", "share", w.gcShare, w.gcShare, w.gcN
+	f.Subject, f.Unit, f.After, f.Change, f.Samples = "gc_cpu", "share", w.gc.All, w.gc.All, w.gc.Samples
 	f.Sentence = fmt.Sprintf("Garbage collection takes %s of %s's CPU (%s), %s of a core, %s.",
-		percents(w.gcShare.Value), w.s.Service, percentInterval(w.gcShare), coresText(w.gcShare.Value*w.cores), w.gcWhy())
+		percents(w.gc.All.Value), w.s.Service, percentInterval(w.gc.All), coresText(w.gc.All.Value*w.cores), w.gcWhy())
 	w.gcWarnings(&f)
 
 	now := 100 * room / g.HeapLive
-	gogc := neatGOGC(now*gcMaxFactor, now*(1+gcUseOfRoom*free/room))
+	gogc := NeatGOGC(now*GCMaxFactor, now*(1+GCUseOfRoom*free/room))
 	factor := gogc / now
-	marking := t.share(t.selfOf(t.under(func(n string) bool { return gcMarking[n] })))
-	saved := marking.times(1 - 1/factor)
+	saved := w.gc.Marking.times(1 - 1/factor)
 	switch {
-	case g.Memory < gcTight*g.MemoryLimit && factor >= gcLeast && saved.Low >= gcSaving:
+	case g.Memory < GCTight*g.MemoryLimit && factor >= GCLeast && saved.Low >= GCSaving:
 		more := room * (factor - 1)
 		f.Next = fmt.Sprintf("Set GOGC=%.0f instead of about %.0f: a cycle would come after %s of allocations instead of %s, which is expected to save %s of the CPU, for %s more memory in each instance. Of its limit of %s, %s are free.",
 			gogc, now, byteText(room*factor), byteText(room), percents(saved.Value), byteText(more), byteText(g.MemoryLimit), byteText(free))
 		f.Saving, f.SavingUnit = saved.Value*w.cores, "cores"
-	case g.Memory >= gcTight*g.MemoryLimit:
+	case g.Memory >= GCTight*g.MemoryLimit:
 		f.Next = fmt.Sprintf("The memory limit makes the collector run: %s of %s are in use. Raise GOMEMLIMIT where the machine has the memory, or keep less alive.",
 			byteText(g.Memory), byteText(g.MemoryLimit))
 	default:
@@ -72,7 +91,7 @@ func (w *waste) gcPressure() []Finding {
 	if top := w.allocators(); len(top) > 0 {
 		f.Next += fmt.Sprintf(" Or allocate less: %s has %s of all bytes.", quote(top[0].name), percents(top[0].share.Value))
 	}
-	if !w.cpu.has(greenTea) {
+	if !w.gc.GreenTea {
 		f.Next += " The collector of Go 1.26 (Green Tea) is expected to take 10 to 40 % less (release notes of Go 1.26)."
 	}
 	return []Finding{f}
@@ -110,11 +129,11 @@ func (w *waste) crowded() (account float64, yes bool) {
 		return 0, false
 	}
 	account = (g.GCMark + g.GCAssist + g.GCIdle + g.Pause) / g.CPU
-	return account, account > 1.5*w.gcShare.High
+	return account, account > 1.5*w.gc.All.High
 }
 
-// neatGOGC is a GOGC near want that a person would write, and not above most.
-func neatGOGC(want, most float64) float64 {
+// NeatGOGC is a GOGC near want that a person would write, and not above most nor 1000.
+func NeatGOGC(want, most float64) float64 {
 	step := 50.0
 	switch x := min(want, most); {
 	case x < 20:

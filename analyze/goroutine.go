@@ -173,6 +173,16 @@ func growsAlike(tr trend, cpu *Table) bool {
 	return last/first-1 >= 0.5*(tr.last.Value/max(1, tr.first.Value)-1)
 }
 
+// Rise is how much x rises from one value to the next (Sen's slope), and the p-value that it does not rise (Mann and Kendall's test, one-sided),
+// over means of at most twelve equal parts: neighbouring values hang together. NaN is missing. Of fewer than four values p is 1.
+func Rise(x []float64) (slope, p float64) {
+	b := blocksOf(x, min(growthBlocks, len(x)))
+	if len(b) < 4 {
+		return 0, 1
+	}
+	return senSlope(b) * float64(len(b)) / float64(len(x)), mannKendall(b)
+}
+
 // mannKendall is the one-sided p-value that x does not rise, by the normal approximation with the correction for continuity.
 func mannKendall(x []float64) float64 {
 	s, n := 0.0, float64(len(x))

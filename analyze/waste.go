@@ -170,23 +170,14 @@ type waste struct {
 	cores   float64    // of the whole service
 	figures RuntimeFigures
 
-	gcShare Estimate // of the CPU; by gcCost
-	gcN     float64
+	gc Collecting
 }
 
 func newWaste(s *Snapshot, o WasteOptions) *waste {
 	w := &waste{s: s, o: o, figures: ReadRuntime(s.Runtime)}
 	w.covered = s.Covered.Seconds()
-	p, col, ok := s.CPU.column("cpu")
-	if !ok {
-		p, col, ok = s.CPU.column("samples")
-	}
-	if ok {
-		w.cpu = newWasteTree(p, col)
-		w.cpu.unit = 1
-		if p.SampleTypes[col].Unit == "nanoseconds" {
-			w.cpu.unit = sampleUnit(p)
-		}
+	if w.cpu = cpuTree(s.CPU); w.cpu != nil {
+		p, _, _ := s.CPU.cpuColumn()
 		w.seconds = w.cpu.samples(w.cpu.total) * sampleUnit(p) / 1e9
 		if w.covered == 0 {
 			w.covered = float64(p.DurationNanos) / 1e9
@@ -197,9 +188,31 @@ func newWaste(s *Snapshot, o WasteOptions) *waste {
 	}
 	if w.cpu != nil {
 		w.cores = w.seconds / w.covered * float64(s.Instances)
-		w.gcShare, w.gcN = w.gcCost()
+		w.gc = w.cpu.collecting()
 	}
 	return w
+}
+
+// cpuColumn finds what a CPU profile counts.
+func (ps Profiles) cpuColumn() (p *profile.Profile, col int, ok bool) {
+	if p, col, ok = ps.column("cpu"); !ok {
+		p, col, ok = ps.column("samples")
+	}
+	return p, col, ok
+}
+
+// cpuTree is a CPU profile's tree; nil where there is none.
+func cpuTree(ps Profiles) *wasteTree {
+	p, col, ok := ps.cpuColumn()
+	if !ok {
+		return nil
+	}
+	t := newWasteTree(p, col)
+	t.unit = 1
+	if p.SampleTypes[col].Unit == "nanoseconds" {
+		t.unit = sampleUnit(p)
+	}
+	return t
 }
 
 // sampleUnit is the nanoseconds that one CPU sample stands for: the period where it is that, else 10 ms, Go's default.

@@ -12,7 +12,7 @@ type RuntimeFigures struct {
 	Windows float64
 
 	CPU                             float64 // seconds, as the operating system counts them
-	GCMark, GCAssist, GCIdle, Pause float64 // seconds, as the runtime counts them: see gcCost
+	GCMark, GCAssist, GCIdle, Pause float64 // seconds, as the runtime counts them: see Collecting
 
 	HeapLive, HeapGoal float64 // bytes
 	MemoryLimit        float64 // bytes; 0 is none

@@ -240,6 +240,51 @@ func TestProlonged(t *testing.T) {
 	})
 }
 
+// TestLeaseOfTheSame: the same settings prolong the lease, so that the agent goes on with it, but not one that it has refused or that
+// ended while that was recorded.
+func TestLeaseOfTheSame(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var during func()
+		r := newRig(t, Options{Hold: 20 * time.Second, Record: func(context.Context, Event) error {
+			if during != nil {
+				during()
+			}
+			return nil
+		}})
+		r.poll("0s", nil)
+		l := r.lease(Settings{GOGC: num(200)}, 10*time.Second)
+		r.poll("0s", nil)
+		time.Sleep(4 * time.Second)
+		p := r.polling("60s", map[string]any{"lease": l.ID})
+		if again := r.lease(Settings{GOGC: num(200)}, time.Minute); again.ID != l.ID || !again.InForce || again.Expires.Sub(l.Expires) != 54*time.Second {
+			t.Errorf("%+v, then %+v", l, again)
+		}
+		if got := <-p; got.Lease == nil || got.Lease.ID != l.ID || got.Lease.TTL != 20_000 || got.took > 5*time.Second {
+			t.Errorf("after %v, before its old end: %s", got.took, got.body)
+		}
+		if other := r.lease(Settings{GOGC: num(200), MaxProcs: num(2)}, time.Minute); other.ID == l.ID {
+			t.Error("other settings prolong it")
+		}
+		watch := r.lease(Settings{}, time.Minute)
+		if got := r.poll("0s", map[string]any{"lease": l.ID}); got.Lease == nil || got.Lease.ID != watch.ID || got.Lease.GOGC != nil {
+			t.Errorf("without settings: %s", got.body)
+		}
+		r.poll("0s", map[string]any{"lease_error": "no"})
+		if again := r.lease(Settings{}, time.Minute); again.ID == watch.ID {
+			t.Error("what the agent has refused is prolonged")
+		}
+		during = func() {
+			during = nil
+			if err := r.Release(t.Context(), checkout); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := r.Lease(t.Context(), checkout, Settings{}, time.Minute); !errors.Is(err, ErrUnavailable) || r.one().Granted != nil {
+			t.Errorf("released while it was prolonged: %v", err)
+		}
+	})
+}
+
 // TestShortLease lasts no longer than it was given.
 func TestShortLease(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -965,7 +1010,7 @@ func TestSettings(t *testing.T) {
 		`"gogc":200,"service":""`:                    "service",
 		`"gomaxproc":2`:                              `unknown field "gomaxproc"`,
 		`"region":"eu"`:                              `unknown field "region"`,
-		`"cpu_rate":null`:                            "no setting",
+		`"cpu_rate":null`:                            "", // sets nothing: it is watched
 	} {
 		t.Run(body, func(t *testing.T) {
 			r := newRig(t, Options{})
@@ -1165,7 +1210,7 @@ func TestMetrics(t *testing.T) {
 # HELP quantra_fleet_agents_online Agents that were heard of lately.
 # TYPE quantra_fleet_agents_online gauge
 quantra_fleet_agents_online 1
-# HELP quantra_fleet_lease_events_total What became of leases: granted, refused by the agent, replaced, released, expired, or forgotten with the agent.
+# HELP quantra_fleet_lease_events_total What became of leases: granted, prolonged, refused by the agent, replaced, released, expired, or forgotten with the agent.
 # TYPE quantra_fleet_lease_events_total counter
 quantra_fleet_lease_events_total{event="granted"} 1
 quantra_fleet_lease_events_total{event="refused"} 1

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Settings of the Go runtime and of the agent. A nil one is left alone, or not said.
+// Settings of the Go runtime and of the agent. A nil one is left alone, or not said. A lease without any sets nothing: it asks the
+// agent to send each window as it closes, as every lease does.
 type Settings struct {
 	GOGC        *int64 `json:"gogc,omitempty"`       // percent; -1 is off
 	MemoryLimit *int64 `json:"gomemlimit,omitempty"` // bytes; math.MaxInt64 is none
@@ -28,8 +29,6 @@ const (
 // check says what no agent would take.
 func (s Settings) check() error {
 	switch {
-	case s == Settings{}:
-		return errorf(ErrInvalid, "no setting is given: name gogc, gomemlimit, gomaxprocs or cpu_rate")
 	case s.GOGC != nil && *s.GOGC != -1 && *s.GOGC < minGOGC:
 		return errorf(ErrInvalid, "gogc %d: it must be %d or more, or -1 for off", *s.GOGC, minGOGC)
 	case s.MemoryLimit != nil && *s.MemoryLimit < minMemoryLimit:
@@ -199,8 +198,9 @@ func (f *Fleet) tell(a *agent, now time.Time, note bool) *leaseReply {
 	return reply
 }
 
-// Lease gives an agent settings until ttl is over or [Fleet.Release]; the lease that it had is replaced. It does not wait
-// for the agent: [Fleet.Agents] says whether it is in force. The agent restores what it found when it ends.
+// Lease gives an agent settings until ttl is over or [Fleet.Release]; the lease that it had is replaced, or prolonged where it has
+// the same settings and the agent has not refused it. It does not wait for the agent: [Fleet.Agents] says whether it is in
+// force. The agent restores what it found when it ends.
 func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Duration) (Lease, error) {
 	if err := s.check(); err != nil {
 		return Lease{}, err
@@ -212,6 +212,7 @@ func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Durati
 		return Lease{}, errorf(ErrInvalid, "a lease needs an instance")
 	}
 	g := &grant{id: rand.Text(), settings: s.clone()}
+	prolongs := false
 	may := func(a *agent, now time.Time) error {
 		if !a.report.Optimizer {
 			return errorf(ErrRefused, "%s", refusesAll)
@@ -221,7 +222,12 @@ func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Durati
 		}
 		return g.settings.checkFor(&a.report)
 	}
-	if err := f.look(t, may); err != nil {
+	if err := f.look(t, func(a *agent, now time.Time) error {
+		if had := f.current(a, now); had != nil && had.refused == "" && had.settings.equal(g.settings) {
+			g.id, prolongs = had.id, true
+		}
+		return may(a, now)
+	}); err != nil {
 		return Lease{}, err
 	}
 	g.expires = time.Now().Add(ttl)
@@ -234,7 +240,17 @@ func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Durati
 		if err := may(a, now); err != nil {
 			return err
 		}
-		if f.current(a, now) != nil {
+		switch had := f.current(a, now); {
+		case prolongs && (had == nil || had.id != g.id || had.refused != ""):
+			// Under its old name an agent would not take it again.
+			return errorf(ErrUnavailable, "the lease that was to be prolonged has ended meanwhile: ask again")
+		case prolongs:
+			had.expires = g.expires
+			f.metrics.leases.WithLabelValues("prolonged").Inc()
+			l = *had.show(&a.report)
+			a.wake() // the poll that waits reckons anew when there is something to say
+			return nil
+		case had != nil:
 			f.metrics.leases.WithLabelValues("replaced").Inc()
 		}
 		a.granted = g
@@ -298,6 +314,12 @@ func (f *Fleet) record(ctx context.Context, e Event) error {
 		return errorf(ErrUnavailable, "it could not be recorded and was not done: %w", err)
 	}
 	return nil
+}
+
+// equal says that s and o set the same to the same.
+func (s Settings) equal(o Settings) bool {
+	same := func(a, b *int64) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
+	return same(s.GOGC, o.GOGC) && same(s.MemoryLimit, o.MemoryLimit) && same(s.MaxProcs, o.MaxProcs) && same(s.CPURate, o.CPURate)
 }
 
 // clone is s with values of its own: the caller keeps what it gave.

@@ -18,7 +18,7 @@ func newMetrics(reg prometheus.Registerer, f *Fleet) (*metrics, error) {
 			Name: "quantra_fleet_requests_total", Help: "Requests of agents, by route and the code of their answer.",
 		}, []string{"route", "code"}),
 		leases: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "quantra_fleet_lease_events_total", Help: "What became of leases: granted, refused by the agent, replaced, released, expired, or forgotten with the agent.",
+			Name: "quantra_fleet_lease_events_total", Help: "What became of leases: granted, prolonged, refused by the agent, replaced, released, expired, or forgotten with the agent.",
 		}, []string{"event"}),
 		tasks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quantra_fleet_tasks_total", Help: "Tasks that agents were asked for, by kind and how they ended.",

@@ -30,6 +30,13 @@ type Actuator interface {
 	Standing(ctx context.Context, c *Change, t Target, snapshot json.RawMessage) (Standing, string, error)
 }
 
+// Watcher is an actuator that can have targets measured closely that it does not change: what is treated and what is left alone
+// must be seen at the same pace, at the same cost. The optimizer calls it for the controls of a stage as often as Traits.Keep says.
+// A control that is gone, or will not be watched, is no error: its measurements tell.
+type Watcher interface {
+	Watch(ctx context.Context, c *Change, controls []Target) error
+}
+
 // Traits are what the optimizer must know of a kind.
 type Traits struct {
 	// Whole says that the change is of the service as a whole: there is one target and no control, and it is held to bounds and to
