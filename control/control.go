@@ -1,7 +1,7 @@
 // Package control keeps the little that servers must agree on, in a database that others have written and
 // proven: SQLite in the data folder of a single server, or PostgreSQL where several share a bucket.
-// It never holds profiles: leases, which are taken anew if they are lost, and findings with their history, which are found
-// anew but for what people said of them.
+// It never holds profiles: leases, which are taken anew if they are lost; findings with their history, which are found
+// anew but for what people said of them; and changes with theirs, which say what is to be undone.
 package control
 
 import (

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/quantra-l/quantra/control/controltest"
 )
 
 // long is a time to live that no test outlives.
@@ -420,7 +422,7 @@ func TestOpenErrors(t *testing.T) {
 }
 
 func TestPostgresErrors(t *testing.T) {
-	good := postgresURL(t)
+	good := controltest.URL(t)
 	bad := strings.Replace(good, "s3cret", "hunter2", 1)
 	if _, err := Open(t.Context(), bad, Options{}); !errors.Is(err, ErrDenied) || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("wrong password: %v", err)

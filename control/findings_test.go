@@ -13,8 +13,8 @@ import (
 
 var noon = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-func finding(id string, minutes int) Finding {
-	return Finding{ID: id, Service: "checkout", Kind: "regression", State: "new", Seen: noon.Add(time.Duration(minutes) * time.Minute), Doc: []byte(`{"id":"` + id + `"}`)}
+func finding(id string, minutes int) Row {
+	return Row{ID: id, Service: "checkout", Kind: "regression", State: "new", Seen: noon.Add(time.Duration(minutes) * time.Minute), Doc: []byte(`{"id":"` + id + `"}`)}
 }
 
 func TestFindings(t *testing.T) {
@@ -22,13 +22,13 @@ func TestFindings(t *testing.T) {
 		url := fresh()
 		d := open(t, url, Options{})
 		ctx := t.Context()
-		var all []FindingChange
+		var all []RowUpdate
 		for i, id := range []string{"a", "b", "c"} {
 			f := finding(id, i)
 			if id == "b" {
 				f.Service, f.Kind, f.State = "billing", "waste", "fixed"
 			}
-			all = append(all, FindingChange{f, [][]byte{[]byte(`"found"`)}})
+			all = append(all, RowUpdate{f, [][]byte{[]byte(`"found"`)}})
 		}
 		if err := d.KeepFindings(ctx, "t", all, map[string][]byte{"analysed/checkout": []byte("1")}); err != nil {
 			t.Fatal(err)
@@ -37,15 +37,15 @@ func TestFindings(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range []struct {
-			f    FindingFilter
+			f    RowFilter
 			want string
 		}{
-			{FindingFilter{}, "c b a"},
-			{FindingFilter{Limit: 2}, "c b"},
-			{FindingFilter{Service: "checkout"}, "c a"},
-			{FindingFilter{Kinds: []string{"waste", "x"}}, "b"},
-			{FindingFilter{States: []string{"new"}, Since: noon.Add(2 * time.Minute)}, "c"},
-			{FindingFilter{Service: "none"}, ""},
+			{RowFilter{}, "c b a"},
+			{RowFilter{Limit: 2}, "c b"},
+			{RowFilter{Service: "checkout"}, "c a"},
+			{RowFilter{Kinds: []string{"waste", "x"}}, "b"},
+			{RowFilter{States: []string{"new"}, Since: noon.Add(2 * time.Minute)}, "c"},
+			{RowFilter{Service: "none"}, ""},
 		} {
 			list, err := d.Findings(ctx, "t", c.f)
 			if err != nil {
@@ -69,11 +69,11 @@ func TestFindings(t *testing.T) {
 			t.Fatalf("%+v, %v, %v", f, ok, err)
 		}
 		f.State = "muted"
-		if err := d.KeepFindings(ctx, "t", []FindingChange{{f, [][]byte{[]byte(`"muted"`)}}}, nil); err != nil {
+		if err := d.KeepFindings(ctx, "t", []RowUpdate{{f, [][]byte{[]byte(`"muted"`)}}}, nil); err != nil {
 			t.Fatal(err)
 		}
-		for _, again := range []Finding{f, finding("a", 9)} {
-			err := d.KeepFindings(ctx, "t", []FindingChange{{finding("d", 1), nil}, {again, [][]byte{[]byte(`"lost"`)}}}, map[string][]byte{"analysed/checkout": []byte("2")})
+		for _, again := range []Row{f, finding("a", 9)} {
+			err := d.KeepFindings(ctx, "t", []RowUpdate{{finding("d", 1), nil}, {again, [][]byte{[]byte(`"lost"`)}}}, map[string][]byte{"analysed/checkout": []byte("2")})
 			if !errors.Is(err, ErrConflict) {
 				t.Errorf("version %d again: %v", again.Version, err)
 			}
@@ -93,7 +93,7 @@ func TestFindings(t *testing.T) {
 		}
 		big := finding("big", 0)
 		big.Doc = make([]byte, MaxFindingDoc+1)
-		if err := d.KeepFindings(ctx, "t", []FindingChange{{big, nil}}, nil); !errors.Is(err, ErrInvalid) {
+		if err := d.KeepFindings(ctx, "t", []RowUpdate{{big, nil}}, nil); !errors.Is(err, ErrInvalid) {
 			t.Error(err)
 		}
 
@@ -131,7 +131,7 @@ func TestFindingEventsAreBounded(t *testing.T) {
 			for i := range 50 {
 				events = append(events, []byte(fmt.Sprint(n*50+i)))
 			}
-			if err := d.KeepFindings(t.Context(), "t", []FindingChange{{f, events}}, nil); err != nil {
+			if err := d.KeepFindings(t.Context(), "t", []RowUpdate{{f, events}}, nil); err != nil {
 				t.Fatal(err)
 			}
 			f.Version++

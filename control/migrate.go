@@ -47,6 +47,26 @@ var migrations = []string{
 		doc    text not null,
 		primary key (tenant, name)
 	)`,
+	// 3: changes of the fleet with their history. seen is when something last happened to it, in Unix microseconds.
+	`create table changes (
+		tenant  text   not null,
+		id      text   not null,
+		service text   not null,
+		kind    text   not null,
+		state   text   not null,
+		seen    bigint not null,
+		version bigint not null,
+		doc     text   not null,
+		primary key (tenant, id)
+	);
+	create index changes_by_state on changes (tenant, state, seen);
+	create table change_events (
+		tenant text   not null,
+		change text   not null,
+		seq    bigint not null,
+		doc    text   not null,
+		primary key (tenant, change, seq)
+	)`,
 }
 
 // migrate brings the tables to the last version, in one transaction: a crash leaves the

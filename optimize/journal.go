@@ -19,8 +19,8 @@ type Filter struct {
 	Service string
 	Kinds   []Kind
 	States  []State
-	Since   time.Time // last written at or after
-	Limit   int       // those written last; 0 is 1000
+	Since   time.Time // something happened to it at or after
+	Limit   int       // those that something happened to last; 0 is 1000
 }
 
 // Journal is where changes are kept: what is about to be done is in it before it is done. The optimizer and those who ask
@@ -31,9 +31,10 @@ type Journal interface {
 	Keep(ctx context.Context, c *Change, rails *Rails, events ...Event) error
 	// Change is one; ok is false if there is none.
 	Change(ctx context.Context, tenant, id string) (c Change, ok bool, err error)
-	// Changes are a tenant's, those written last first.
+	// Changes are a tenant's, those that something happened to last first: an event, or that it was proposed again.
 	Changes(ctx context.Context, tenant string, f Filter) ([]Change, error)
-	// Events are a change's, the oldest first, after the event number after.
+	// Events are at most [MaxEvents] of a change's after the event number after, the oldest first; with after below 0 they are its last
+	// -after, at most as many. Their numbers count from 1, and none goes away.
 	Events(ctx context.Context, tenant, id string, after int64) ([]Event, error)
 	// Tenants are those that have changes, sorted.
 	Tenants(ctx context.Context) ([]string, error)
@@ -44,6 +45,15 @@ type Journal interface {
 	Holds(ctx context.Context, tenant string) (Holds, error)
 	ChangeHolds(ctx context.Context, tenant string, change func(*Holds) error) error
 }
+
+// MaxEvents is how many events one call of [Journal.Events] returns at most.
+const MaxEvents = 1000
+
+// Version is the number of writes that c has seen, for a [Journal]: 0 is that it is new to it.
+func (c *Change) Version() int64 { return c.version }
+
+// SetVersion is for a [Journal]: to say which write it was that c was read from.
+func (c *Change) SetVersion(v int64) { c.version = v }
 
 // Rails are what acting has used up: it bounds what comes.
 type Rails struct {

@@ -17,7 +17,6 @@ type Memory struct {
 	changes map[string]map[string]*kept // tenant, id
 	rails   map[string][]byte
 	holds   map[string][]byte
-	writes  int64
 }
 
 // kept holds JSON, as a database does, so that nobody shares memory with the journal.
@@ -25,8 +24,7 @@ type kept struct {
 	doc     []byte
 	events  [][]byte
 	version int64
-	order   int64
-	at      time.Time
+	at      time.Time // when something last happened to it
 }
 
 // Keep implements [Journal].
@@ -56,7 +54,7 @@ func (m *Memory) Keep(_ context.Context, c *Change, rails *Rails, events ...Even
 	if k == nil {
 		k = &kept{}
 	}
-	next := kept{doc: doc, version: version + 1, events: k.events, at: c.SeenAt}
+	next := kept{doc: doc, version: version + 1, events: k.events, at: later(k.at, c.SeenAt)}
 	for _, e := range events {
 		e.Seq = int64(len(next.events)) + 1
 		b, err := json.Marshal(e)
@@ -64,7 +62,7 @@ func (m *Memory) Keep(_ context.Context, c *Change, rails *Rails, events ...Even
 			return err
 		}
 		next.events = append(next.events, b)
-		next.at = e.Time
+		next.at = later(next.at, e.Time)
 	}
 	if rails != nil {
 		b, err := json.Marshal(rails)
@@ -73,8 +71,6 @@ func (m *Memory) Keep(_ context.Context, c *Change, rails *Rails, events ...Even
 		}
 		m.rails[c.Tenant] = b
 	}
-	m.writes++
-	next.order = m.writes
 	of[c.ID] = &next
 	c.version++
 	return nil
@@ -102,9 +98,11 @@ func (k *kept) change() (c Change, err error) {
 func (m *Memory) Changes(_ context.Context, tenant string, f Filter) ([]Change, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := slices.SortedFunc(maps.Values(m.changes[tenant]), func(a, b *kept) int { return cmp.Compare(b.order, a.order) })
+	of := m.changes[tenant]
+	ids := slices.SortedFunc(maps.Keys(of), func(a, b string) int { return cmp.Or(of[b].at.Compare(of[a].at), cmp.Compare(a, b)) })
 	var out []Change
-	for _, k := range all {
+	for _, id := range ids {
+		k := of[id]
 		if !f.Since.IsZero() && k.at.Before(f.Since) {
 			continue
 		}
@@ -122,6 +120,13 @@ func (m *Memory) Changes(_ context.Context, tenant string, f Filter) ([]Change, 
 	return out, nil
 }
 
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 func (f *Filter) chooses(c *Change) bool {
 	return (f.Service == "" || c.Service == f.Service) &&
 		(len(f.Kinds) == 0 || slices.Contains(f.Kinds, c.Kind)) &&
@@ -133,7 +138,11 @@ func (m *Memory) Events(_ context.Context, tenant, id string, after int64) (out 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if k := m.changes[tenant][id]; k != nil {
-		for _, b := range k.events[min(max(0, after), int64(len(k.events))):] {
+		n := int64(len(k.events))
+		if after < 0 {
+			after = n - min(-after, MaxEvents)
+		}
+		for _, b := range k.events[min(max(0, after), n):min(max(0, after)+MaxEvents, n)] {
 			var e Event
 			if err := json.Unmarshal(b, &e); err != nil {
 				return nil, err
@@ -172,10 +181,14 @@ func (m *Memory) Holds(_ context.Context, tenant string) (h Holds, err error) {
 }
 
 // ChangeHolds implements [Journal].
-func (m *Memory) ChangeHolds(ctx context.Context, tenant string, change func(*Holds) error) error {
-	h, err := m.Holds(ctx, tenant)
-	if err != nil {
-		return err
+func (m *Memory) ChangeHolds(_ context.Context, tenant string, change func(*Holds) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var h Holds
+	if b := m.holds[tenant]; b != nil {
+		if err := json.Unmarshal(b, &h); err != nil {
+			return err
+		}
 	}
 	if err := change(&h); err != nil {
 		return err
@@ -184,8 +197,6 @@ func (m *Memory) ChangeHolds(ctx context.Context, tenant string, change func(*Ho
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.holds == nil {
 		m.changes, m.rails, m.holds = map[string]map[string]*kept{}, map[string][]byte{}, map[string][]byte{}
 	}

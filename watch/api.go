@@ -1,21 +1,17 @@
 package watch
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
+	"github.com/quantra-l/quantra/internal/jsonapi"
 )
 
 // Where [Watcher.Handler] belongs, each with and without a slash and more behind it.
@@ -26,31 +22,13 @@ const (
 	StepsPath    = "/api/v1/transitions"
 )
 
-// maxQuestion bounds the body of a request.
-const maxQuestion = 16 << 10
-
 // Handler answers those who ask for findings, and does what people decide. It lets in everyone but web pages of other
 // origins: put it behind what knows who may.
 func (w *Watcher) Handler() http.Handler {
 	mux := http.NewServeMux()
+	door := &jsonapi.Door{Tenant: w.opt.Tenant, Fault: fault, Logger: w.opt.Logger}
 	handle := func(pattern string, params []string, do func(r *http.Request, tenant string) (any, error)) {
-		mux.HandleFunc(pattern, func(rw http.ResponseWriter, r *http.Request) {
-			answer, err := func() (any, error) {
-				if err := w.origins.Check(r); err != nil {
-					return nil, &fault{http.StatusForbidden, "permission_denied", err.Error()}
-				}
-				tenant, err := w.opt.Tenant(r)
-				if err != nil {
-					return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-				}
-				if err := onlyParams(r, params); err != nil {
-					return nil, err
-				}
-				r.Body = http.MaxBytesReader(rw, r.Body, maxQuestion)
-				return do(r, tenant)
-			}()
-			w.reply(rw, r, answer, err)
-		})
+		door.Handle(mux, pattern, params, do)
 	}
 	handle("GET "+FindingsPath, []string{"service", "kind", "state", "since", "limit"}, w.askFindings)
 	handle("GET "+FindingsPath+"/{id}", nil, func(r *http.Request, tenant string) (any, error) {
@@ -59,7 +37,7 @@ func (w *Watcher) Handler() http.Handler {
 	})
 	handle("POST "+FindingsPath+"/{id}", nil, func(r *http.Request, tenant string) (any, error) {
 		var a Action
-		if err := body(r, &a); err != nil {
+		if err := jsonapi.Body(r, &a); err != nil {
 			return nil, err
 		}
 		rec, err := w.Act(r.Context(), tenant, r.PathValue("id"), a)
@@ -79,85 +57,25 @@ func (w *Watcher) Handler() http.Handler {
 	})
 	handle("POST "+DeploysPath, nil, func(r *http.Request, tenant string) (any, error) {
 		var d Deploy
-		if err := body(r, &d); err != nil {
+		if err := jsonapi.Body(r, &d); err != nil {
 			return nil, err
 		}
 		d, err := w.AddDeploy(r.Context(), tenant, d)
 		return map[string]any{"deploy": d}, err
 	})
-	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
-		w.reply(rw, r, nil, fmt.Errorf("%w: %s %.100s is nothing here; docs/api.md lists what there is", ErrNotFound, r.Method, r.URL.Path))
-	})
+	door.Else(mux)
 	return mux
 }
 
-type fault struct {
-	status     int
-	code, text string
-}
-
-func (f *fault) Error() string { return f.text }
-
-func (w *Watcher) reply(rw http.ResponseWriter, r *http.Request, answer any, err error) {
-	status := http.StatusOK
-	if err != nil {
-		var f *fault
-		switch {
-		case errors.As(err, &f):
-		case errors.Is(err, ErrInvalid):
-			f = &fault{http.StatusBadRequest, "invalid_argument", err.Error()}
-		case errors.Is(err, ErrNotFound):
-			f = &fault{http.StatusNotFound, "not_found", err.Error()}
-		case errors.Is(err, ErrConflict):
-			f = &fault{http.StatusConflict, "aborted", err.Error()}
-		case r.Context().Err() != nil:
-			f = &fault{499, "canceled", "the asker is gone"}
-		default:
-			w.opt.Logger.Error("a question about findings", "path", r.URL.Path, "error", err)
-			f = &fault{http.StatusServiceUnavailable, "unavailable", "the control database does not answer now: " + err.Error()}
-		}
-		status, answer = f.status, map[string]string{"code": f.code, "message": strings.TrimPrefix(f.text, ErrInvalid.Error()+": ")}
-	}
-	b, err := json.Marshal(answer)
-	if err != nil { // cannot be: all of it is ours
-		w.opt.Logger.Error("an answer about findings", "error", err)
-		status, b = http.StatusInternalServerError, []byte(`{"code":"internal","message":"a fault of the server's, in its log"}`)
-	}
-	h := rw.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	rw.WriteHeader(status)
-	rw.Write(append(b, '\n')) // an error means that the asker is gone
-}
-
-// onlyParams refuses what would be passed over: a word that is spelled wrong means something else than what was meant.
-func onlyParams(r *http.Request, known []string) error {
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return fmt.Errorf("%w: the query cannot be read: %w", ErrInvalid, err)
-	}
-	for name := range q {
-		if !slices.Contains(known, name) {
-			return fmt.Errorf("%w: parameter %.40q is not understood here", ErrInvalid, name)
-		}
-	}
-	return nil
-}
-
-// body reads JSON in which unknown names are refused.
-func body(r *http.Request, v any) error {
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		return fmt.Errorf("%w: the body: %w", ErrInvalid, err)
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("%w: the body is not what is asked for: %w", ErrInvalid, err)
-	}
-	if dec.More() {
-		return fmt.Errorf("%w: the body has more than one value", ErrInvalid)
+// fault is what an error means to the asker.
+func fault(err error) *jsonapi.Fault {
+	switch {
+	case errors.Is(err, ErrInvalid):
+		return &jsonapi.Fault{Status: http.StatusBadRequest, Code: "invalid_argument", Text: strings.TrimPrefix(err.Error(), ErrInvalid.Error()+": ")}
+	case errors.Is(err, ErrNotFound):
+		return &jsonapi.Fault{Status: http.StatusNotFound, Code: "not_found", Text: err.Error()}
+	case errors.Is(err, ErrConflict):
+		return &jsonapi.Fault{Status: http.StatusConflict, Code: "aborted", Text: err.Error()}
 	}
 	return nil
 }
@@ -174,13 +92,13 @@ type Filter struct {
 func (w *Watcher) askFindings(r *http.Request, tenant string) (any, error) {
 	q := r.URL.Query()
 	f := Filter{Service: q.Get("service")}
-	for _, k := range split(q["kind"]) {
+	for _, k := range jsonapi.List(q["kind"]) {
 		if !slices.Contains(analyze.Kinds, analyze.Kind(k)) {
 			return nil, fmt.Errorf("%w: kind %.40q is none of %v", ErrInvalid, k, analyze.Kinds)
 		}
 		f.Kinds = append(f.Kinds, analyze.Kind(k))
 	}
-	for _, s := range split(q["state"]) {
+	for _, s := range jsonapi.List(q["state"]) {
 		switch {
 		case s == "all":
 			f.States = States
@@ -192,21 +110,12 @@ func (w *Watcher) askFindings(r *http.Request, tenant string) (any, error) {
 			return nil, fmt.Errorf("%w: state %.40q is none of %v, open and all", ErrInvalid, s, States)
 		}
 	}
-	if s := q.Get("since"); s != "" {
-		if d, err := time.ParseDuration(s); err == nil {
-			f.Since = w.opt.Now().Add(-d)
-		} else if t, err := time.Parse(time.RFC3339, s); err == nil {
-			f.Since = t
-		} else {
-			return nil, fmt.Errorf("%w: since=%.40q: it must be a time as 24h or 2026-11-02T15:04:05Z", ErrInvalid, s)
-		}
+	var err error
+	if f.Since, err = jsonapi.Since("since", q.Get("since"), w.opt.Now()); err != nil {
+		return nil, err
 	}
-	if s := q.Get("limit"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > maxListed {
-			return nil, fmt.Errorf("%w: limit=%.40q: it must be a number from 1 to %d", ErrInvalid, s, maxListed)
-		}
-		f.Limit = n
+	if f.Limit, err = jsonapi.Number("limit", q.Get("limit"), 0, 1, maxListed); err != nil {
+		return nil, err
 	}
 	list, err := w.Findings(r.Context(), tenant, f)
 	if err != nil {
@@ -217,17 +126,6 @@ func (w *Watcher) askFindings(r *http.Request, tenant string) (any, error) {
 	}
 	status, err := w.Status(r.Context(), tenant)
 	return map[string]any{"findings": append([]Record{}, list...), "analysis": status}, err
-}
-
-func split(values []string) (out []string) {
-	for _, v := range values {
-		for s := range strings.SplitSeq(v, ",") {
-			if s = strings.TrimSpace(s); s != "" {
-				out = append(out, s)
-			}
-		}
-	}
-	return out
 }
 
 const (

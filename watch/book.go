@@ -15,7 +15,7 @@ import (
 type book struct{ db *control.DB }
 
 func (b *book) records(ctx context.Context, tenant string, f Filter) ([]Record, error) {
-	q := control.FindingFilter{Service: f.Service, Since: f.Since, Limit: f.Limit}
+	q := control.RowFilter{Service: f.Service, Since: f.Since, Limit: f.Limit}
 	for _, k := range f.Kinds {
 		q.Kinds = append(q.Kinds, string(k))
 	}
@@ -35,7 +35,7 @@ func (b *book) records(ctx context.Context, tenant string, f Filter) ([]Record, 
 	return out, nil
 }
 
-func recordOf(row *control.Finding) (r Record, err error) {
+func recordOf(row *control.Row) (r Record, err error) {
 	if err := json.Unmarshal(row.Doc, &r); err != nil {
 		return r, fmt.Errorf("watch: finding %s as the control database has it: %w", row.ID, err)
 	}
@@ -90,7 +90,7 @@ const (
 )
 
 func (b *book) keepWith(ctx context.Context, tenant string, updates []Update, marks map[string][]byte) error {
-	changes := make([]control.FindingChange, len(updates))
+	changes := make([]control.RowUpdate, len(updates))
 	for i := range updates {
 		u := &updates[i]
 		r := &u.Record
@@ -98,7 +98,7 @@ func (b *book) keepWith(ctx context.Context, tenant string, updates []Update, ma
 		if err != nil {
 			return fmt.Errorf("watch: finding %s: %w", r.ID, err)
 		}
-		changes[i].Finding = control.Finding{Tenant: tenant, ID: r.ID, Service: r.Finding.Service, Kind: string(r.Finding.Kind), State: string(r.State), Seen: r.LastSeen, Version: r.version, Doc: doc}
+		changes[i].Row = control.Row{Tenant: tenant, ID: r.ID, Service: r.Finding.Service, Kind: string(r.Finding.Kind), State: string(r.State), Seen: r.LastSeen, Version: r.version, Doc: doc}
 		for _, e := range u.Events {
 			doc, err := json.Marshal(e)
 			if err != nil {

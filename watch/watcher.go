@@ -57,10 +57,9 @@ type Options struct {
 
 // Watcher looks at profiles, keeps findings and tells people. One goroutine, in Run, looks; others ask.
 type Watcher struct {
-	opt     Options
-	book    *book
-	origins *http.CrossOriginProtection
-	m       *metrics
+	opt  Options
+	book *book
+	m    *metrics
 
 	mu     sync.Mutex
 	status Status
@@ -119,7 +118,7 @@ func New(o Options) (*Watcher, error) {
 	if o.Link == nil {
 		o.Link = func(string) string { return "" }
 	}
-	w := &Watcher{opt: o, book: &book{o.Control}, origins: http.NewCrossOriginProtection(), waits: newWaits(), edges: map[key][]analyze.Edge{}}
+	w := &Watcher{opt: o, book: &book{o.Control}, waits: newWaits(), edges: map[key][]analyze.Edge{}}
 	var err error
 	w.m, err = newMetrics(o.Registry)
 	if err != nil {

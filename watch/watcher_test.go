@@ -21,6 +21,7 @@ import (
 
 	"github.com/quantra-l/quantra/analyze"
 	"github.com/quantra-l/quantra/control"
+	"github.com/quantra-l/quantra/internal/jsonapi"
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
@@ -405,7 +406,7 @@ func TestAPI(t *testing.T) {
 		{"POST", FindingsPath + "/" + S, `{"do":"unmute"}`, 400, "not muted"},
 		{"POST", FindingsPath + "/" + S, `{"dont":"mute"}`, 400, "dont"},
 		{"POST", FindingsPath + "/" + S, `{"do":"mute"}{}`, 400, "more than one"},
-		{"POST", FindingsPath + "/" + S, strings.Repeat(" ", maxQuestion+1), 400, "large"},
+		{"POST", FindingsPath + "/" + S, strings.Repeat(" ", jsonapi.MaxBody+1), 400, "large"},
 		{"DELETE", FindingsPath + "/" + S, "", 404, "nothing here"},
 		{"GET", DeploysPath, "", 400, "service is missing"},
 		{"POST", DeploysPath, `{"version":"v2"}`, 400, "needs its service"},

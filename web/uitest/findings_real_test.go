@@ -35,8 +35,8 @@ func TestFindingsOfTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := control.Finding{ID: r.ID, Service: r.Finding.Service, Kind: string(r.Finding.Kind), State: string(r.State), Seen: r.LastSeen, Doc: doc}
-	if err := db.KeepFindings(t.Context(), store.DefaultTenant, []control.FindingChange{{Finding: row, Events: [][]byte{found}}}, nil); err != nil {
+	row := control.Row{ID: r.ID, Service: r.Finding.Service, Kind: string(r.Finding.Kind), State: string(r.State), Seen: r.LastSeen, Doc: doc}
+	if err := db.KeepFindings(t.Context(), store.DefaultTenant, []control.RowUpdate{{Row: row, Events: [][]byte{found}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	serve := func() string {
