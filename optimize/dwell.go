@@ -94,6 +94,9 @@ func (r *round) follow(ctx context.Context, c *Change, act Actuator) (ended bool
 			return false, err
 		}
 	}
+	if err := r.watch(ctx, c, act); err != nil {
+		errs = append(errs, err)
+	}
 	if c.State == Dwelling && c.treated() == 0 {
 		return true, r.replace(ctx, c, targets)
 	}
@@ -101,6 +104,26 @@ func (r *round) follow(ctx context.Context, c *Change, act Actuator) (ended bool
 		r.o.Logger.Warn("change cannot be followed", "change", c.ID, "err", errors.Join(errs...))
 	}
 	return false, nil
+}
+
+// watch has the controls measured as often as the treated are, where the actuator can.
+func (r *round) watch(ctx context.Context, c *Change, act Actuator) error {
+	w, ok := act.(Watcher)
+	key := c.ID + "\x00"
+	if at, is := r.applied[key]; !ok || is && r.now.Sub(at) < act.Traits(c).Keep {
+		return nil
+	}
+	var controls []Target
+	for i := range c.Units {
+		if u := &c.Units[i]; u.State == UnitControl {
+			controls = append(controls, u.Target)
+		}
+	}
+	if len(controls) == 0 {
+		return nil
+	}
+	r.applied[key] = r.now
+	return r.call(ctx, func(ctx context.Context) error { return w.Watch(ctx, c, controls) })
 }
 
 // followUnit is follow for a unit at which the change shall be in force.

@@ -303,6 +303,7 @@ func (r *round) stageApplied(ctx context.Context, c *Change, act Actuator) error
 	}
 	r.control(c, targets)
 	st := c.Plan.Stages[c.Stage]
+	delete(r.applied, c.ID+"\x00") // these controls are others
 	c.State, c.StageAt, c.Tries, c.Held = Dwelling, r.now, 0, ""
 	c.StageUntil, c.Deadline = r.now.Add(st.Dwell), r.now.Add(st.Deadline)
 	tr := act.Traits(c)
