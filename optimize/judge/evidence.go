@@ -10,7 +10,7 @@ import (
 const (
 	// clipAt is how many standard deviations of news one window counts for at most, either way: nothing is dropped, and what keeps on adds up.
 	clipAt = 3
-	// Harm keeps on: there are so many windows, and the median of the last of them is past what is tolerated. What came and went in less is no fail.
+	// Harm keeps on: of so many last windows all but one are past what is tolerated. What came and went in two is no fail.
 	keepsOn = 4
 	// A slope needs so many windows.
 	slopeWindows = 20
@@ -226,7 +226,7 @@ func spreadOf(all []news, stage bool, least float64) (centre, spread float64) {
 	return centre, max(1.4826*middle(v), least)
 }
 
-// keeps says that the last windows are, in the median, past the margin.
+// keeps says that the last windows, all but one, are past the margin.
 func (x *measured) keeps(margin float64) bool {
 	var last []float64
 	s := x.stage()
@@ -239,7 +239,7 @@ func (x *measured) keeps(margin float64) bool {
 		return false
 	}
 	slices.Sort(last)
-	return middle(last) > margin
+	return last[1] > margin
 }
 
 // slope asks whether the treated rise against the control through the stage, beside the step that the change made: faster than would reach what

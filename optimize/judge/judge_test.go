@@ -144,6 +144,9 @@ func TestMissing(t *testing.T) {
 			if v.Decision != Hold || !strings.Contains(v.Reason, c.want) {
 				t.Errorf("judge: %s, %q, want a hold for %q", v.Decision, v.Reason, c.want)
 			}
+			if name == "a latency of 0" && !has(v.Warnings, "a value of 0, which it cannot have") {
+				t.Errorf("warnings %q", v.Warnings)
+			}
 			if g := Guard(in, o); g.Decision != Hold {
 				t.Errorf("guard: %s, %q", g.Decision, g.Reason)
 			}
@@ -272,6 +275,7 @@ func TestSpikes(t *testing.T) {
 		"both, for a minute":          {spike(120, 126, 8, true), Hold, Pass},
 		"both, until the end":         {spike(120, 180, 8, true), Hold, Pass},
 		"treated alone, for 20 s":     {spike(120, 122, 8, false), Hold, Pass},
+		"treated alone, early, 20 s":  {spike(96, 98, 30, false), Hold, Pass},
 		"treated alone, and it stays": {spike(120, 180, 2, false), Fail, Fail},
 		"treated alone, at the end":   {spike(170, 180, 4, false), Fail, Fail},
 		"again and again, one of five": {func(in *Input) {
@@ -320,7 +324,7 @@ func TestLeak(t *testing.T) {
 		}, 900e6, Pass, "RSS"},
 		"it takes what it was given": {func(s *scene) func(*Input) {
 			return func(in *Input) {
-				edit(in.Treated, "rss", false, func(i int, p *Point) { p.Value *= 1 + 0.06*(1-math.Exp(-float64(i-90)/6)) })
+				edit(in.Treated, "rss", false, func(i int, p *Point) { p.Value *= 1 + 0.08*(1-math.Exp(-float64(i-90)/25)) })
 			}
 		}, 400e6, Pass, "RSS"},
 	} {
