@@ -299,7 +299,7 @@ func (j *judging) watchMetric(g *grid, m Metric, final bool) (v MetricVerdict, w
 		return v, v.Why
 	case e.slopeLog >= shown && x.log && m.Bound > 0 && m.Better == Lower:
 		now := x.expected + e.value.Value
-		if hours := (math.Log(m.Bound) - now) / e.slope.Value; e.slope.Low*j.o.Horizon.Hours() >= math.Log(m.Bound)-now {
+		if hours := (math.Log(m.Bound) - now) / e.slope.Value; min(e.slope.Low, e.late)*j.o.Horizon.Hours() >= math.Log(m.Bound)-now {
 			v.Decision = Fail
 			v.Why = fmt.Sprintf("%s rises by %s an hour against the control, and reaches its bound in %.1f hours", wordOf(m.Name), percentOf(v.PerHour), max(0, hours))
 			return v, v.Why

@@ -10,7 +10,7 @@ import (
 const (
 	// clipAt is how many standard deviations of news one window counts for at most, either way: nothing is dropped, and what keeps on adds up.
 	clipAt = 3
-	// Harm keeps on: there are so many windows, and the median of the last of them is past what is tolerated. What came and went in less is no fail.
+	// Harm keeps on: of so many last windows all but one are past what is tolerated. What came and went in two is no fail.
 	keepsOn = 4
 	// A slope needs so many windows.
 	slopeWindows = 20
@@ -25,6 +25,7 @@ type evidence struct {
 	value    analyze.Estimate // the effect, on the compared scale, in the direction that is worse
 	slopeLog float64
 	slope    analyze.Estimate // an hour, likewise
+	late     float64          // the lower limit of the slope of the stage's second half alone
 }
 
 // news is what each window says that the one before did not tell: with an autocorrelation r, v - r times the last; after a gap, v at the same variance (Prais
@@ -226,7 +227,7 @@ func spreadOf(all []news, stage bool, least float64) (centre, spread float64) {
 	return centre, max(1.4826*middle(v), least)
 }
 
-// keeps says that the last windows are, in the median, past the margin.
+// keeps says that the last windows, all but one, are past the margin.
 func (x *measured) keeps(margin float64) bool {
 	var last []float64
 	s := x.stage()
@@ -239,7 +240,7 @@ func (x *measured) keeps(margin float64) bool {
 		return false
 	}
 	slices.Sort(last)
-	return middle(last) > margin
+	return last[1] > margin
 }
 
 // slope asks whether the treated rise against the control through the stage, beside the step that the change made: faster than would reach what
@@ -264,26 +265,30 @@ func (x *measured) slope(e *evidence, all []news, spread, noise float64, o *Opti
 	value += margin
 	half := se * student975(df)
 	e.slope = analyze.Estimate{Value: value, Low: value - half, High: value + half}
+	// What levels off rises less and less: the stage's second half alone must rise by half as much at least, and more than its standard error.
 	s := x.stage()
-	// Each half of the stage must rise by half of the slope at least.
-	if late, ok := slopeOf(s[len(s)/2:], x.g.width.Hours()); ok && late >= value/2 {
-		e.slopeLog = r.logEvidence(noise)
+	late, se := slopeOf(s[len(s)/2:], x.g.width.Hours(), e.r)
+	if late >= value/2 && late > se {
+		e.slopeLog, e.late = r.logEvidence(noise), late-z975*se
 	}
 }
 
-// slopeOf is the least squares slope of what is there, an hour.
-func slopeOf(s []float64, slotHours float64) (float64, bool) {
-	var n, t, v, tt, tv float64
+// slopeOf is the least squares slope of what is there, an hour, with its standard error where neighbours have the correlation r.
+func slopeOf(s []float64, slotHours, r float64) (slope, se float64) {
+	var n, t, v, tt, tv, vv float64
 	for i, y := range s {
 		if !math.IsNaN(y) {
 			h := float64(i) * slotHours
-			n, t, v, tt, tv = n+1, t+h, v+y, tt+h*h, tv+h*y
+			n, t, v, tt, tv, vv = n+1, t+h, v+y, tt+h*h, tv+h*y, vv+y*y
 		}
 	}
-	if d := n*tt - t*t; n >= 5 && d > 0 {
-		return (n*tv - t*v) / d, true
+	d := tt - t*t/n
+	if n < 5 || d <= 0 {
+		return 0, math.Inf(1)
 	}
-	return 0, false
+	slope = (tv - t*v/n) / d
+	rest := max(0, vv-v*v/n-slope*slope*d)
+	return slope, math.Sqrt(rest / (n - 2) / d * (1 + r) / (1 - r))
 }
 
 // student975 is the 97.5 % quantile of Student's t: by Abramowitz and Stegun 26.7.5, right to 0.1 % from 5 degrees of freedom on.

@@ -144,6 +144,9 @@ func TestMissing(t *testing.T) {
 			if v.Decision != Hold || !strings.Contains(v.Reason, c.want) {
 				t.Errorf("judge: %s, %q, want a hold for %q", v.Decision, v.Reason, c.want)
 			}
+			if name == "a latency of 0" && !has(v.Warnings, "a value of 0, which it cannot have") {
+				t.Errorf("warnings %q", v.Warnings)
+			}
 			if g := Guard(in, o); g.Decision != Hold {
 				t.Errorf("guard: %s, %q", g.Decision, g.Reason)
 			}
@@ -272,6 +275,7 @@ func TestSpikes(t *testing.T) {
 		"both, for a minute":          {spike(120, 126, 8, true), Hold, Pass},
 		"both, until the end":         {spike(120, 180, 8, true), Hold, Pass},
 		"treated alone, for 20 s":     {spike(120, 122, 8, false), Hold, Pass},
+		"treated alone, early, 20 s":  {spike(93, 95, 30, false), Hold, Pass},
 		"treated alone, and it stays": {spike(120, 180, 2, false), Fail, Fail},
 		"treated alone, at the end":   {spike(170, 180, 4, false), Fail, Fail},
 		"again and again, one of five": {func(in *Input) {
@@ -308,7 +312,7 @@ func TestLeak(t *testing.T) {
 		says  string
 	}{
 		"none":                             {func(*scene) func(*Input) { return nil }, 0, Pass, "RSS"},
-		"it leaks, and there is a bound":   {func(s *scene) func(*Input) { s.slope = map[string]float64{"rss": 0.5}; return nil }, 500e6, Fail, "reaches its bound in"},
+		"it leaks, and there is a bound":   {func(s *scene) func(*Input) { s.slope = map[string]float64{"rss": 0.4}; return nil }, 420e6, Fail, "reaches its bound in"},
 		"it leaks, and there is none":      {func(s *scene) func(*Input) { s.slope = map[string]float64{"rss": 0.3}; return nil }, 0, Hold, "has not levelled off"},
 		"a bound that is out of its reach": {func(s *scene) func(*Input) { s.slope = map[string]float64{"rss": 0.3}; return nil }, 1e15, Hold, "has not levelled off"},
 		"both sides leak": {func(*scene) func(*Input) {
@@ -320,12 +324,12 @@ func TestLeak(t *testing.T) {
 		}, 900e6, Pass, "RSS"},
 		"it takes what it was given": {func(s *scene) func(*Input) {
 			return func(in *Input) {
-				edit(in.Treated, "rss", false, func(i int, p *Point) { p.Value *= 1 + 0.06*(1-math.Exp(-float64(i-90)/6)) })
+				edit(in.Treated, "rss", false, func(i int, p *Point) { p.Value *= 1 + 0.08*(1-math.Exp(-float64(i-90)/15)) })
 			}
 		}, 400e6, Pass, "RSS"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			fails := 0
+			fails, failed := 0, 0
 			for seed := range 10 {
 				s := usualScene()
 				s.seed = uint64(seed + 1)
@@ -337,14 +341,38 @@ func TestLeak(t *testing.T) {
 				in.Metrics = only("rss")
 				in.Metrics[0].Bound = c.bound
 				v := Judge(in, Options{})
+				if v.Decision == Fail {
+					failed++
+				}
 				if v.Decision != c.want || !strings.Contains(v.Reason, c.says) {
 					fails++
 					t.Logf("seed %d: %s, %s", seed, v.Decision, v.Reason)
 				}
 			}
-			if fails > 1 {
-				t.Errorf("%d of 10 are not a %s for %q", fails, c.want, c.says)
+			if fails > 2 || c.want == Pass && failed > 0 {
+				t.Errorf("%d of 10 are not a %s for %q, %d fail", fails, c.want, c.says, failed)
 			}
 		})
+	}
+}
+
+// TestKeeps: what came and went in two windows does not keep on, three of the last four do.
+func TestKeeps(t *testing.T) {
+	nan := math.NaN()
+	for _, c := range []struct {
+		diff []float64
+		want bool
+	}{
+		{[]float64{0, 0, 9, 9, 0, 0}, false},
+		{[]float64{0, 0, 0, 0, 9, 9}, false},
+		{[]float64{0, 0, 0, 9, 9, 9}, true},
+		{[]float64{9, nan, 9, 0, nan, 9, nan}, true},
+		{[]float64{9, 9, 9, 9, 0, 0}, false},
+		{[]float64{nan, 9, 9, 9}, false},
+	} {
+		x := &measured{g: &grid{}, diff: c.diff}
+		if got := x.keeps(1); got != c.want {
+			t.Errorf("%v: %v", c.diff, got)
+		}
 	}
 }

@@ -70,6 +70,9 @@ func (r *regression) logEvidence(noise float64) float64 {
 	if yy <= 0 {
 		return 0
 	}
+	if zy <= 0 {
+		return math.Log(1e-300) // it went the other way: none, which is no more than there is
+	}
 	sum := 0.0
 	for _, tau := range slabs {
 		c := tau * tau * zz
@@ -78,9 +81,11 @@ func (r *regression) logEvidence(noise float64) float64 {
 			rest = 1e-12 * yy
 		}
 		log := -0.5*math.Log1p(c) + df/2*math.Log(yy/rest)
-		// Of the effect's posterior, a t distribution, the part above 0; a half normal prior has twice the density.
+		// Of the effect's posterior, a t distribution, the part above 0 (Abramowitz and Stegun 26.7.8: right to a percent from 3 degrees of
+		// freedom on); a half normal prior has twice the density.
 		t := c / (1 + c) * zy / zz / math.Sqrt(rest/df*c/(1+c)/zz)
-		sum += math.Exp(min(log, 600)) * 2 * studentCDF(t, df) / float64(len(slabs))
+		above := normalCDF(t * (1 - 0.25/df) / math.Sqrt(1+t*t/2/df))
+		sum += math.Exp(min(log, 600)) * 2 * above / float64(len(slabs))
 	}
 	return math.Log(max(sum, 1e-300))
 }
