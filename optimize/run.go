@@ -24,8 +24,6 @@ type RunOptions struct {
 	Tenants func(ctx context.Context) ([]string, error)
 	// Lease lets one of the servers that share the journal act. nil is a server alone.
 	Lease func(ctx context.Context, name string) (held context.Context, release func(), ok bool, err error)
-	// Region names the lease; "" is "local".
-	Region string
 	// Tenant is whose changes a request is about; nil is "default".
 	Tenant func(*http.Request) (string, error)
 	// PolicyFile says where the policy comes from; nil is nowhere.
@@ -71,7 +69,6 @@ func NewRunner(o Options, run RunOptions) (*Runner, error) {
 	if run.Tenants == nil {
 		return nil, fmt.Errorf("optimize: %w: RunOptions.Tenants is needed", ErrInvalid)
 	}
-	run.Region = cmp.Or(run.Region, "local")
 	run.TickEvery = cmp.Or(run.TickEvery, 2*time.Second)
 	run.ConsiderEvery = cmp.Or(run.ConsiderEvery, 20*time.Second)
 	run.LeaseEvery = cmp.Or(run.LeaseEvery, 5*time.Second)
@@ -154,13 +151,13 @@ func (r *Runner) Run(ctx context.Context) {
 	}
 }
 
-// LeaseName is the lease of who acts in a region.
-func LeaseName(region string) string { return "optimize/" + region }
+// LeaseName is the lease of who acts: one of all that share a journal, whatever their region, as they share its changes.
+const LeaseName = "optimize"
 
 func (r *Runner) tryLead(ctx context.Context) error {
 	held, release := ctx, func() {}
 	if r.run.Lease != nil {
-		h, rel, ok, err := r.run.Lease(ctx, LeaseName(r.run.Region))
+		h, rel, ok, err := r.run.Lease(ctx, LeaseName)
 		if err != nil || !ok {
 			return err
 		}
