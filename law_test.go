@@ -42,6 +42,7 @@ var law = map[string][]string{
 	"optimize/chain":                  {"internal/vfs"},
 	"optimize/journal":                {"control", "optimize"},
 	"optimize/judge":                  {"analyze", "profile"},
+	"optimize/notices":                {"control", "optimize", "optimize/judge", "watch/alert"},
 	"optimize/policyfile":             {"internal/strictyaml", "optimize", "optimize/judge"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},

@@ -31,6 +31,9 @@ type RunOptions struct {
 	// DecodePolicy reads a policy that somebody asks about; nil is that none can be asked about.
 	DecodePolicy func(io.Reader) (*Policy, error)
 
+	// Beside runs while this server is the one that acts, until its context ends: as what tells people does. nil is nothing.
+	Beside func(ctx context.Context)
+
 	TickEvery     time.Duration // between two looks at all changes; 0 is 2 s
 	ConsiderEvery time.Duration // between two rounds of proposals; 0 is 20 s
 	LeaseEvery    time.Duration // between two tries to be the one who acts; 0 is 5 s
@@ -167,10 +170,13 @@ func (r *Runner) tryLead(ctx context.Context) error {
 	r.lead(true)
 	defer r.lead(false)
 	// Proposals are asked beside: however long they take, what is in force is watched every few seconds.
-	var proposals sync.WaitGroup
-	proposals.Go(func() { r.loop(held, "proposals", r.run.ConsiderEvery, nil, r.considerAll) })
+	var beside sync.WaitGroup
+	if r.run.Beside != nil {
+		beside.Go(func() { r.run.Beside(held) })
+	}
+	beside.Go(func() { r.loop(held, "proposals", r.run.ConsiderEvery, nil, r.considerAll) })
 	r.loop(held, "changes", r.run.TickEvery, r.kick, r.tickAll)
-	proposals.Wait()
+	beside.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/optimize/journal"
 	"github.com/quantra-l/quantra/store"
+	"github.com/quantra-l/quantra/watch/alert"
 )
 
 // proposal DIR VARIABLE SERVICE keeps a proposal in the control database of a data folder, as what looks at profiles would, and sets the
@@ -102,5 +103,12 @@ func TestChangesSwitches(t *testing.T) {
 		if got := c.enabled(); got != "" {
 			t.Errorf("%s is gone: %q", name, got)
 		}
+	}
+}
+
+// TestChangeKinds: rules of alerts have the kinds that there are: their room does not know package optimize.
+func TestChangeKinds(t *testing.T) {
+	if got, want := strings.Join(alert.ChangeKinds, ", "), join(optimize.Kinds); got != want {
+		t.Errorf("alerts know %s, there are %s", got, want)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/optimize/chain"
 	"github.com/quantra-l/quantra/optimize/journal"
+	"github.com/quantra-l/quantra/optimize/notices"
 	"github.com/quantra-l/quantra/optimize/policyfile"
 	"github.com/quantra-l/quantra/profile"
 )
@@ -81,11 +82,11 @@ func (c *changesOptions) enabled() string {
 }
 
 // openOptimizer makes what looks after changes ready; its Run makes it act.
-func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.Fleet, prices *price.File, registry prometheus.Registerer, log *slog.Logger) (*optimize.Runner, error) {
+func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.Fleet, rules analysis, registry prometheus.Registerer, log *slog.Logger) (*optimize.Runner, error) {
 	acts, look, propose := actuators(e, agents, log)
 	opt := optimize.Options{
 		Journal: journal.New(e.control), Actuators: acts, Look: look, Propose: propose,
-		Enabled: c.enabled, Record: audit.record, Price: priceOf(prices, agents), Logger: log,
+		Enabled: c.enabled, Record: audit.record, Price: priceOf(rules.prices, agents), Logger: log,
 	}
 	run := optimize.RunOptions{
 		Tenants: func(context.Context) ([]string, error) { return agents.Tenants(), nil },
@@ -101,6 +102,17 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 	if c.policy != nil {
 		opt.Policy = func() *optimize.Policy { return c.policy.File().Policy }
 		run.PolicyFile = c.policy.Status
+	}
+	if rules.alerts != nil {
+		told := notices.Options{Journal: opt.Journal, Control: e.control, Alerts: rules.alerts, Link: rules.changeLink, Logger: log}
+		if c.policy != nil {
+			told.Told = func() []string { return c.policy.File().Told }
+		}
+		teller, err := notices.New(told)
+		if err != nil {
+			return nil, err
+		}
+		run.Beside = teller.Run
 	}
 	return optimize.NewRunner(opt, run)
 }

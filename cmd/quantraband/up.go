@@ -133,7 +133,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	base := baseURL(ln.Addr().(*net.TCPAddr))
-	rules.link = linkTo(cmp.Or(o.url, base))
+	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
 	audit := &auditLog{name: filepath.Join(dir, auditFile)}
 	defer func() { err = errors.Join(err, audit.Close()) }()
 	all, err := assemble(e, o, rules, changes, audit, sign.verifier, log)

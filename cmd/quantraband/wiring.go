@@ -77,7 +77,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	if err != nil {
 		return nil, err
 	}
-	optimizer, err := openOptimizer(e, changes, audit, agents, rules.prices, registry, log)
+	optimizer, err := openOptimizer(e, changes, audit, agents, rules, registry, log)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,8 @@ type analysis struct {
 	prices   *price.File
 	price    func(*analyze.Finding, []profile.Labels)
 	alerts   *alert.Config
-	link     func(id string) string
+	// The pages of a finding and of a change, for alerts; those of all changes for "".
+	link, changeLink func(id string) string
 }
 
 // openAnalysis reads the files that up's flags name.
@@ -139,10 +140,15 @@ func openAnalysis(o upOptions) (a analysis, err error) {
 	return a, nil
 }
 
-// linkTo is the page of a finding, for alerts.
-func linkTo(base string) func(id string) string {
-	base = strings.TrimRight(base, "/")
-	return func(id string) string { return base + "/findings/" + url.PathEscape(id) }
+// linkTo is the page of a finding or a change, for alerts.
+func linkTo(base, page string) func(id string) string {
+	base = strings.TrimRight(base, "/") + page
+	return func(id string) string {
+		if id == "" {
+			return base
+		}
+		return base + "/" + url.PathEscape(id)
+	}
 }
 
 // tenantOf is whose findings a request is about.
