@@ -45,6 +45,7 @@ var law = map[string][]string{
 	"optimize/simulate":               {"analyze", "optimize", "optimize/judge", "profile"},
 	"optimize/measure":                {"analyze", "optimize", "optimize/judge", "profile", "store", "store/block"},
 	"optimize/runtime":                {"analyze", "optimize", "optimize/judge", "profile"},
+	"optimize/notices":                {"control", "optimize", "optimize/judge", "watch/alert"},
 	"optimize/policyfile":             {"internal/strictyaml", "optimize", "optimize/judge"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},

@@ -24,14 +24,15 @@ type RunOptions struct {
 	Tenants func(ctx context.Context) ([]string, error)
 	// Lease lets one of the servers that share the journal act. nil is a server alone.
 	Lease func(ctx context.Context, name string) (held context.Context, release func(), ok bool, err error)
-	// Region names the lease; "" is "local".
-	Region string
 	// Tenant is whose changes a request is about; nil is "default".
 	Tenant func(*http.Request) (string, error)
 	// PolicyFile says where the policy comes from; nil is nowhere.
 	PolicyFile func() PolicyFile
 	// DecodePolicy reads a policy that somebody asks about; nil is that none can be asked about.
 	DecodePolicy func(io.Reader) (*Policy, error)
+
+	// Beside runs while this server is the one that acts, until its context ends: as what tells people does. nil is nothing.
+	Beside func(ctx context.Context)
 
 	TickEvery     time.Duration // between two looks at all changes; 0 is 2 s
 	ConsiderEvery time.Duration // between two rounds of proposals; 0 is 20 s
@@ -71,7 +72,6 @@ func NewRunner(o Options, run RunOptions) (*Runner, error) {
 	if run.Tenants == nil {
 		return nil, fmt.Errorf("optimize: %w: RunOptions.Tenants is needed", ErrInvalid)
 	}
-	run.Region = cmp.Or(run.Region, "local")
 	run.TickEvery = cmp.Or(run.TickEvery, 2*time.Second)
 	run.ConsiderEvery = cmp.Or(run.ConsiderEvery, 20*time.Second)
 	run.LeaseEvery = cmp.Or(run.LeaseEvery, 5*time.Second)
@@ -154,13 +154,13 @@ func (r *Runner) Run(ctx context.Context) {
 	}
 }
 
-// LeaseName is the lease of who acts in a region.
-func LeaseName(region string) string { return "optimize/" + region }
+// LeaseName is the lease of who acts: one of all that share a journal, whatever their region, as they share its changes.
+const LeaseName = "optimize"
 
 func (r *Runner) tryLead(ctx context.Context) error {
 	held, release := ctx, func() {}
 	if r.run.Lease != nil {
-		h, rel, ok, err := r.run.Lease(ctx, LeaseName(r.run.Region))
+		h, rel, ok, err := r.run.Lease(ctx, LeaseName)
 		if err != nil || !ok {
 			return err
 		}
@@ -170,10 +170,13 @@ func (r *Runner) tryLead(ctx context.Context) error {
 	r.lead(true)
 	defer r.lead(false)
 	// Proposals are asked beside: however long they take, what is in force is watched every few seconds.
-	var proposals sync.WaitGroup
-	proposals.Go(func() { r.loop(held, "proposals", r.run.ConsiderEvery, nil, r.considerAll) })
+	var beside sync.WaitGroup
+	if r.run.Beside != nil {
+		beside.Go(func() { r.run.Beside(held) })
+	}
+	beside.Go(func() { r.loop(held, "proposals", r.run.ConsiderEvery, nil, r.considerAll) })
 	r.loop(held, "changes", r.run.TickEvery, r.kick, r.tickAll)
-	proposals.Wait()
+	beside.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -59,11 +59,13 @@ const maxTold = 5000
 
 func (w *Watcher) tellOne(ctx context.Context, t telling) error {
 	r := t.record
-	m := alert.Message{ID: r.ID, Episode: r.Episode, Status: "open", Link: w.opt.Link(r.ID), Also: t.also, Finding: r.Finding}
+	m := alert.Message{ID: r.ID, Episode: r.Episode, Status: "open", Link: w.opt.Link(r.ID), Also: t.also}
 	if t.fixed {
 		m.Status = "fixed"
 	}
-	m.Finding.Chart = nil
+	f := r.Finding
+	f.Chart = nil
+	m.Finding = &f
 	err := w.opt.Alerts.Channel(t.channel).Send(ctx, m)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -44,12 +44,16 @@ func (q *question) call(ctx context.Context, method, path string, body, answer a
 // ask asks one of the routes that are no RPC. body is sent as JSON, nil is none.
 func (q *question) ask(ctx context.Context, method, path string, body, answer any) error {
 	var send io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
+	switch b := body.(type) {
+	case nil:
+	case []byte: // it is no JSON of ours
+		send = bytes.NewReader(b)
+	default:
+		raw, err := json.Marshal(body)
 		if err != nil {
 			return err
 		}
-		send = bytes.NewReader(b)
+		send = bytes.NewReader(raw)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, q.server+path, send)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,9 @@ func (a *app) alertsCheck() *cobra.Command {
 				for _, r := range c.Rules {
 					line(plain(r.Name), join(r.Channels), join(r.Kinds))
 				}
+				for _, r := range c.Changes {
+					line(plain(r.Name), join(r.Channels), "changes"+map[bool]string{true: " of " + join(r.Kinds)}[len(r.Kinds) > 0]+": "+join(r.What))
+				}
 			})
 		},
 	}
@@ -80,8 +84,11 @@ PagerDuty opens an incident for it, of severity info.`,
 
 func (a *app) testAlerts(ctx context.Context, c *alert.Config, only string) error {
 	now := time.Now().UTC()
-	m := alert.Message{ID: "test", Episode: 1, Status: "test", Finding: analyze.Finding{
+	m := alert.Message{ID: "test", Episode: 1, Status: "test", Finding: &analyze.Finding{
 		Kind: analyze.Regression, Service: "test", Sentence: "This is sent by `quantraband alerts test`: nothing is wrong.", Unit: "share", From: now.Add(-time.Hour), To: now, P: 1, Q: 1,
+	}}
+	change := alert.Message{ID: "test-change", Episode: 1, Status: "test", Change: &alert.Change{
+		Kind: "runtime", Service: "test", What: "proposed", Time: now, By: me(), Sentence: "This is sent by `quantraband alerts test`: nothing is changed.",
 	}}
 	failed := 0
 	for i := range c.Channels {
@@ -89,7 +96,12 @@ func (a *app) testAlerts(ctx context.Context, c *alert.Config, only string) erro
 		if only != "" && ch.Name != only {
 			continue
 		}
-		if err := ch.Send(ctx, m); err != nil {
+		// What of changes goes to it is told in another form than a finding.
+		err := ch.Send(ctx, m)
+		if err == nil && hearsOfChanges(c, ch.Name) {
+			err = ch.Send(ctx, change)
+		}
+		if err != nil {
 			failed++
 			fmt.Fprintf(a.stdout, "%s: failed: %v\n", ch.Name, err)
 			continue
@@ -100,4 +112,8 @@ func (a *app) testAlerts(ctx context.Context, c *alert.Config, only string) erro
 		return unavailablef("%d of the channels did not take it", failed)
 	}
 	return nil
+}
+
+func hearsOfChanges(c *alert.Config, channel string) bool {
+	return slices.ContainsFunc(c.Changes, func(r alert.ChangeRule) bool { return slices.Contains(r.Channels, channel) })
 }

@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 			"exit-code":     scriptExitCode,
 			"empty-profile": scriptEmptyProfile,
 			"server":        scriptServer, "take-port": scriptTakePort, "post": scriptPost,
-			"agent": scriptAgent, "leased": scriptLeased,
+			"agent": scriptAgent, "leased": scriptLeased, "proposal": scriptProposal,
 		},
 	})
 }

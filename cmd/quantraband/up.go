@@ -8,13 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/agent"
-	"github.com/quantra-l/quantra/watch"
 )
 
 // How long each part of a stop may take. Together they are well under the 30 s
@@ -35,6 +36,7 @@ type upOptions struct {
 	alerts        string
 	prices        string
 	machines      string
+	policy        string
 	url           string
 	engine        engineOptions
 	log           logOptions
@@ -78,6 +80,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md")
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md")
+	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
@@ -99,6 +102,10 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	rules, err := openAnalysis(o)
+	if err != nil {
+		return err
+	}
+	changes, err := openPolicy(dir, o.policy, os.Getenv, log)
 	if err != nil {
 		return err
 	}
@@ -126,12 +133,16 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	base := baseURL(ln.Addr().(*net.TCPAddr))
-	rules.link = linkTo(cmp.Or(o.url, base))
-	all, err := assemble(e, o, rules, sign.verifier, log)
+	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
+	audit := &auditLog{name: filepath.Join(dir, auditFile)}
+	defer func() { err = errors.Join(err, audit.Close()) }()
+	all, err := assemble(e, o, rules, changes, audit, sign.verifier, log)
 	if err != nil {
 		return err
 	}
-	defer startWatcher(ctx, all.watcher)() // ends after the server has, and before the store
+	// Both end after the server has, and before the store.
+	defer inBackground(ctx, all.watcher.Run)()
+	defer inBackground(ctx, all.optimizer.Run)()
 	srv := newHTTPServer(all, log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
@@ -172,13 +183,13 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 }
 
-// startWatcher lets it look until the function that it returns is called.
-func startWatcher(ctx context.Context, w *watch.Watcher) (stop func()) {
+// inBackground lets run work until the function that it returns is called.
+func inBackground(ctx context.Context, run func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.Run(ctx)
+		run(ctx)
 	}()
 	return func() {
 		cancel()

@@ -15,9 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/quantra-l/quantra/analyze"
+	"github.com/quantra-l/quantra/analyze/price"
 	"github.com/quantra-l/quantra/analyze/sched"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/watch"
@@ -28,12 +30,13 @@ import (
 // parts are what answers, and what works beside it.
 type parts struct {
 	http.Handler
-	agents  *fleet.Fleet // to be closed when the server stops
-	watcher *watch.Watcher
+	agents    *fleet.Fleet // to be closed when the server stops
+	watcher   *watch.Watcher
+	optimizer *optimize.Runner
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
-func assemble(e *engine, o upOptions, rules analysis, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
+func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -74,14 +77,21 @@ func assemble(e *engine, o upOptions, rules analysis, signatures *ingest.Verifie
 	if err != nil {
 		return nil, err
 	}
-	readers, findings := agents.Handler(), watcher.Handler()
+	optimizer, err := openOptimizer(e, changes, audit, agents, rules, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	readers, findings, acts := agents.Handler(), watcher.Handler(), optimizer.Handler()
 	routes := map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers}
 	for _, path := range []string{watch.FindingsPath, watch.DeploysPath, watch.AnalysisPath, watch.StepsPath} {
 		routes[path], routes[path+"/"] = findings, findings
 	}
+	for _, path := range []string{optimize.ChangesPath, optimize.IncidentsPath} {
+		routes[path], routes[path+"/"] = acts, acts
+	}
 	ui, err := web.New(web.Options{
 		Store:    db,
-		Ready:    func() error { return errors.Join(db.Healthy(), watcher.Healthy()) }, // what is stuck is no reason to start the process anew
+		Ready:    func() error { return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy()) }, // what is stuck is no reason to start the process anew
 		Hosts:    o.hosts,
 		Routes:   routes,
 		Version:  readBuild().Version,
@@ -96,15 +106,17 @@ func assemble(e *engine, o upOptions, rules analysis, signatures *ingest.Verifie
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{mux, agents, watcher}, nil
+	return &parts{mux, agents, watcher, optimizer}, nil
 }
 
 // analysis is by what findings are priced and told.
 type analysis struct {
 	machines []analyze.Machine
+	prices   *price.File
 	price    func(*analyze.Finding, []profile.Labels)
 	alerts   *alert.Config
-	link     func(id string) string
+	// The pages of a finding and of a change, for alerts; those of all changes for "".
+	link, changeLink func(id string) string
 }
 
 // openAnalysis reads the files that up's flags name.
@@ -113,6 +125,7 @@ func openAnalysis(o upOptions) (a analysis, err error) {
 	if err != nil {
 		return a, err
 	}
+	a.prices = prices
 	a.price = func(f *analyze.Finding, machines []profile.Labels) { prices.Price(f, machines...) }
 	if o.machines != "" {
 		if a.machines, err = loadMachines(o.machines); err != nil {
@@ -127,10 +140,15 @@ func openAnalysis(o upOptions) (a analysis, err error) {
 	return a, nil
 }
 
-// linkTo is the page of a finding, for alerts.
-func linkTo(base string) func(id string) string {
-	base = strings.TrimRight(base, "/")
-	return func(id string) string { return base + "/findings/" + url.PathEscape(id) }
+// linkTo is the page of a finding or a change, for alerts.
+func linkTo(base, page string) func(id string) string {
+	base = strings.TrimRight(base, "/") + page
+	return func(id string) string {
+		if id == "" {
+			return base
+		}
+		return base + "/" + url.PathEscape(id)
+	}
 }
 
 // tenantOf is whose findings a request is about.

@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -56,8 +57,29 @@ type Report struct {
 	ahead       bool  // the last line has no head yet
 }
 
-// Verify reads a log and its heads. An error that is [ErrBroken] names the first line that was altered, removed or moved.
-func Verify(f vfs.FS, name string) (r Report, err error) {
+// Anchor is the number and the hash of a line, kept elsewhere.
+type Anchor struct {
+	N    int64
+	Hash string
+}
+
+// ParseAnchors reads an anchor as N:HASH; "" is none.
+func ParseAnchors(s string) ([]Anchor, error) {
+	if s == "" {
+		return nil, nil
+	}
+	n, hash, _ := strings.Cut(s, ":")
+	a := Anchor{Hash: strings.ToLower(hash)}
+	var err error
+	if a.N, err = strconv.ParseInt(n, 10, 64); err != nil || a.N < 0 || len(hash) != len(zeros) {
+		return nil, errors.New("it must be a line's number, a colon and the 64 digits of its hash")
+	}
+	return []Anchor{a}, nil
+}
+
+// Verify reads a log and its heads. An error that is [ErrBroken] names the first line that was altered, removed or moved, or that an
+// anchor has otherwise.
+func Verify(f vfs.FS, name string, anchors ...Anchor) (r Report, err error) {
 	log, err := f.Open(name)
 	if err != nil {
 		return r, fmt.Errorf("chain: %w", err)
@@ -70,7 +92,7 @@ func Verify(f vfs.FS, name string) (r Report, err error) {
 		return r, fmt.Errorf("chain: %w", err)
 	}
 	defer heads.Close()
-	r, err = verify(log, heads)
+	r, err = verify(log, heads, anchors)
 	if err != nil {
 		err = fmt.Errorf("chain: %s: %w", name, err)
 	}
@@ -79,10 +101,26 @@ func Verify(f vfs.FS, name string) (r Report, err error) {
 
 // verify reads both in step: head n is the hash of line n. Of the log one line more may be there than heads, whole or torn: a crash
 // between the two.
-func verify(log, heads io.Reader) (r Report, err error) {
+func verify(log, heads io.Reader, anchors []Anchor) (r Report, err error) {
 	lines, sums := bufio.NewReaderSize(log, MaxLine+1), bufio.NewReaderSize(heads, 256)
 	r.Head = zeros
+	defer func() {
+		for _, a := range anchors {
+			switch {
+			case err != nil:
+			case a.N > r.Lines:
+				err = fmt.Errorf("%w: line %d, which was there, is missing: it has %d", ErrBroken, a.N, r.Lines)
+			case a.N == r.Lines && a.Hash != r.Head: // a last line whose head a crash has left out
+				err = fmt.Errorf("%w: line %d has another hash than it had", ErrBroken, a.N)
+			}
+		}
+	}()
 	for {
+		for _, a := range anchors {
+			if a.N == r.Lines && a.Hash != r.Head {
+				return r, fmt.Errorf("%w: line %d has another hash than it had: it or one before it was altered", ErrBroken, a.N)
+			}
+		}
 		n := r.Lines + 1
 		broken := func(format string, args ...any) (Report, error) {
 			return r, fmt.Errorf("%w: line %d %s", ErrBroken, n, fmt.Sprintf(format, args...))

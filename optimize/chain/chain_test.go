@@ -329,3 +329,34 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// TestAnchor: a log that was written anew, whole, is found by what was kept elsewhere.
+func TestAnchor(t *testing.T) {
+	logs := map[string]string{}
+	for _, who := range []string{"ada", "eve"} {
+		f := folder(t)
+		l := open(t, f)
+		for i := range 3 {
+			must(t, l.Append(entry{who, fmt.Sprint(i)}))
+			r, err := chain.Verify(f, name)
+			must(t, err)
+			logs[fmt.Sprint(who, i)] = fmt.Sprintf("%d:%s", r.Lines, r.Head)
+		}
+		for _, c := range []struct{ anchor, want string }{
+			{"", ""}, {logs["ada1"], map[string]string{"eve": "line 2 has another hash"}[who]}, {logs["ada2"], map[string]string{"eve": "line 3 has another hash"}[who]},
+			{"4:" + strings.Repeat("0", 64), "line 4, which was there, is missing"}, {"0:" + strings.Repeat("0", 64), ""},
+		} {
+			a, err := chain.ParseAnchors(c.anchor)
+			must(t, err)
+			_, err = chain.Verify(f, name, a...)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, %s: %v, want %q", who, c.anchor, err, c.want)
+			}
+		}
+	}
+	for _, bad := range []string{"x", "1:", "-1:" + strings.Repeat("0", 64), strings.Repeat("0", 64)} {
+		if _, err := chain.ParseAnchors(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -88,6 +89,10 @@ func TestParseRefuses(t *testing.T) {
 		ok + "rules: [{}]":                                                                                   "no channels",
 		ok + "rules: [{services: ['['], channels: [a]}]":                                                     "syntax error",
 		ok + "rules: [{min_share: 2, channels: [a]}]":                                                        "min_share",
+		ok + "changes: [{what: [shouted], channels: [a]}]":                                                   `what "shouted" is none of`,
+		ok + "changes: [{kinds: [regression], channels: [a]}]":                                               `changes: rule 1 : kind "regression"`,
+		ok + "changes: [{channels: [b]}]":                                                                    "no channel",
+		ok + "changes: [{services: ['['], channels: [a]}]":                                                   "syntax error",
 		ok + "---\n" + ok:                "more than one document",
 		"a: &a [*a]":                     "line 1",
 		strings.Repeat("#", maxConfig+1): "more than",
@@ -148,7 +153,7 @@ func server(t *testing.T, status int, header map[string]string, answer string) (
 
 func message() Message {
 	return Message{ID: "0123456789abcdef", Episode: 2, Status: "open", Link: "http://q/findings/0123456789abcdef", Also: []string{"billing"},
-		Finding: analyze.Finding{Kind: analyze.Regression, Service: "checkout", Function: "cache.(*LRU).evict", Sentence: "`cache.(*LRU).evict` rose from 3.1 % to 5.4 % of checkout's CPU.",
+		Finding: &analyze.Finding{Kind: analyze.Regression, Service: "checkout", Function: "cache.(*LRU).evict", Sentence: "`cache.(*LRU).evict` rose from 3.1 % to 5.4 % of checkout's CPU.",
 			Next: "Compare <both>.", Warnings: []string{"One instance."}, Price: &analyze.Money{Amount: 310.4, Currency: "USD"}}}
 }
 
@@ -228,6 +233,75 @@ func TestSend(t *testing.T) {
 	}
 	if e[0].Action != "trigger" || e[1].Action != "resolve" || e[0].Payload.Component != "cache.(*LRU).evict" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// TestRouteChange: rules of changes are apart from those of findings; a file without any rules tells all channels what is usual.
+func TestRouteChange(t *testing.T) {
+	const channels = "channels: [{name: a, type: webhook, url: 'https://a/'}, {name: b, type: webhook, url: 'https://b/'}]\n"
+	for _, c := range []struct{ rules, kind, service, what, want string }{
+		{"", "runtime", "checkout", "failed", "[a b]"},
+		{"", "runtime", "checkout", "stage", "[]"},
+		{"rules: [{channels: [a]}]", "runtime", "checkout", "failed", "[]"},
+		{"changes: [{channels: [b]}]", "runtime", "checkout", "failed", "[b]"},
+		{"changes: [{kinds: [scale], services: ['check*'], what: [failed, stage], channels: [b]}]", "scale", "checkout", "stage", "[b]"},
+		{"changes: [{kinds: [scale], channels: [b]}]", "runtime", "checkout", "failed", "[]"},
+		{"changes: [{services: ['x*'], channels: [b]}]", "runtime", "checkout", "failed", "[]"},
+		{"changes: [{kinds: [scale], services: ['x*'], channels: [b, a]}, {channels: [a]}]", "", "", "paused", "[a b]"},
+	} {
+		cfg, err := Parse([]byte(channels+c.rules), lookup)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(cfg.RouteChange(c.kind, c.service, c.what)); got != c.want {
+			t.Errorf("%s: %s of %s %s goes to %s, want %s", c.rules, c.what, c.kind, c.service, got, c.want)
+		}
+	}
+}
+
+// TestSendChange: Slack and PagerDuty get a change in their own form, with its page; what needs nobody any more is resolved.
+func TestSendChange(t *testing.T) {
+	change := func(what string) Message {
+		return Message{ID: "c1", Episode: 7, Status: what, Link: "http://q/changes/c1", Change: &Change{Kind: "runtime", Service: "checkout", What: what, By: "ada",
+			Sentence: "GOGC 100 -> 300.", Note: "p99 <rose>.", Price: &analyze.Money{Amount: 190, Currency: "USD"}}}
+	}
+	s, all := server(t, 200, nil, "ok")
+	if err := channel(t, "slack", s.URL+"/x").Send(t.Context(), change("failed")); err != nil {
+		t.Fatal(err)
+	}
+	var said struct {
+		Blocks []struct{ Text struct{ Text string } }
+	}
+	if err := json.Unmarshal([]byte((*all)[0].body), &said); err != nil || len(said.Blocks) != 1 {
+		t.Fatal(err, (*all)[0].body)
+	}
+	want := "Failed, and undone: GOGC 100 -&gt; 300. Expected: 190 USD a month.\n• p99 &lt;rose&gt;.\n• By ada.\n<http://q/changes/c1|Open the change: approve, pause, undo>"
+	if got := said.Blocks[0].Text.Text; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	s, all = server(t, 202, nil, `{"status":"success","message":"Event processed","dedup_key":"x"}`)
+	for i, c := range []struct{ what, action, severity string }{
+		{"proposed", "trigger", "info"}, {"failed", "trigger", "warning"}, {"not_undone", "trigger", "critical"}, {"undone", "resolve", "info"}, {"breaker", "trigger", "warning"},
+	} {
+		if err := channel(t, "pagerduty", s.URL).Send(t.Context(), change(c.what)); err != nil {
+			t.Fatal(err)
+		}
+		var e struct {
+			Action  string `json:"event_action"`
+			Dedup   string `json:"dedup_key"`
+			Payload struct{ Summary, Source, Severity, Component, Class string }
+		}
+		if err := json.Unmarshal([]byte((*all)[i].body), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Action != c.action || e.Payload.Severity != c.severity || e.Dedup != "quantra-c1" || e.Payload.Source != "checkout" || e.Payload.Component != "runtime" || e.Payload.Class != "change "+c.what {
+			t.Errorf("%s: %+v", c.what, e)
+		}
+	}
+	for _, w := range Whats {
+		if titles[w] == "" {
+			t.Errorf("%s has no title", w)
+		}
 	}
 }
 

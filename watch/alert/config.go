@@ -28,7 +28,28 @@ type Config struct {
 	// Rules: a finding goes to the channels of each rule that it matches. Without any, one rule sends to all channels what
 	// DefaultKinds has.
 	Rules []Rule `yaml:"rules"`
+	// Changes: what happens to a change of the fleet goes to the channels of each rule that it matches. Without any of both sorts of rules
+	// one sends to all channels what DefaultWhats has.
+	Changes []ChangeRule `yaml:"changes"`
 }
+
+// ChangeRule says what of which changes goes where.
+type ChangeRule struct {
+	Name     string   `yaml:"name"`
+	Kinds    []string `yaml:"kinds"`    // of ChangeKinds; none is all
+	Services []string `yaml:"services"` // patterns as checkout*; none is all
+	What     []string `yaml:"what"`     // of Whats; none is DefaultWhats
+	Channels []string `yaml:"channels"`
+}
+
+// ChangeKinds are the kinds of changes, as package optimize has them.
+var ChangeKinds = []string{"runtime", "pgo", "scale", "machine", "rebalance", "patch"}
+
+// Whats are what can be told of changes: of one, or with "breaker", "paused" and "resumed" also of all.
+var Whats = []string{"proposed", "waiting", "started", "approved", "stage", "verdict", "undoing", "undone", "failed", "done", "withdrawn", "paused", "resumed", "breaker", "not_undone"}
+
+// DefaultWhats is what a team wants to see of changes.
+var DefaultWhats = []string{"proposed", "started", "verdict", "undone", "failed", "done", "paused", "resumed", "breaker", "not_undone"}
 
 // Channel is where alerts go. Secrets are named, not written: a file of rules lies in a repository.
 type Channel struct {
@@ -124,6 +145,14 @@ func (c *Config) check(env func(string) (string, bool)) error {
 			all.Channels = append(all.Channels, ch.Name)
 		}
 		c.Rules = []Rule{all}
+		if len(c.Changes) == 0 {
+			c.Changes = []ChangeRule{{Name: "default", Channels: all.Channels}}
+		}
+	}
+	for i := range c.Changes {
+		if err := c.Changes[i].check(names); err != nil {
+			return fmt.Errorf("changes: rule %d %.40s: %w", i+1, c.Changes[i].Name, err)
+		}
 	}
 	for i := range c.Rules {
 		if err := c.Rules[i].check(names); err != nil {
@@ -142,23 +171,54 @@ func (r *Rule) check(channels map[string]bool) error {
 			return fmt.Errorf("kind %.40q is none of %v", k, analyze.Kinds)
 		}
 	}
-	for _, p := range r.Services {
-		if _, err := path.Match(p, ""); err != nil {
-			return fmt.Errorf("service %.40q: %w", p, err)
-		}
+	if err := checkPatterns(r.Services); err != nil {
+		return err
 	}
 	if r.MinMonth < 0 || !(r.MinShare >= 0 && r.MinShare <= 1) {
 		return fmt.Errorf("min_month is 0 or more, min_share from 0 to 1; they are %v and %v", r.MinMonth, r.MinShare)
 	}
-	if len(r.Channels) == 0 {
+	return checkChannels(r.Channels, channels)
+}
+
+func checkPatterns(patterns []string) error {
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Errorf("service %.40q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func checkChannels(names []string, channels map[string]bool) error {
+	if len(names) == 0 {
 		return errors.New("it has no channels")
 	}
-	for _, n := range r.Channels {
+	for _, n := range names {
 		if !channels[n] {
 			return fmt.Errorf("there is no channel %.40q", n)
 		}
 	}
 	return nil
+}
+
+func (r *ChangeRule) check(channels map[string]bool) error {
+	if len(r.What) == 0 {
+		r.What = DefaultWhats
+	}
+	for _, w := range r.What {
+		if !slices.Contains(Whats, w) {
+			return fmt.Errorf("what %.40q is none of %v", w, Whats)
+		}
+	}
+	for _, k := range r.Kinds {
+		if !slices.Contains(ChangeKinds, k) {
+			return fmt.Errorf("kind %.40q is none of %v", k, ChangeKinds)
+		}
+	}
+	if err := checkPatterns(r.Services); err != nil {
+		return err
+	}
+	return checkChannels(r.Channels, channels)
 }
 
 func (ch *Channel) resolve(env func(string) (string, bool)) error {
@@ -226,11 +286,32 @@ func (c *Config) Route(f *analyze.Finding) (to, fixed []string) {
 	return slices.Compact(to), slices.Compact(fixed)
 }
 
+// RouteChange is the channels that something about changes goes to, sorted. What is of all services or kinds goes to each rule that has
+// it, whatever its services and kinds.
+func (c *Config) RouteChange(kind, service, what string) (to []string) {
+	for i := range c.Changes {
+		r := &c.Changes[i]
+		if !slices.Contains(r.What, what) ||
+			kind != "" && len(r.Kinds) > 0 && !slices.Contains(r.Kinds, kind) ||
+			service != "" && !fits(r.Services, service) {
+			continue
+		}
+		to = append(to, r.Channels...)
+	}
+	slices.Sort(to)
+	return slices.Compact(to)
+}
+
+// fits says whether a service is one of those that patterns name; none names all.
+func fits(patterns []string, service string) bool {
+	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { ok, _ := path.Match(p, service); return ok })
+}
+
 func (r *Rule) matches(f *analyze.Finding) bool {
 	if !slices.Contains(r.Kinds, f.Kind) {
 		return false
 	}
-	if len(r.Services) > 0 && !slices.ContainsFunc(r.Services, func(p string) bool { ok, _ := path.Match(p, f.Service); return ok }) {
+	if !fits(r.Services, f.Service) {
 		return false
 	}
 	if f.Price != nil && f.Price.Amount < r.MinMonth {

@@ -22,32 +22,113 @@ import (
 	"github.com/quantra-l/quantra/analyze"
 )
 
-// Message is one thing to tell. As JSON it is a webhook's body.
+// Message is one thing to tell: of a finding, or of a change of the fleet. As JSON it is a webhook's body.
 type Message struct {
-	ID      string          `json:"id"`      // of the finding: the same for all that is told of one cause
-	Episode int             `json:"episode"` // 1, and more each time it came back or grew
-	Status  string          `json:"status"`  // "open", "fixed", "test"
-	Link    string          `json:"link"`    // to the page of the finding
-	Also    []string        `json:"also_in,omitempty"`
-	Finding analyze.Finding `json:"finding"`
+	ID      string           `json:"id"`      // of the finding or the change: the same for all that is told of one cause
+	Episode int              `json:"episode"` // 1, and more each time: a finding came back or grew, or something else happened to the change
+	Status  string           `json:"status"`  // of a finding "open" or "fixed", of a change what happened: one of Whats; or "test"
+	Link    string           `json:"link"`    // to its page
+	Also    []string         `json:"also_in,omitempty"`
+	Finding *analyze.Finding `json:"finding,omitempty"`
+	Change  *Change          `json:"change,omitempty"`
+}
+
+// Change is a change of the fleet, and what happened to it.
+type Change struct {
+	Kind     string         `json:"kind,omitempty"`    // "" is of no single one: a breaker of all kinds, a pause
+	Service  string         `json:"service,omitempty"` // likewise
+	What     string         `json:"what"`              // one of Whats
+	Time     time.Time      `json:"time"`
+	By       string         `json:"by"` // who did it: "optimizer", or a person
+	Sentence string         `json:"sentence"`
+	Note     string         `json:"note,omitempty"`
+	Price    *analyze.Money `json:"price,omitempty"` // what it saves a month: expected, and when it is done shown
 }
 
 // Title is one line.
 func (m *Message) Title() string {
-	s := m.Finding.Sentence
-	if p := m.Finding.Price; p != nil && p.Amount >= 0.5 {
-		s = fmt.Sprintf("%s About %.0f %s a month.", s, p.Amount, p.Currency)
+	test := ""
+	if m.Status == "test" {
+		test = "Test of alerts: "
 	}
+	if m.Change != nil {
+		return test + m.Change.title()
+	}
+	f := m.finding()
+	s := f.Sentence + price(f.Price, "About")
 	if len(m.Also) > 0 {
 		s += " Also in " + strings.Join(m.Also, ", ") + "."
 	}
-	switch m.Status {
-	case "fixed":
+	if m.Status == "fixed" {
 		s = "Fixed: " + s
-	case "test":
-		s = "Test of alerts: " + s
 	}
-	return s
+	return test + s
+}
+
+// finding is the message's, which has one where it has no change.
+func (m *Message) finding() *analyze.Finding {
+	if m.Finding == nil {
+		return &analyze.Finding{}
+	}
+	return m.Finding
+}
+
+func price(p *analyze.Money, word string) string {
+	if p == nil || p.Amount < 0.5 {
+		return ""
+	}
+	return fmt.Sprintf(" %s %.0f %s a month.", word, p.Amount, p.Currency)
+}
+
+// titles are what happened to a change, in a word or two before its sentence.
+var titles = map[string]string{
+	"proposed": "Proposed", "started": "Started", "waiting": "Waits", "approved": "Approved", "stage": "Next stage", "verdict": "Verdict", "undoing": "Is being undone",
+	"undone": "Undone", "failed": "Failed, and undone", "done": "Done", "withdrawn": "Withdrawn", "paused": "Paused", "resumed": "Goes on", "breaker": "Circuit breaker", "not_undone": "NOT UNDONE YET",
+}
+
+func (c *Change) title() string {
+	return titles[c.What] + ": " + c.Sentence + price(c.Price, map[bool]string{true: "It saves", false: "Expected:"}[c.What == "done"])
+}
+
+// told is a message as the ways to tell it need it.
+type told struct {
+	text      []string // below the title, a line each
+	linkText  string
+	source    string // what it is of
+	component string
+	class     string
+	severity  string // PagerDuty's words
+	resolved  bool   // it needs nobody any more
+	details   any
+}
+
+func (m *Message) told() told {
+	if c := m.Change; c != nil {
+		t := told{linkText: "Open the change: approve, pause, undo", source: cmp.Or(c.Service, "quantra"), class: "change " + c.What, severity: "info", details: c}
+		t.component = c.Kind
+		if c.Note != "" && c.Note != c.Sentence {
+			t.text = append(t.text, c.Note)
+		}
+		if c.By != "" && c.By != "optimizer" {
+			t.text = append(t.text, "By "+c.By+".")
+		}
+		switch c.What {
+		case "not_undone":
+			t.severity = "critical"
+		case "failed", "breaker":
+			t.severity = "warning"
+		case "done", "undone", "withdrawn", "resumed":
+			t.resolved = true
+		}
+		return t
+	}
+	f := m.finding()
+	t := told{linkText: "Open the finding", source: f.Service, component: f.Function, class: string(f.Kind), severity: "warning", resolved: m.Status == "fixed", details: f}
+	if f.Next != "" && m.Status != "fixed" {
+		t.text = append(t.text, f.Next)
+	}
+	t.text = append(t.text, f.Warnings...)
+	return t
 }
 
 // Refused is an answer that another try would get too.
@@ -148,16 +229,13 @@ func ofStatus(code int, wait time.Duration, text string) error {
 }
 
 func (ch *Channel) slack(ctx context.Context, m Message) error {
-	f := &m.Finding
+	t := m.told()
 	lines := []string{escapeSlack(m.Title())}
-	if f.Next != "" && m.Status != "fixed" {
-		lines = append(lines, "_"+escapeSlack(f.Next)+"_")
-	}
-	for _, w := range f.Warnings {
-		lines = append(lines, "• "+escapeSlack(w))
+	for _, l := range t.text {
+		lines = append(lines, "• "+escapeSlack(l))
 	}
 	if m.Link != "" {
-		lines = append(lines, "<"+m.Link+"|Open the finding>")
+		lines = append(lines, "<"+m.Link+"|"+t.linkText+">")
 	}
 	block := slack.NewSectionBlock(slack.NewTextBlockObject(slack.MarkdownType, clip(strings.Join(lines, "\n"), 2900), false, false), nil, nil)
 	msg := &slack.WebhookMessage{Text: clip(escapeSlack(m.Title()), 2900), Blocks: &slack.Blocks{BlockSet: []slack.Block{block}}}
@@ -187,17 +265,17 @@ func clip(s string, n int) string {
 }
 
 func (ch *Channel) pagerduty(ctx context.Context, m Message) error {
-	f := &m.Finding
+	t := m.told()
 	e := &pagerduty.V2Event{RoutingKey: ch.key, Action: "trigger", DedupKey: "quantra-" + m.ID, Client: "Quantra-L", ClientURL: m.Link,
-		Payload: &pagerduty.V2Payload{Summary: clip(m.Title(), 1024), Source: f.Service, Severity: "warning", Component: f.Function, Group: f.Service, Class: string(f.Kind), Details: f}}
+		Payload: &pagerduty.V2Payload{Summary: clip(m.Title(), 1024), Source: t.source, Severity: t.severity, Component: t.component, Group: t.source, Class: t.class, Details: t.details}}
 	if m.Link != "" {
-		e.Links = []any{map[string]string{"href": m.Link, "text": "The finding"}}
+		e.Links = []any{map[string]string{"href": m.Link, "text": t.linkText}}
 	}
-	switch m.Status {
-	case "fixed":
-		e.Action = "resolve"
-	case "test":
+	switch {
+	case m.Status == "test":
 		e.Payload.Severity = "info"
+	case t.resolved:
+		e.Action = "resolve"
 	}
 	c := pagerduty.NewClient("", pagerduty.WithV2EventsAPIEndpoint(ch.url))
 	heard := &hearing{}

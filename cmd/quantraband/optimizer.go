@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quantra-l/quantra/analyze"
+	"github.com/quantra-l/quantra/analyze/price"
+	"github.com/quantra-l/quantra/fleet"
+	"github.com/quantra-l/quantra/internal/vfs"
+	"github.com/quantra-l/quantra/optimize"
+	"github.com/quantra-l/quantra/optimize/chain"
+	"github.com/quantra-l/quantra/optimize/journal"
+	"github.com/quantra-l/quantra/optimize/notices"
+	"github.com/quantra-l/quantra/optimize/policyfile"
+	"github.com/quantra-l/quantra/profile"
+)
+
+// The files in the data folder that changes have.
+const (
+	auditFile = "audit.jsonl"
+	killFile  = "optimizer.off" // its presence freezes all changes
+)
+
+// envOptimizer is the switch of agents and servers alike.
+const envOptimizer = "PROFILER_OPTIMIZER_ENABLED"
+
+// changesOptions are what up's flags and environment say of changes.
+type changesOptions struct {
+	dir      string             // the data folder
+	policy   *policyfile.Source // nil is the built-in one
+	disabled string             // why the environment wants none; "" is that it does not
+}
+
+// openPolicy reads what up --policy and the environment say.
+func openPolicy(dir, flag string, getenv func(string) string, log *slog.Logger) (c changesOptions, err error) {
+	c.dir = dir
+	switch v := getenv(envOptimizer); strings.ToLower(v) {
+	case "", "1", "t", "true", "on", "yes":
+	case "0", "f", "false", "off", "no":
+		c.disabled = fmt.Sprintf("The server's environment has %s=%s: nothing is begun or promoted.", envOptimizer, v)
+	default:
+		return c, usagef("%s=%q: set it to true or false", envOptimizer, v)
+	}
+	if flag == "" {
+		return c, nil
+	}
+	if c.policy, err = policyfile.Open(flag, log, nil); err != nil {
+		return c, usagef("--policy: %w", err)
+	}
+	return c, nil
+}
+
+// enabled says why nothing may be begun, as the environment or a file has it; "" is that it may. It is asked at each look.
+func (c *changesOptions) enabled() string {
+	if c.disabled != "" {
+		return c.disabled
+	}
+	names := []string{filepath.Join(c.dir, killFile)}
+	if c.policy != nil {
+		if f := c.policy.File().KillFile; f != "" {
+			names = append(names, f)
+		}
+	}
+	for _, name := range names {
+		// A file that cannot be looked at may be there: what is meant to stop everything errs on that side.
+		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Sprintf("The file %s is there: nothing is begun or promoted until it is removed.", name)
+		}
+	}
+	return ""
+}
+
+// openOptimizer makes what looks after changes ready; its Run makes it act.
+func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.Fleet, rules analysis, registry prometheus.Registerer, log *slog.Logger) (*optimize.Runner, error) {
+	acts, look, propose := actuators(e, agents, log)
+	opt := optimize.Options{
+		Journal: journal.New(e.control), Actuators: acts, Look: look, Propose: propose,
+		Enabled: c.enabled, Record: audit.record, Price: priceOf(rules.prices, agents), Logger: log,
+	}
+	run := optimize.RunOptions{
+		Tenants: func(context.Context) ([]string, error) { return agents.Tenants(), nil },
+		Lease:   leases(e.control, log), Tenant: tenantOf, Registry: registry,
+		DecodePolicy: func(r io.Reader) (*optimize.Policy, error) {
+			f, err := policyfile.Decode(r)
+			if err != nil {
+				return nil, err
+			}
+			return f.Policy, nil
+		},
+	}
+	if c.policy != nil {
+		opt.Policy = func() *optimize.Policy { return c.policy.File().Policy }
+		run.PolicyFile = c.policy.Status
+	}
+	if rules.alerts != nil {
+		told := notices.Options{Journal: opt.Journal, Control: e.control, Alerts: rules.alerts, Link: rules.changeLink, Logger: log}
+		if c.policy != nil {
+			told.Told = func() []string { return c.policy.File().Told }
+		}
+		teller, err := notices.New(told)
+		if err != nil {
+			return nil, err
+		}
+		run.Beside = teller.Run
+	}
+	return optimize.NewRunner(opt, run)
+}
+
+// actuators are how this server makes changes of each kind, how it measures instances, and what proposes changes. It makes none yet, so
+// nothing is proposed and nothing can be started: each kind is a room of its own and is put in here.
+func actuators(*engine, *fleet.Fleet, *slog.Logger) (acts map[optimize.Kind]optimize.Actuator, look func(context.Context, optimize.Question) (optimize.Sight, error), propose []func(context.Context, string) ([]optimize.Proposal, error)) {
+	look = func(context.Context, optimize.Question) (optimize.Sight, error) {
+		return optimize.Sight{}, errors.New("not measured")
+	}
+	return map[optimize.Kind]optimize.Actuator{}, look, nil
+}
+
+// priceOf is what cores of a service cost a month, on the machines that its agents run on.
+func priceOf(prices *price.File, agents *fleet.Fleet) func(service string, cores analyze.Estimate) *analyze.Money {
+	return func(service string, cores analyze.Estimate) *analyze.Money {
+		var machines []profile.Labels
+		for _, a := range agents.Agents("", service) {
+			var pairs []profile.Label
+			for name, value := range a.Labels {
+				pairs = append(pairs, profile.Label{Name: name, Value: value})
+			}
+			if labels, err := profile.NewLabels(pairs...); err == nil { // labels that are none say nothing of the machine
+				machines = append(machines, labels)
+			}
+		}
+		m := prices.Cores(cores, machines...)
+		return &m
+	}
+}
+
+// auditLog is the audit log of the data folder. It is opened with the first act: a server that makes no changes has none, and one whose
+// log is broken serves profiles all the same, and makes no changes.
+type auditLog struct {
+	name string
+
+	mu    sync.Mutex
+	chain *chain.Log
+}
+
+// record is optimize.Options.Record.
+func (a *auditLog) record(_ context.Context, e optimize.Entry) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.chain == nil {
+		c, err := chain.Open(vfs.Default, a.name)
+		if err != nil {
+			return err
+		}
+		a.chain = c
+	}
+	return a.chain.Append(e)
+}
+
+// Close closes it, after the last act.
+func (a *auditLog) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.chain == nil {
+		return nil
+	}
+	return a.chain.Close()
+}
