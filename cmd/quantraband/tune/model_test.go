@@ -35,10 +35,10 @@ func BenchmarkModel(b *testing.B) {
 				base := serve(b, h, 100)
 				for _, gogc := range []int{50, 100, 200, 400} {
 					m := serve(b, h, gogc)
-					f := (m.goal - m.live) / (base.goal - base.live)
-					saved := base.gc.Marking.Value * (1 - 1/f)
+					now, then := base.goal-base.live, m.goal-m.live
+					saved := base.gc.Marking.Value*(1-now/then) + base.gc.Sweeping.Value*(1-(1+base.live/then)/(1+base.live/now))
 					fmt.Printf("| %d | %.1f | %.1f | %.1f %% | %.1f %% | %.1f %% | %+.1f %% | %+.1f %% |\n", gogc, m.live/(1<<20), m.goal/(1<<20),
-						100*m.gc.All.Value, 100*m.gc.Marking.Value, 100*(base.gc.Marking.Value-saved)/(1-saved), 100*(m.cpu/base.cpu-1), -100*saved)
+						100*m.gc.All.Value, 100*m.gc.Marking.Value, 100*base.gc.Marking.Value*now/then/(1-saved), 100*(m.cpu/base.cpu-1), -100*saved)
 				}
 			}
 			stdruntime.KeepAlive(held)
