@@ -211,6 +211,31 @@ func TestProposeLeaks(t *testing.T) {
 	}
 }
 
+// TestProposeLeakAmongMany: one of forty that leaks is seen, and forty that do not are not taken for leaks as one of them rises by chance.
+func TestProposeLeakAmongMany(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 11))
+	var given, sound int
+	for range 20 {
+		var many []Instance
+		for range 40 {
+			many = append(many, each(shop("a"), func(_ int, w *Window) { w.Live = (40 << 20) * (1 + 0.03*r.NormFloat64()); w.Goal = 2 * w.Live }))
+		}
+		sound += len(Propose(input(many...)))
+		many[7] = each(many[7], func(i int, w *Window) { w.Live *= 1 + 0.003*float64(i); w.Goal = 2 * w.Live })
+		given += len(Propose(input(many...)))
+		for k := range many { // all of them a little: 3 % in ten minutes
+			many[k] = each(shop("a"), func(i int, w *Window) {
+				w.Live = (40 << 20) * (1 + 0.0005*float64(i) + 0.03*r.NormFloat64())
+				w.Goal = 2 * w.Live
+			})
+		}
+		given += len(Propose(input(many...)))
+	}
+	if given > 0 || sound < 15 {
+		t.Errorf("a leak got %d of 40 proposals, and what does not leak %d of 20", given, sound)
+	}
+}
+
 // TestProposeLimit: where a container's end is known and no limit is set, the limit comes with the room, or alone.
 func TestProposeLimit(t *testing.T) {
 	free := func(id string) Instance {
