@@ -16,7 +16,7 @@ const (
 )
 
 // gcMarking and gcSweeping are where the collector's work begins on a stack. Marking is done once a cycle, over what is live; sweeping
-// has a constant cost for each byte that is allocated.
+// goes over what is live and what is not, once a cycle: a constant cost for each byte that is allocated, and one for each cycle.
 var (
 	gcMarking  = wordSet("runtime.gcBgMarkWorker runtime.gcAssistAlloc runtime.gcStart runtime.gcMarkDone runtime.gcMarkTermination runtime.wbBufFlush")
 	gcSweeping = wordSet("runtime.bgsweep runtime.deductSweepCredit")
@@ -27,10 +27,11 @@ var (
 // Collecting is what collecting garbage takes of the CPU, by the samples of the profile. The runtime's own account (RuntimeFigures) is
 // not taken: it counts time on the clock, so also what the operating system gave to other programs.
 type Collecting struct {
-	All     Estimate // shares of the CPU, 0 to 1
-	Marking Estimate // the part of it that goes with the number of collections, and not with what is allocated
-	Samples float64  // that are of All
-	Of      float64  // samples in the profile
+	All      Estimate // shares of the CPU, 0 to 1
+	Marking  Estimate // the part of it that goes with the number of collections, and not with what is allocated
+	Sweeping Estimate // the part that goes with both
+	Samples  float64  // that are of All
+	Of       float64  // samples in the profile
 	// GreenTea says that the collector is that of Go 1.26.
 	GreenTea bool
 }
@@ -48,14 +49,14 @@ func ReadCollecting(cpu Profiles) (c Collecting, ok bool) {
 func (t *wasteTree) collecting() Collecting {
 	all := t.selfOf(t.under(func(n string) bool { return gcMarking[n] || gcSweeping[n] }))
 	marking := t.selfOf(t.under(func(n string) bool { return gcMarking[n] }))
-	return Collecting{All: t.share(all), Marking: t.share(marking), Samples: t.samples(all), Of: t.samples(t.total), GreenTea: t.has(greenTea)}
+	return Collecting{All: t.share(all), Marking: t.share(marking), Sweeping: t.share(all - marking), Samples: t.samples(all), Of: t.samples(t.total), GreenTea: t.has(greenTea)}
 }
 
 // gcPressure says that a setting would save much of what the collector takes.
 //
 // The model is that of the Go GC guide (go.dev/doc/gc-guide, "The GOGC variable"): a cycle costs what there is to mark, the live heap;
 // there is one for each (goal - live) bytes that are allocated; so the CPU that marking takes goes with 1/(goal - live), and twice the
-// room halves it. Sweeping goes with what is allocated and is not saved. Nothing is said without GOMEMLIMIT, as nobody knows then what
+// room halves it. What sweeping saves is not counted here. Nothing is said without GOMEMLIMIT, as nobody knows then what
 // room there is.
 func (w *waste) gcPressure() []Finding {
 	t, g := w.cpu, w.figures

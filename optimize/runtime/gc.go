@@ -21,8 +21,9 @@ const (
 	// roomGOGC is the GOGC that a limit must leave at the most live heap: twice what an agent takes a lease for.
 	roomGOGC = 40
 	// modelLow and modelHigh are by how much the model's saving may be off, beside the interval of what it rests on: docs/runtime.md has the
-	// measured table. More memory makes more misses in caches, which is not in the model, and idle processors mark for nothing.
-	modelLow, modelHigh = 0.75, 1.15
+	// measured table. Measured was up to twice what the model says, as workers that yield and park cost time that no stack lays to the
+	// collector; below it, more memory makes more misses in caches, and idle processors mark for nothing.
+	modelLow, modelHigh = 0.75, 2
 )
 
 // room is how much is allocated from one cycle of the collector to the next, as the pacer of Go 1.26 has it. A cycle is to be done at the goal:
@@ -30,7 +31,8 @@ const (
 //	goal = live + (live + roots) * GOGC/100, heapMinimum * GOGC/100 at least, and not above what the limit leaves
 //
 // where live is what the last cycle found and roots are stacks and globals (gcControllerState in runtime/mgcpacer.go). What it
-// marks, live and roots, does not depend on GOGC, so the time for marking goes with the number of cycles: with 1/(goal - live).
+// marks, live and roots, does not depend on GOGC, so the time for marking goes with the number of cycles: with 1/(goal - live). What it
+// sweeps is what is live and what was allocated since: the time for sweeping goes with 1 + live/(goal - live).
 func room(live, roots, gogc float64) float64 {
 	return max((live+roots)*gogc/100, heapMinimum*gogc/100-live)
 }
@@ -116,30 +118,44 @@ func proposeGC(in *Input, seen []*measured) *optimize.Proposal {
 
 // gain is what a GOGC changes, over all instances by the processor time that they use.
 type gain struct {
-	least, mean, most float64 // how many times more is allocated from one cycle to the next
-	more, mostMore    float64 // bytes: the mean, and the most
-	rss               analyze.Estimate
+	factor          float64          // how many times more is allocated from one cycle to the next, where that is least
+	marking, sweeps analyze.Estimate // the parts of marking and sweeping that are saved: the mean, the least and the most of an instance
+	more            float64          // bytes: the mean
+	rss             analyze.Estimate
 }
 
 func gainOf(plans []*plan, gogc float64) (g gain) {
-	g.least = math.Inf(1)
+	g.factor, g.marking.Low, g.sweeps.Low = math.Inf(1), 1, 1
 	cpu := 0.0
 	for _, p := range plans {
 		cpu += p.cpu
 	}
 	for _, p := range plans {
 		now, then := p.room(p.gogc), p.room(gogc)
-		f := then / now
-		g.least, g.most = min(g.least, f), max(g.most, f)
-		g.mean += f * p.cpu / cpu
-		more := then - now
-		g.more, g.mostMore = g.more+more/float64(len(plans)), max(g.mostMore, more)
-		of := max(p.rss, p.peak)
-		g.rss.Value += more / of / float64(len(plans))
-		g.rss.High = max(g.rss.High, 1.3*more/of)
+		g.factor = min(g.factor, then/now)
+		for _, part := range []struct {
+			of    *analyze.Estimate
+			saved float64
+		}{{&g.marking, 1 - now/then}, {&g.sweeps, 1 - (1+p.live/then)/(1+p.live/now)}} {
+			part.of.Value += part.saved * p.cpu / cpu
+			part.of.Low, part.of.High = min(part.of.Low, part.saved), max(part.of.High, part.saved)
+		}
+		g.more += (then - now) / float64(len(plans))
+		rise := (then - now) / max(p.rss, p.peak)
+		g.rss.Value += rise / float64(len(plans))
+		g.rss.High = max(g.rss.High, 1.3*rise)
 	}
 	g.rss.Low = 0.3 * g.rss.Value // the peak stays resident where it is reached between two looks of the scavenger
 	return g
+}
+
+// saved is the part of the CPU that the gain saves of what the collector takes.
+func (g *gain) saved(cost *analyze.Collecting) analyze.Estimate {
+	return analyze.Estimate{
+		Value: cost.Marking.Value*g.marking.Value + cost.Sweeping.Value*g.sweeps.Value,
+		Low:   modelLow * (cost.Marking.Low*g.marking.Low + cost.Sweeping.Low*g.sweeps.Low),
+		High:  min(0.9, modelHigh*(cost.Marking.High*g.marking.High+cost.Sweeping.High*g.sweeps.High)),
+	}
 }
 
 // roomier is a higher GOGC, nil where it is not worth it.
@@ -149,10 +165,10 @@ func roomier(in *Input, plans []*plan, gogc, limit float64) *optimize.Proposal {
 		return nil
 	}
 	g := gainOf(plans, gogc)
-	if g.least < analyze.GCLeast {
+	if g.factor < analyze.GCLeast {
 		return nil
 	}
-	saved := analyze.Estimate{Value: cost.Marking.Value * (1 - 1/g.mean), Low: modelLow * cost.Marking.Low * (1 - 1/g.least), High: min(1, modelHigh*cost.Marking.High*(1-1/g.most))}
+	saved := g.saved(&cost)
 	if saved.Low < analyze.GCSaving {
 		return nil
 	}

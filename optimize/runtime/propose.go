@@ -55,13 +55,12 @@ const (
 	minSpan    = 2 * time.Minute
 	// minSamples of the CPU profile: below it a share of 10 % is known to a third of itself only (Wilson's interval).
 	minSamples = 500
-	// What rises by risesBy of itself within what is known, and for which chance is a poor explanation (risesP), rises. Half of all programs
-	// that do not rise at all rise a little, and one of twenty by chance: for those nothing is proposed this time.
+	// What rises by risesBy of itself within what is known, or would double within risesTo, rises where chance is a poor explanation: with
+	// less than risesP for one among all instances, or more of them than chance explains. One of twenty services that do not rise is
+	// taken for one that does, and nothing is proposed this time.
 	risesBy = 0.02
+	risesTo = 24 * time.Hour
 	risesP  = 0.05
-	// steepP is the same for what would double within a day, however little that is in the time that is known.
-	steepP    = 0.01
-	steepFrom = 24 * time.Hour
 )
 
 // Propose is what could be set otherwise, at most one change of the collector (Subject "gc") and one of processors ("procs").
@@ -110,7 +109,8 @@ type measured struct {
 	memoryMax            float64 // the least of any window; 0 is none
 	usable, quota, load  float64 // cores: usable the least, load the most of any window
 	throttled, schedTime float64 // seconds
-	rises                bool
+	// rises is the p-value that what is live does not rise; 1 where it rises by so little that it does not matter.
+	rises float64
 }
 
 // known is the instances of which enough is known. ok is false where nothing can be proposed: too little is known of too many of them, or
@@ -187,22 +187,33 @@ func (w *Window) sound() bool {
 	return s > 0 && (w.Cores == 0 || w.CPU <= 1.1*w.Cores*s+0.1)
 }
 
-// rising says that what is live grows for good, as far as is known.
-func rising(live []float64, mean float64, span time.Duration) bool {
+// rising is the p-value that what is live does not rise, 1 where it rises little.
+func rising(live []float64, mean float64, span time.Duration) float64 {
 	slope, p := analyze.Rise(live)
 	added := slope * float64(len(live)) // within the span
-	return p < risesP && added > risesBy*mean || p < steepP && added*float64(steepFrom)/float64(span) > mean
+	if added > risesBy*mean || added*float64(risesTo)/float64(span) > mean {
+		return p
+	}
+	return 1
 }
 
-// grows says why the service's memory is known to grow, "" where it is not.
+// grows says why the service's memory is known to grow, "" where it is not. Among many instances some rise by chance: one alone must do so
+// beyond what the luckiest of all would, and many must be more than two standard deviations above what is usual.
 func grows(in *Input, seen []*measured) string {
 	if len(in.Growing) > 0 {
 		return in.Growing[0]
 	}
+	n, many := float64(len(seen)), 0.0
 	for _, m := range seen {
-		if m.rises {
+		if m.rises < risesP/n {
 			return fmt.Sprintf("what is live in %s rises", m.ID)
 		}
+		if m.rises < risesP {
+			many++
+		}
+	}
+	if many > n*risesP+2*math.Sqrt(n*risesP*(1-risesP)) {
+		return fmt.Sprintf("what is live in %.0f of %.0f instances rises", many, n)
 	}
 	return ""
 }

@@ -83,7 +83,7 @@ func one(t *testing.T, in Input) optimize.Proposal {
 }
 
 // TestProposeGC: known figures. Marking is 15 % of the CPU; below 400 MiB 268 (less the pacer's 3 % of it) are free at the fullest, of which half may go,
-// to a room of 40 that grows with GOGC: 100 * (1 + 134/40) is above 400, which is four times as rare.
+// to a room of 40 that grows with GOGC: 100 * (1 + 134/40) is above 400, which is four times as rare. Of sweeping, 4 %, it saves 1 - (1 + 40/160) / (1 + 40/40).
 func TestProposeGC(t *testing.T) {
 	a, b := shop("a"), shop("b")
 	b.Version = "v2"
@@ -92,17 +92,17 @@ func TestProposeGC(t *testing.T) {
 		t.Errorf("%s %q on %q", p.Spec, p.Subject, p.Basis)
 	}
 	e := p.Expected["cpu_per_request"]
-	if math.Abs(e.Value+0.15*0.75) > 0.002 || e.Low >= e.Value || e.High <= e.Value || e.High >= -0.03 {
-		t.Errorf("expected %+v, want -0.15 * 3/4", e)
+	if math.Abs(e.Value+0.15*0.75+0.04*0.375) > 0.002 || e.Low >= e.Value || e.High <= e.Value || e.High >= -0.03 {
+		t.Errorf("expected %+v, want -0.15 * 3/4 - 0.04 * 3/8", e)
 	}
 	if r := p.Expected["rss"]; math.Abs(r.Value-120./130) > 0.02 || r.Low >= r.Value || r.High <= r.Value {
 		t.Errorf("memory %+v, want 3 times the room of 40 MiB over 130", r)
 	}
-	if math.Abs(p.Saving-2*0.15*0.75) > 0.004 {
-		t.Errorf("saves %v cores, want 2 * 0.11", p.Saving)
+	if math.Abs(p.Saving-2*(0.15*0.75+0.04*0.375)) > 0.004 {
+		t.Errorf("saves %v cores, want 2 * 0.13", p.Saving)
 	}
 	for _, figure := range []string{"checkout spends 19 % of its CPU in GC", "15 % is marking", "70 % of its memory limit unused", "120 MiB of 400 MiB", "40 MiB live", "a goal of 80 MiB", "2 instances",
-		"GOGC 100 -> 400 under GOMEMLIMIT 400 MiB", "expected -11 % CPU", "120 MiB more memory"} {
+		"GOGC 100 -> 400 under GOMEMLIMIT 400 MiB", "expected -13 % CPU", "120 MiB more memory"} {
 		if !strings.Contains(p.Sentence, figure) {
 			t.Errorf("%q does not say %q", p.Sentence, figure)
 		}
@@ -141,12 +141,12 @@ func TestProposeWorst(t *testing.T) {
 func TestProposeNothing(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	for name, change := range map[string]func(in *Input){
-		"no instances":   func(in *Input) { in.Instances = nil },
-		"no profile":     func(in *Input) { in.CPU = nil },
-		"few samples":    func(in *Input) { in.CPU = cpu(60, 16, 324) },
-		"little marking": func(in *Input) { in.CPU = cpu(300, 400, 9300) },
-		"sweeping only":  func(in *Input) { in.CPU = cpu(0, 2000, 8000) },
-		"few windows":    func(in *Input) { in.Instances[0].Windows = in.Instances[0].Windows[:11] },
+		"no instances":      func(in *Input) { in.Instances = nil },
+		"no profile":        func(in *Input) { in.CPU = nil },
+		"few samples":       func(in *Input) { in.CPU = cpu(60, 16, 324) },
+		"little marking":    func(in *Input) { in.CPU = cpu(300, 400, 9300) },
+		"a little sweeping": func(in *Input) { in.CPU = cpu(0, 500, 9500) },
+		"few windows":       func(in *Input) { in.Instances[0].Windows = in.Instances[0].Windows[:11] },
 		"a short time": func(in *Input) {
 			each(in.Instances[0], func(i int, w *Window) {
 				w.From = began.Add(time.Duration(i) * time.Second)
@@ -208,6 +208,31 @@ func TestProposeLeaks(t *testing.T) {
 	}
 	if given > 0 || sound < 75 {
 		t.Errorf("%d of 100 that leak got a proposal, and %d of 100 that do not", given, sound)
+	}
+}
+
+// TestProposeLeakAmongMany: one of forty that leaks is seen, and forty that do not are not taken for leaks as one of them rises by chance.
+func TestProposeLeakAmongMany(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 11))
+	var given, sound int
+	for range 20 {
+		var many []Instance
+		for range 40 {
+			many = append(many, each(shop("a"), func(_ int, w *Window) { w.Live = (40 << 20) * (1 + 0.03*r.NormFloat64()); w.Goal = 2 * w.Live }))
+		}
+		sound += len(Propose(input(many...)))
+		many[7] = each(many[7], func(i int, w *Window) { w.Live *= 1 + 0.003*float64(i); w.Goal = 2 * w.Live })
+		given += len(Propose(input(many...)))
+		for k := range many { // all of them a little: 3 % in ten minutes
+			many[k] = each(shop("a"), func(i int, w *Window) {
+				w.Live = (40 << 20) * (1 + 0.0005*float64(i) + 0.03*r.NormFloat64())
+				w.Goal = 2 * w.Live
+			})
+		}
+		given += len(Propose(input(many...)))
+	}
+	if given > 0 || sound < 15 {
+		t.Errorf("a leak got %d of 40 proposals, and what does not leak %d of 20", given, sound)
 	}
 }
 

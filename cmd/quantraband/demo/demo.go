@@ -11,6 +11,8 @@
 //	(no function)             GOGC is 60, though 256 MiB are allowed and few are used  gc_pressure
 //	compressJournal           makes a compressor of 1 MB for each order                allocation
 //
+// The fourth is what a change of settings mends: GOGC is raised under the limit that is there. [BadChange] is one to be undone.
+//
 // What follows from these is no error either: v2 looks through the map under the cache's lock, so "prices" may be waited for, too.
 //
 // [StartFleet] runs the fleet by starting the program's own executable with the

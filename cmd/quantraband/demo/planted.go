@@ -1,6 +1,11 @@
 package demo
 
-import "github.com/quantra-l/quantra/analyze"
+import (
+	"encoding/json"
+
+	"github.com/quantra-l/quantra/analyze"
+	"github.com/quantra-l/quantra/optimize"
+)
 
 // Plant is one thing that is wrong with the demo's service on purpose.
 type Plant struct {
@@ -23,5 +28,15 @@ func Planted() []Plant {
 		{Kind: analyze.GCPressure, Subject: "gc_cpu"},
 		{Kind: analyze.AllocHotLoop, Function: here + "compressJournal"},
 		{Kind: analyze.Contention, Function: here + "(*Cache).Put", Subject: "prices", Follows: true},
+	}
+}
+
+// BadChange is a change of the service that is wrong on purpose, for the ending in which one is undone: at GOGC=20 the collector runs three
+// times as often as at the fleet's 60.
+func BadChange() optimize.Proposal {
+	return optimize.Proposal{
+		Kind: optimize.Runtime, Service: Service, Subject: "gc", Basis: "planted", Spec: json.RawMessage(`{"gogc":20}`),
+		Sentence: Service + " could keep less memory: GOGC " + serviceGOGC + " -> 20. Planted by the demo: it costs more CPU than is tolerated, and is to be undone.",
+		Warnings: []string{"This change is the demo's and is meant to fail."},
 	}
 }
