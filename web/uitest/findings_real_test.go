@@ -2,7 +2,6 @@ package uitest
 
 import (
 	"encoding/json"
-	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"testing"
@@ -46,7 +45,9 @@ func TestFindingsOfTheServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := w.Handler()
-		page, err := web.New(web.Options{Store: shared.store, Routes: map[string]http.Handler{watch.FindingsPath: h, watch.FindingsPath + "/": h}})
+		routes := ledgerOf().routes()
+		routes[watch.FindingsPath], routes[watch.FindingsPath+"/"] = h, h
+		page, err := web.New(web.Options{Store: shared.store, Routes: routes})
 		if err != nil {
 			t.Fatal(err)
 		}
