@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -387,4 +388,31 @@ func TestAPISeries(t *testing.T) {
 	if a := d.ask("GET", "/api/v1/changes/"+id+"/series", "", 503); !strings.Contains(fmt.Sprint(a["message"]), "not measured") {
 		t.Errorf("%v", a)
 	}
+}
+
+// FuzzIncident: no webhook crashes the server or is its fault, and what is taken leaves no more than the bounded incidents.
+func FuzzIncident(f *testing.F) {
+	f.Add("", `{"name":"INC-7","state":"open","by":"ada","note":"errors","for":"6h"}`)
+	f.Add("pagerduty", `{"event":{"id":"01","event_type":"incident.triggered","resource_type":"incident","data":{"id":"PGR0VU2","title":"A little bump","status":"triggered"}}}`)
+	f.Add("alertmanager", `{"version":"4","status":"firing","alerts":[{"status":"firing","labels":{"alertname":"HighErrors"},"annotations":{"summary":"5 %"},"fingerprint":"c4f7"}]}`)
+	f.Add("pagerduty", `{"event":{"event_type":"pagey.ping","resource_type":"pagey"}}`)
+	j := &optimize.Memory{}
+	r, err := optimize.NewRunner(optimize.Options{Journal: j, Look: func(context.Context, optimize.Question) (optimize.Sight, error) { return optimize.Sight{}, nil }},
+		optimize.RunOptions{Tenants: func(context.Context) ([]string, error) { return nil, nil }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	h := r.Handler()
+	f.Fuzz(func(t *testing.T, format, body string) {
+		req := httptest.NewRequest("POST", "/api/v1/incidents?format="+url.QueryEscape(format), strings.NewReader(body))
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, req)
+		if rec.Code >= 500 {
+			t.Fatalf("%d: %s", rec.Code, rec.Body)
+		}
+		holds, err := j.Holds(t.Context(), "default")
+		if err != nil || len(holds.Incidents) > 100 {
+			t.Fatalf("%d incidents, %v", len(holds.Incidents), err)
+		}
+	})
 }

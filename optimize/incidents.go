@@ -59,6 +59,9 @@ func pagerDutyIncident(q *http.Request) ([]incident, error) {
 	}
 }
 
+// maxAlerts bounds a webhook of Alertmanager's: each alert is a write.
+const maxAlerts = 200
+
 // alertmanagerIncidents is a webhook of Prometheus's Alertmanager, version 4, with each alert as an incident:
 // https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
 func alertmanagerIncidents(q *http.Request) (out []incident, err error) {
@@ -76,6 +79,9 @@ func alertmanagerIncidents(q *http.Request) (out []incident, err error) {
 	}
 	if len(w.Alerts) == 0 {
 		return nil, jsonapi.Invalid("this is no webhook of Alertmanager's version 4: it has no alerts")
+	}
+	if len(w.Alerts) > maxAlerts {
+		return nil, jsonapi.Invalid("%d alerts in one webhook: at most %d are taken; set max_alerts", len(w.Alerts), maxAlerts)
 	}
 	for _, a := range w.Alerts {
 		i := incident{Name: a.Labels["alertname"], State: "open", holding: holding{By: "alertmanager", Note: cmp.Or(a.Annotations["summary"], a.Annotations["description"])}}

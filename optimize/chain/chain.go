@@ -162,6 +162,7 @@ func last(r Report, b []byte, lines *bufio.Reader) (Report, error) {
 	if len(b) == 0 {
 		return r, nil
 	}
+	b = bytes.Clone(b) // reading on takes its memory
 	if more, err := lines.Peek(1); err == nil && len(more) > 0 && b[len(b)-1] == '\n' && bytes.IndexByte(b, 0) < 0 {
 		// A crash leaves one line at most. After zeros in place of its bytes anything may follow.
 		return r, fmt.Errorf("%w: line %d and those behind it have no heads: the end of the heads was removed", ErrBroken, r.Lines+1)

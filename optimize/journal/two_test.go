@@ -96,7 +96,7 @@ func TestTwo(t *testing.T) {
 			Tenants:   func(context.Context) ([]string, error) { return nil, nil },
 			TickEvery: 5 * time.Millisecond, ConsiderEvery: 5 * time.Millisecond, LeaseEvery: 5 * time.Millisecond,
 			Lease: func(ctx context.Context, n string) (context.Context, func(), bool, error) {
-				l, ok, err := db.Lease(ctx, n, name, 300*time.Millisecond)
+				l, ok, err := db.Lease(ctx, n, name, 3*time.Second)
 				if err != nil || !ok {
 					return nil, nil, false, err
 				}
