@@ -37,6 +37,8 @@ var law = map[string][]string{
 	"internal/vfs":                    nil,
 	"optimize":                        {"analyze", "profile", "optimize/judge"},
 	"optimize/judge":                  {"analyze", "profile"},
+	"optimize/scale":                  {"analyze", "optimize", "optimize/judge"},
+	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
 	"store/block":                     {"profile", "internal/vfs"},
