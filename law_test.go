@@ -38,6 +38,7 @@ var law = map[string][]string{
 	"optimize":                        {"analyze", "profile", "optimize/judge"},
 	"optimize/judge":                  {"analyze", "profile"},
 	"optimize/scale":                  {"analyze", "optimize", "optimize/judge"},
+	"optimize/scale/command":          {"optimize", "optimize/scale"},
 	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
