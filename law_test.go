@@ -37,6 +37,7 @@ var law = map[string][]string{
 	"internal/vfs":                    nil,
 	"optimize":                        {"analyze", "profile", "optimize/judge"},
 	"optimize/judge":                  {"analyze", "profile"},
+	"optimize/rebalance":              {"analyze", "optimize", "optimize/judge"},
 	"optimize/scale":                  {"analyze", "optimize", "optimize/judge"},
 	"optimize/scale/command":          {"optimize", "optimize/scale"},
 	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
