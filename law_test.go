@@ -40,6 +40,7 @@ var law = map[string][]string{
 	"optimize/rebalance":              {"analyze", "optimize", "optimize/judge"},
 	"optimize/scale":                  {"analyze", "optimize", "optimize/judge"},
 	"optimize/scale/command":          {"optimize", "optimize/scale"},
+	"optimize/scale/gce":              {"optimize", "optimize/scale"},
 	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
