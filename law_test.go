@@ -41,6 +41,8 @@ var law = map[string][]string{
 	"optimize/scale":                  {"analyze", "optimize", "optimize/judge"},
 	"optimize/scale/command":          {"optimize", "optimize/scale"},
 	"optimize/scale/gce":              {"optimize", "optimize/scale"},
+	"optimize/scale/kube":             {"optimize", "optimize/scale"},
+	"optimize/scale/kube/kubetest":    nil,
 	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
