@@ -148,6 +148,29 @@ func TestUndoIsNotHeld(t *testing.T) {
 	}
 }
 
+// TestMadeAnew: a group of the same name and number that is another one is left.
+func TestMadeAnew(t *testing.T) {
+	m := newMemory()
+	a, c := made(t, scale.ActuatorOptions{}, m, 4, 6)
+	snap, err := a.Snapshot(t.Context(), c, optimize.Target{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.groups["g"].ID = "2"
+	for what, err := range map[string]error{
+		"rehearse": a.Rehearse(t.Context(), c, optimize.Target{}, snap),
+		"apply":    a.Apply(t.Context(), c, optimize.Target{}, snap),
+		"undo":     a.Undo(t.Context(), c, optimize.Target{}, snap),
+	} {
+		if !errors.Is(err, optimize.ErrGone) || m.sets != 0 {
+			t.Errorf("%s: %v, %d sets: want gone, and none", what, err, m.sets)
+		}
+	}
+	if st, word, err := a.Standing(t.Context(), c, optimize.Target{}, snap); st != optimize.Gone || err != nil {
+		t.Errorf("it stands %q (%s), %v: want gone", st, word, err)
+	}
+}
+
 func TestUnavailableIsNotFinal(t *testing.T) {
 	m := newMemory()
 	a, c := made(t, scale.ActuatorOptions{}, m, 4, 6)

@@ -20,7 +20,6 @@ type fleet struct {
 	load     func(t time.Time) float64 // cores
 	noise    float64                   // of each minute's load, and of a replica's share of it, relative
 	start    time.Duration
-	floor    int
 	rng      *rand.Rand
 	now      time.Time
 	asked    int

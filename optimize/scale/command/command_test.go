@@ -296,7 +296,7 @@ func TestContract(t *testing.T) {
 		{name: "negative", get: sh("echo -4"), says: "must be 0 to"},
 		{name: "no replicas in JSON", get: sh(`echo '{"ready":3}'`), says: "must be 0 to"},
 		{name: "too much", get: sh("while :; do echo 4444444444444444444444444444444444; done"), kind: optimize.ErrRefused, says: "more than 1048576 bytes"},
-		{name: "too long, and what it started", get: sh("sh -c 'read x' </dev/zero & wait"), timeout: 300 * time.Millisecond, kind: context.DeadlineExceeded, says: "may take 300ms"},
+		{name: "too long", get: sh("sleep 60"), timeout: 300 * time.Millisecond, kind: context.DeadlineExceeded, says: "may take 300ms"},
 		{name: "no such program", get: []string{"/no/such/program"}, kind: optimize.ErrRefused, says: "cannot be started"},
 		{name: "set that does nothing", get: ok, set: sh("exit 0"), says: "get says 4"},
 		{name: "an option as a group", get: ok, group: "--all", kind: optimize.ErrRefused, says: "no - first"},
@@ -329,6 +329,38 @@ func TestContract(t *testing.T) {
 				t.Errorf("%v: it must not be final", err)
 			}
 		})
+	}
+}
+
+// TestEndsWhatItStarted: a command whose time is over ends with what it has started. That holds a pipe, whose end is seen when it is gone.
+func TestEndsWhatItStarted(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "alive")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Options{Get: []string{"/bin/sh", "-c", `sleep 60 >"$1" & wait`, "sh", fifo}, Set: []string{"x", "{{.Replicas}}"}, Timeout: time.Second, Env: []string{"PATH=/usr/bin:/bin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan error, 1)
+	go func() {
+		f, err := os.Open(fifo) // once the child has it open, too
+		if err == nil {
+			_, err = io.Copy(io.Discard, f)
+			err = errors.Join(err, f.Close())
+		}
+		gone <- err
+	}()
+	if _, err := c.Get(t.Context(), "g"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v: want that its time is over", err)
+	}
+	select {
+	case err := <-gone:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("what it started still runs")
 	}
 }
 

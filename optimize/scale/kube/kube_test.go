@@ -333,13 +333,6 @@ func FuzzParseGroup(f *testing.F) {
 	})
 }
 
-// answer is one of a server that speaks the API's payloads.
-type answer struct {
-	code   int
-	header http.Header
-	body   string
-}
-
 // status is the API's body of an error.
 func status(code int, reason, message string) string {
 	return fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":%q,"reason":%q,"code":%d}`, message, reason, code)
