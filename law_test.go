@@ -35,6 +35,7 @@ var law = map[string][]string{
 	"fleet":                           nil,
 	"ingest":                          {"profile"},
 	"internal/vfs":                    nil,
+	"optimize/pgo":                    {"profile"},
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
 	"store/block":                     {"profile", "internal/vfs"},
@@ -53,7 +54,7 @@ var law = map[string][]string{
 }
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/pgo", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {
