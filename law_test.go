@@ -36,6 +36,7 @@ var law = map[string][]string{
 	"ingest":                          {"profile"},
 	"internal/vfs":                    nil,
 	"optimize/pgo":                    {"profile"},
+	"optimize/pull":                   nil,
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
 	"store/block":                     {"profile", "internal/vfs"},
