@@ -30,6 +30,7 @@ var law = map[string][]string{
 	"analyze/price":                   {"analyze", "profile"},
 	"analyze/sched":                   nil,
 	"analyze/simulate":                {"analyze", "analyze/change", "profile"},
+	"bench/render":                    {"agent", "profile"},
 	"control":                         nil,
 	"examples/hello":                  {"agent"},
 	"fleet":                           nil,

@@ -176,12 +176,16 @@ func Agreement(a, b *Edges) float64 {
 	}
 	left, leftSum := share(a)
 	right, rightSum := share(b)
-	both := 0.0
+	both, n := 0.0, 0
 	for _, edge := range a.Hot() { // in a's order, so that the sum is the same each time
 		k := edgeKey{edge.Caller, edge.Offset, edge.Callee}
 		if s, ok := right[k]; ok {
 			both += left[k] + s
+			n++
 		}
+	}
+	if n == len(left) && n == len(right) {
+		return 1 // and not a rounding less
 	}
 	return min(1, both/(leftSum+rightSum))
 }
