@@ -357,7 +357,7 @@ type pgoChange struct {
 
 func (c *pgoChange) compare(was []byte, res *pgo.Result) {
 	c.same = bytes.Equal(was, res.Profile)
-	p, _, err := profile.Read(bytes.NewReader(was), profile.Limits{})
+	p, _, err := profile.Read(bytes.NewReader(was), profile.Limits{Decoded: 128 << 20})
 	if err != nil {
 		return // whatever it is, it is to be replaced
 	}
@@ -407,7 +407,7 @@ func pgoBody(o *pgoOptions, res *pgo.Result, change *pgoChange) string {
 	fmt.Fprintf(&b, "| bytes | %s |\n\n", thousands(float64(r.Bytes)))
 	fmt.Fprintf(&b, "Against the file there: %s.\n\n", inMarkdown(change.text(r)))
 	b.WriteString("**Expected gain:** Go's own benchmarks gain 2 to 14 % of processor time ([go.dev/doc/pgo](https://go.dev/doc/pgo)); this program's is known when it has run. ")
-	fmt.Fprintf(&b, "When a build with this file is out beside one without, `quantraband diff --service %s --base OLD --head NEW` says what it gained, and how surely. ", cmp.Or(branchPart(o.q.service), "SERVICE"))
+	fmt.Fprintf(&b, "When a build with this file is out beside one without, %s says what it gained, and how surely. ", code("quantraband diff --service "+clip(cmp.Or(o.q.service, "SERVICE"), 100)+" --base OLD --head NEW"))
 	b.WriteString("Before that, `quantraband pgo check` says what it costs in size and build time; look at goroutine stacks and memory in a canary (golang/go#65532).\n")
 	if len(r.Warnings) > 0 {
 		b.WriteString("\n**Mind:**\n\n")

@@ -358,6 +358,7 @@ func TestPGOCheck(t *testing.T) {
 		}
 	}
 	t.Chdir(dir)
+	t.Setenv("TMPDIR", t.TempDir()) // nobody else's
 	lines := strings.Split(checked, "\n")
 	main, call := slices.Index(lines, "func main() {")+1, slices.Index(lines, "\t\tsum += shapes[0].area(i)")+1
 	area := slices.Index(lines, "func (s square) area(n int) int {") + 1

@@ -36,10 +36,25 @@ type Merger struct {
 	mains    map[string]bool  // folders of package main
 	sawGo    bool
 	versions map[string]*VersionReport
-	seen     map[string]bool // instances
+	seen     map[string]*seen // instances
 
 	samples                                  float64
 	weight, named, withStart, dropped, empty float64 // in values as they came
+}
+
+// seen is one instance: the how many-th, and how many cells it has had.
+type seen struct{ order, cells int }
+
+// half is which half the next cell of an instance is dealt to: cells of an instance in turn, and instances of an hour
+// in turn, so that both halves have of each.
+func (m *Merger) half(instance string) int {
+	s := m.seen[instance]
+	if s == nil {
+		s = &seen{order: len(m.seen)}
+		m.seen[instance] = s
+	}
+	s.cells++
+	return (s.order + s.cells - 1) & 1
 }
 
 // slot is one place of the week: what the cells of either half have together.
@@ -52,7 +67,7 @@ type slot struct {
 func NewMerger(version string) *Merger {
 	return &Merger{
 		version: version, b: profile.NewBuilder(profile.ValueType{Type: "cpu", Unit: "nanoseconds"}), slots: map[int64]*slot{},
-		starts: map[string]int64{}, mains: map[string]bool{}, versions: map[string]*VersionReport{}, seen: map[string]bool{},
+		starts: map[string]int64{}, mains: map[string]bool{}, versions: map[string]*VersionReport{}, seen: map[string]*seen{},
 	}
 }
 
@@ -80,7 +95,7 @@ func (m *Merger) Add(c Cell, p *profile.Profile) error {
 		at = &slot{}
 		m.slots[c.slot()] = at
 	}
-	half := m.added & 1
+	half := m.half(c.Instance)
 	m.added++
 	scale := min(1, n/fullSamples)
 	at.weight[half] += scale
@@ -109,7 +124,6 @@ func (m *Merger) Add(c Cell, p *profile.Profile) error {
 	}
 	v.Samples += n * kept / sum
 	m.samples += n * kept / sum
-	m.seen[c.Instance] = true
 	return nil
 }
 

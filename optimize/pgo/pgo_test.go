@@ -105,6 +105,27 @@ func TestEdgesOf(t *testing.T) {
 	}
 }
 
+// TestEdgesOfRecursion: a place that calls itself is no call, and a call that is there twice in a sample counts once.
+func TestEdgesOfRecursion(t *testing.T) {
+	b := profile.NewBuilder(profile.ValueType{Type: "samples", Unit: "count"})
+	line := func(name string, at int64) profile.Line {
+		return profile.Line{Function: b.Function(profile.Function{Name: b.String(name), StartLine: 10}), Line: at}
+	}
+	same := b.Location(profile.Location{}, line("main.f", 12))
+	b.Add(b.Stack(b.Stack(0, same), same), 0, 5)
+	again := b.Location(profile.Location{}, line("main.g", 15), line("main.f", 13), line("main.g", 15), line("main.f", 13))
+	b.Add(b.Stack(b.Stack(0, again), again), 0, 7)
+	b.Add(b.Stack(b.Stack(b.Stack(0, again), same), b.Location(profile.Location{}, line("main.h", 11))), 0, 3)
+	p := b.Profile()
+	got, err := EdgesOf(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := preprofile(t, p.AppendPprof(nil)); !slices.Equal(got.List, want.List) || len(got.List) != 3 {
+		t.Errorf("%v, the compiler has %v", got.List, want.List)
+	}
+}
+
 // merged is the result of profiles, one cell each.
 func merged(t testing.TB, maxBytes int, ps ...*profile.Profile) *Result {
 	t.Helper()
@@ -314,6 +335,21 @@ func TestWeights(t *testing.T) {
 		}
 		wantWeight(t, e, "main.b", 1000.0/101_000)
 	})
+}
+
+// TestHalves: where instances do different things, both halves have of each: what differs between halves is chance.
+func TestHalves(t *testing.T) {
+	for _, n := range []int{2, 3, 4} {
+		var all []added
+		for h := range 10 {
+			for i := range n {
+				all = append(all, added{cell(fmt.Sprint(i), "v1", h), made(map[string]int64{fmt.Sprint("main.f", i): 1000})})
+			}
+		}
+		if r := add(t, NewMerger("v1"), all...); r.Report.Agreement != 1 {
+			t.Errorf("%d instances: halves agree on %v", n, r.Report.Agreement)
+		}
+	}
 }
 
 // TestOlderVersions: of an older version that is taken which starts in the same line.
