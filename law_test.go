@@ -30,6 +30,7 @@ var law = map[string][]string{
 	"analyze/price":                   {"analyze", "internal/strictyaml", "profile"},
 	"analyze/sched":                   nil,
 	"analyze/simulate":                {"analyze", "analyze/change", "profile"},
+	"bench/render":                    {"agent", "profile"},
 	"control":                         nil,
 	"control/controltest":             nil,
 	"examples/hello":                  {"agent"},
@@ -54,6 +55,8 @@ var law = map[string][]string{
 	"optimize/scale/kube":             {"optimize", "optimize/scale"},
 	"optimize/scale/kube/kubetest":    nil,
 	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
+	"optimize/pgo":                    {"profile"},
+	"optimize/pull":                   nil,
 	"profile":                         nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
 	"store/block":                     {"profile", "internal/vfs"},
@@ -73,6 +76,7 @@ var law = map[string][]string{
 
 // pure are the rooms that may not import wire.
 var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/judge", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/pgo", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {

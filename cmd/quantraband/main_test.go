@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -29,12 +30,18 @@ func TestMain(m *testing.M) {
 // TestScripts runs the stories in testdata/script: one for each promise, its failures included.
 func TestScripts(t *testing.T) {
 	goEnv := goEnvironment(t)
+	corpus, err := filepath.Abs("../../profile/testdata/corpus")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Vars = append(env.Vars, goEnv...)
 			// What the developer's own environment says must not steer a story.
 			env.Setenv("QUANTRA_SERVER", "")
+			env.Setenv("GITHUB_TOKEN", "")
+			env.Setenv("CORPUS", corpus)
 			env.Setenv("NO_COLOR", "")
 			env.Setenv("COLUMNS", "")
 			env.Setenv("XDG_DATA_HOME", env.WorkDir+"/xdg")

@@ -29,7 +29,7 @@ type question struct {
 	timeout time.Duration
 
 	service, matchers string
-	since             time.Duration
+	since             age
 	from, to          string
 
 	sampleType    string
@@ -64,7 +64,8 @@ func (q *question) serverFlags(cmd *cobra.Command) {
 func (q *question) flags(cmd *cobra.Command) {
 	q.serverFlags(cmd)
 	f := cmd.Flags()
-	f.DurationVar(&q.since, "since", 15*time.Minute, "look back this long; 0 for all there is")
+	q.since = age(15 * time.Minute)
+	f.Var(&q.since, "since", "look back this long, as 15m, 24h or 7d; 0 for all there is")
 	f.StringVar(&q.from, "from", "", "begin at `time`: RFC 3339, or now-15m (instead of --since)")
 	f.StringVar(&q.to, "to", "", "end at `time`: RFC 3339, now, or now-5m (default: now)")
 }
@@ -110,10 +111,10 @@ func (q *question) selector() (string, error) {
 func (q *question) timeRange(now time.Time) (*quantrav1.TimeRange, error) {
 	r := &quantrav1.TimeRange{}
 	if q.since < 0 {
-		return nil, usagef("--since %s: it must not be negative", q.since)
+		return nil, usagef("--since %s: it must not be negative", &q.since)
 	}
 	if q.since > 0 {
-		r.FromMs = now.Add(-q.since).UnixMilli()
+		r.FromMs = now.Add(-time.Duration(q.since)).UnixMilli()
 	}
 	for _, end := range []struct {
 		flag, text string

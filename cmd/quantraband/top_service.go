@@ -87,7 +87,7 @@ func (s *serviceSource) trace(ctx context.Context) (out sched.Summary, err error
 // functions are the hottest of the profiles that the service has sent.
 func (s *serviceSource) functions(ctx context.Context) (out console.Functions, err error) {
 	q := s.t.q
-	q.since, q.sampleType = hottestSince, "cpu"
+	q.since, q.sampleType = age(hottestSince), "cpu"
 	if s.t.instance != "" {
 		q.matchers = fmt.Sprintf("{%s=%q}", profile.LabelInstance, s.t.instance)
 	}
