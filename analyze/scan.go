@@ -45,6 +45,16 @@ func (o ScanOptions) orDefaults(step time.Duration) ScanOptions {
 	return o
 }
 
+// FirstDay is o with what a change must be at least while there is no history, that is no season of a day or more: a fifth of
+// the function's share, and 20 minutes old. Nobody knows yet what a batch, or the mix of an hour's requests, does to this
+// service: on noise all that was wrongly said (docs/findings.md) was less than this, or over sooner. Bounds in o that are
+// stricter stay.
+func FirstDay(o ScanOptions) ScanOptions {
+	o.MinRelative = max(o.MinRelative, 0.2)
+	o.MinAge = max(o.MinAge, 20*time.Minute)
+	return o
+}
+
 // longStep is from where on a table's columns are for the long trend.
 const longStep = 30 * time.Minute
 
