@@ -281,7 +281,8 @@ type subject struct {
 	bad         map[time.Time]bool           // minutes that were set aside
 	season      map[string]*analyze.Table    // by type: the last two weeks by the hour
 	explained   map[string]*explanation
-	levels      map[string]float64 // of figures, lately
+	levels      map[string]float64             // of figures, lately
+	steps       map[string][2]analyze.Estimate // median and p99 of steps, lately
 	shapes      map[shapeKey]analyze.Shape
 	spans       map[time.Time]analyze.SpanWindow
 }
