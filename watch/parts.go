@@ -115,7 +115,7 @@ func (l *leader) transitions(ctx context.Context, s *subject, at time.Time) ([]a
 	for i := range slow {
 		in.Known[slow[i].Finding.Subject] = slow[i].Finding.Since
 	}
-	edges, found, err := analyze.Transitions(in, analyze.TransitionOptions{Machines: l.w.opt.Machines})
+	edges, found, err := analyze.Transitions(in, analyze.TransitionOptions{Machines: l.w.opt.Machines()})
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", errPart, err)
 	}
