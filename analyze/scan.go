@@ -45,13 +45,16 @@ func (o ScanOptions) orDefaults(step time.Duration) ScanOptions {
 	return o
 }
 
-// FirstDay is o with what a change must be at least while there is no history, that is no season of a day or more: a fifth of
-// the function's share, and 20 minutes old. Nobody knows yet what a batch, or the mix of an hour's requests, does to this
-// service: on noise all that was wrongly said (docs/findings.md) was less than this, or over sooner. Bounds in o that are
-// stricter stay.
-func FirstDay(o ScanOptions) ScanOptions {
+// FirstWeek is o with what a change must be at least while there is no season of a week: a fifth of the function's share, 20
+// minutes old, and ten times as sure, as the spread is known from two hours alone. Nobody knows yet what a batch, or the mix of
+// an hour's requests, does to this service; a day or two of history say less of that than they seem to (docs/findings.md has
+// the rates). Bounds in o that are stricter stay.
+func FirstWeek(o ScanOptions) ScanOptions {
 	o.MinRelative = max(o.MinRelative, 0.2)
 	o.MinAge = max(o.MinAge, 20*time.Minute)
+	if o.Q == 0 || o.Q > 0.005 {
+		o.Q = 0.005
+	}
 	return o
 }
 

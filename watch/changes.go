@@ -19,7 +19,7 @@ const (
 	longWindow   = 14 * 24 * time.Hour // of the long trend
 	longColumn   = time.Hour
 	longMinShare = 0.002
-	leastSeason  = 24 // hours with profiles before they say what is usual
+	leastSeason  = 7 * 24 // hours with profiles before they say what is usual: see [analyze.FirstWeek]
 )
 
 // changes looks for functions, and other figures, that take more or less than they did.
@@ -92,7 +92,7 @@ func (l *leader) explained(ctx context.Context, s *subject, name string, t, seas
 	}
 	options := analyze.ScanOptions{}
 	if season == nil && t.Step < longColumn {
-		options = analyze.FirstDay(options)
+		options = analyze.FirstWeek(options)
 	}
 	scanned, err := analyze.Scan(t, season, options)
 	if err != nil {

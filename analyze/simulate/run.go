@@ -163,9 +163,8 @@ func (r *Report) noise() error {
 		services int
 		run      func(seed uint64, samples float64) (NoiseRow, error)
 	}{
-		{"minutes, a first day", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, 0) }},
-		{"minutes, a second day", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, 1) }},
-		{"minutes, a week of history", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, 7) }},
+		{"minutes, in the first week", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, 0) }},
+		{"minutes, after it", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, 7) }},
 		{"hours, the long trend", (o.Services + 3) / 4, r.noiseLong},
 	}
 	for _, k := range kinds {
@@ -216,7 +215,7 @@ func pastOf(s *Service, days int) *analyze.Table {
 // bounds are those that the server scans with.
 func bounds(t, season *analyze.Table) analyze.ScanOptions {
 	if season == nil && t.Step == time.Minute {
-		return analyze.FirstDay(analyze.ScanOptions{})
+		return analyze.FirstWeek(analyze.ScanOptions{})
 	}
 	return analyze.ScanOptions{}
 }

@@ -35,7 +35,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	for _, x := range r.Sudden {
-		if x.Size >= 0.05 && x.Samples >= 20000 && (x.Found*10 < x.Runs*9 || x.Named*4 < x.Found*3 || x.Timed*4 < x.Found*3 || x.Minutes > 40) {
+		if x.Size >= 0.05 && x.Samples >= 20000 && (x.Found*10 < x.Runs*9 || x.Named*10 < x.Found*9 || x.Timed*4 < x.Found*3 || x.Minutes > 40) {
 			t.Errorf("sudden: %+v", x)
 		}
 	}
