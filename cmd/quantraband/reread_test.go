@@ -27,7 +27,9 @@ func TestReread(t *testing.T) {
 		}
 		at = at.Add(10 * time.Second)
 	}
-	machine := func(name string) string { return "machines:\n  - name: " + name + "\n    edges:\n      - {from: a, to: b}\n" }
+	machine := func(name string) string {
+		return "machines:\n  - name: " + name + "\n    edges:\n      - {from: a, to: b}\n"
+	}
 	write(machine("one"))
 	var log bytes.Buffer
 	r, err := openReread("state machines", path, nil, loadMachines, slog.New(slog.NewTextHandler(&log, nil)))
