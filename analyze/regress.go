@@ -290,6 +290,10 @@ func (r *regress) undiluted() (kept []int) {
 // explains is from which part on a callee's change is its caller's.
 const explains = 0.8
 
+// What is named instead of the function that changed must have changed by as much of its own, at least, whatever the bounds of what is
+// said: code that does much else shows less of what the runtime does for it, and then might be any.
+const leastCallee, leastOwner = 0.05, 0.1
+
 // causes groups the changes by what explains them, in the order of the changes.
 func (r *regress) causes(kept []int) []*cause {
 	byKey := map[string]*cause{}
@@ -304,10 +308,10 @@ func (r *regress) causes(kept []int) []*cause {
 				r.shifts = append(r.shifts, Shift{c.Function, c.Metric, fmt.Sprintf("%s is called from elsewhere now, and costs as much in all as it did.", quote(moved))})
 				continue
 			}
-			name = r.sure(deepest, name, up, r.o.MinRelative)
+			name = r.sure(deepest, name, up, leastCallee)
 		}
-		if r.tree != nil {
-			name = r.sure(r.tree.ownCode(name, up), name, up, 2*r.o.MinRelative)
+		if owner := r.ownCode(name, up); owner != name {
+			name = r.sure(owner, name, up, leastOwner)
 		}
 		key := name + "\x00" + fmt.Sprint(up)
 		x := byKey[key]
@@ -346,12 +350,17 @@ func (r *regress) sure(name, told string, up bool, least float64) string {
 	return told
 }
 
+// mostlyOwn says that a function's own values have the change of its full ones.
+func mostlyOwn(self, full change.Fit) bool {
+	return self.Diff*full.Diff > 0 && math.Abs(self.Diff) >= explains*math.Abs(full.Diff)
+}
+
 // weigh decides whether a cause's own values or its full ones tell the change, and measures it.
 func (r *regress) weigh(x *cause) {
 	self, okSelf := r.fit(x.function, false)
 	full, okFull := r.fit(x.function, true)
 	switch {
-	case okSelf && okFull && self.Diff*full.Diff > 0 && math.Abs(self.Diff) >= explains*math.Abs(full.Diff):
+	case okSelf && okFull && mostlyOwn(self, full):
 		x.fit = self
 	case okFull && full.Diff != 0 && (full.Diff > 0) == x.up:
 		x.fit, x.full = full, true

@@ -107,16 +107,16 @@ func (r *regress) directCallers(x *cause) (all, own change.Fit) {
 			own.Before, own.After = own.Before+m.was[p], own.After+m.was[p]+m.own[p]
 		}
 	}
-	return r.counted(all, x), r.counted(own, x)
+	return r.counted(all, x.fit), r.counted(own, x.fit)
 }
 
-// counted fills in the difference of f, with the error of counting samples times the spread of x.
-func (r *regress) counted(f change.Fit, x *cause) change.Fit {
-	if !r.shares.binomial || x.fit.BeforeN <= 0 || x.fit.AfterN <= 0 {
+// counted fills in the difference of f, with the error of counting samples times the spread of like.
+func (r *regress) counted(f, like change.Fit) change.Fit {
+	if !r.shares.binomial || like.BeforeN <= 0 || like.AfterN <= 0 {
 		return change.Fit{}
 	}
 	f.Diff = f.After - f.Before
-	f.Err = math.Sqrt(max(x.fit.Spread, 1) * (f.Before/x.fit.BeforeN + f.After/x.fit.AfterN))
+	f.Err = math.Sqrt(max(like.Spread, 1) * (f.Before/like.BeforeN + f.After/like.AfterN))
 	return f
 }
 
@@ -154,7 +154,7 @@ func (r *regress) absorbed(x *cause) bool {
 	self, _ := r.fit(x.function, false)
 	f.Before, f.After = f.Before+self.Before, f.After+self.After
 	f.BeforeN, f.AfterN, f.DF = x.fit.BeforeN, x.fit.AfterN, x.fit.DF
-	return r.unchanged(r.counted(f, x), x.fit)
+	return r.unchanged(r.counted(f, x.fit), x.fit)
 }
 
 // unchanged says that a domain did not change, surely: its interval holds nothing larger than half of the change c.

@@ -3,7 +3,9 @@ package analyze
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -185,6 +187,91 @@ func TestRegressionsDeepest(t *testing.T) {
 	fs, _ := regressions(t, called(t, 63, 1000, stepAt(70, 1000, 2)))
 	if len(fs) != 1 || fs[0].Function != "f07" || len(fs[0].Also) != 1 || fs[0].Also[0].Function != "f00" || fs[0].Also[0].Why != "caller" {
 		t.Errorf("findings %+v", fs)
+	}
+}
+
+// stacked is a table of call stacks, each with what it takes of 100,000 samples a minute before and after column 70, and the profiles of
+// both sides.
+func stacked(t *testing.T, stacks map[string][2]float64) Detail {
+	t.Helper()
+	stacks = maps.Clone(stacks)
+	for i := range 20 { // what does not change
+		stacks[fmt.Sprintf("app.main;app.other%02d", i)] = [2]float64{4000, 4000}
+	}
+	const columns, at = 120, 70
+	rng := rand.New(rand.NewPCG(64, 0))
+	tab := &Table{Service: "checkout", Type: cpuType, Start: monday, Step: time.Minute, Unit: 1e7,
+		Total: make([]float64, columns), Profiles: make([]int, columns), Instances: make([]int, columns)}
+	lines := map[string]*Series{}
+	line := func(name string) *Series {
+		if lines[name] == nil {
+			lines[name] = &Series{name, make([]float32, columns), make([]float32, columns)}
+		}
+		return lines[name]
+	}
+	var sides [2]strings.Builder
+	for _, stack := range slices.Sorted(maps.Keys(stacks)) {
+		frames := strings.Split(stack, ";")
+		var sums [2]float64
+		for c := range columns {
+			want := stacks[stack][b2i(c >= at)]
+			n := math.Max(0, math.Round(want+math.Sqrt(want)*rng.NormFloat64()))
+			sums[b2i(c >= at)] += n
+			tab.Total[c] += n * 1e7
+			tab.Profiles[c], tab.Instances[c] = 14, 14
+			line(frames[len(frames)-1]).Self[c] += float32(n * 1e7)
+			for i, f := range frames {
+				if !slices.Contains(frames[:i], f) {
+					line(f).Full[c] += float32(n * 1e7)
+				}
+			}
+		}
+		for i := range sides {
+			fmt.Fprintf(&sides[i], "%s %.0f\n", stack, sums[i])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		tab.Functions = append(tab.Functions, *lines[name])
+	}
+	d := Detail{Table: tab}
+	for i, p := range []**profile.Profile{&d.Base, &d.Head} {
+		var err error
+		if *p, err = profile.ParseFolded(strings.NewReader(sides[i].String()), profile.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+// TestRegressionsOwner: code that has the runtime do more is the cause, but not of what the runtime takes longer for.
+func TestRegressionsOwner(t *testing.T) {
+	const parse = "app.main;app.parse;"
+	for name, x := range map[string]struct {
+		stacks map[string][2]float64
+		want   string
+	}{
+		"it allocates more": {map[string][2]float64{parse + "runtime.mallocgc": {1000, 3000}, parse + "runtime.mallocgc;runtime.nextFree": {600, 1800},
+			"app.main;app.render;runtime.mallocgc": {1500, 1500}, "app.main;app.parse": {2000, 2000}}, "app.parse"},
+		"it has the collector start more often, in two ways": {map[string][2]float64{parse + "runtime.gcStart;runtime.startTheWorld;runtime.futex": {500, 1500}, parse + "runtime.gcMarkDone;runtime.startTheWorld;runtime.futex": {500, 1500},
+			"app.main;app.parse": {2000, 2000}}, "app.parse"},
+		"allocation costs more everywhere": {map[string][2]float64{parse + "runtime.mallocgc": {2000, 6000}, "app.main;app.render;runtime.mallocgc": {300, 900},
+			parse + "runtime.mallocgc;runtime.nextFree": {1500, 1500}}, "runtime.mallocgc"},
+		"what it calls is as it was":          {map[string][2]float64{parse + "runtime.mapassign": {1000, 3000}, parse + "runtime.mapassign;runtime.memhash64": {900, 900}}, "runtime.mapassign"},
+		"so is what is done beside it":        {map[string][2]float64{parse + "runtime.mallocgc;runtime.lock;runtime.lock2": {1000, 5000}, parse + "runtime.mallocgc": {2000, 2000}}, "runtime.lock2"},
+		"it is called more, as all beside it": {map[string][2]float64{parse + "runtime.mallocgc;runtime.lock;runtime.lock2": {1000, 5000}, parse + "runtime.mallocgc": {500, 2500}}, "app.parse"},
+		"it is given more":                    {map[string][2]float64{parse + "runtime.makeslice;runtime.memclrNoHeapPointers": {1000, 5000}, parse + "runtime.makeslice": {1000, 1000}}, "app.parse"},
+		"nothing tells":                       {map[string][2]float64{parse + "runtime.futex": {1000, 5000}}, "app.parse"},
+		"it is new":                           {map[string][2]float64{parse + "runtime.futex": {0, 5000}, "app.main;app.parse": {2000, 2000}}, "app.parse"},
+		"it was more":                         {map[string][2]float64{parse + "runtime.mapassign": {3000, 1000}, parse + "runtime.mapassign;runtime.memhash64": {900, 900}}, "runtime.mapassign"},
+	} {
+		fs, shifts := regressions(t, stacked(t, x.stacks))
+		if len(fs) != 1 || fs[0].Function != x.want {
+			t.Errorf("%s: want %s, findings:", name, x.want)
+			for _, f := range fs {
+				t.Log(f.Sentence)
+			}
+			t.Log(shifts)
+		}
 	}
 }
 

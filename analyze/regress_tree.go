@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/quantra-l/quantra/analyze/change"
 	"github.com/quantra-l/quantra/profile"
 )
 
@@ -93,46 +94,161 @@ func (m *moves) deepest(function string, up bool) (deepest string, path []string
 	return deepest, path
 }
 
-// ownCode goes from a function of the runtime up to the code whose doing its change is: the one caller that has most of it, and
-// on from there, to the first that is not the runtime's. The function itself where there is no such caller.
-func (m *moves) ownCode(function string, up bool) string {
-	at, nodes := function, m.outermost(function)
-	for range 10_000 {
-		if !isRuntime(at) {
-			return at
+// owner is the code that has most of a change in a function of the runtime: of all calls of it, those that come, through the
+// runtime, from that code. It is the function itself where it is not the runtime's, or no code has most of it.
+func (m *moves) owner(function string, up bool) string {
+	nodes := m.outermost(function)
+	total := m.diff(nodes)
+	if !isRuntime(function) || (total > 0) != up {
+		return function
+	}
+	owners := map[string]float64{}
+	for _, i := range nodes {
+		p := m.t.Parent[i]
+		for p != 0 && isRuntime(m.name(p)) {
+			p = m.t.Parent[p]
 		}
-		total := m.diff(nodes)
-		if len(nodes) == 0 || (total > 0) != up {
-			return function
-		}
-		callers := map[string]float64{}
-		for _, i := range nodes {
-			if p := m.t.Parent[i]; p != 0 {
-				callers[m.name(p)] += m.after[i] - m.before[i]
-			}
-		}
-		best, most := "", 0.0
-		for name, d := range callers {
-			if d /= total; d > most || d == most && name < best {
-				best, most = name, d
-			}
-		}
-		if most < explains {
-			return function
-		}
-		var above []int32
-		for _, i := range nodes {
-			if p := m.t.Parent[i]; p != 0 && m.name(p) == best && !slices.Contains(above, p) {
-				above = append(above, p)
-			}
-		}
-		// What the caller gained elsewhere is not what is followed.
-		nodes, at = above, best
-		if (m.diff(nodes) > 0) != up {
-			return function
+		if p != 0 {
+			owners[m.name(p)] += m.after[i] - m.before[i]
 		}
 	}
-	return function
+	best, most := "", 0.0
+	for name, d := range owners {
+		if d /= total; d > most || d == most && name < best {
+			best, most = name, d
+		}
+	}
+	if most < explains {
+		return function
+	}
+	return best
+}
+
+// ownCode is the code whose doing the change of a function of the runtime is: who does more of something brings about more of
+// all that the runtime does for it, and nothing elsewhere. So it is the function itself where that changed by as much below
+// other code, or where what it calls, or what its caller does beside it, is as it was.
+func (r *regress) ownCode(function string, up bool) string {
+	if r.tree == nil {
+		return function
+	}
+	owner := r.tree.owner(function, up)
+	own, okOwn := r.fit(function, false)
+	full, ok := r.fit(function, true)
+	if owner == function || !ok {
+		return owner
+	}
+	self := okOwn && mostlyOwn(own, full)
+	if self {
+		full = own
+	}
+	a := r.tree.around(function, owner, self)
+	if a.inside.before <= 0 {
+		return owner // nobody called it before
+	}
+	ratio := a.inside.after/a.inside.before - 1
+	// as is by which part of the function's ratio another changed. Three errors tell that from nothing.
+	as := func(l shareLevel) (part float64, ok bool) {
+		f := r.counted(change.Fit{Before: l.before, After: l.after}, full)
+		want := l.before * ratio
+		return f.Diff / want, f.Err > 0 && math.Abs(want) > 3*f.Err
+	}
+	if part, ok := as(a.outside); ok {
+		if part > 0.5 {
+			return function
+		}
+		return owner
+	}
+	if part, ok := as(a.called); self && ok {
+		if part < 0.25 {
+			return function
+		}
+		return owner
+	}
+	if !self || bySize(function) {
+		return owner
+	}
+	for _, l := range a.beside {
+		if part, ok := as(l); ok {
+			if part < 0.25 {
+				return function
+			}
+			break
+		}
+	}
+	return owner
+}
+
+// shareLevel is a share before and after.
+type shareLevel struct{ before, after float64 }
+
+func (l *shareLevel) add(before, after float64) { l.before, l.after = l.before+before, l.after+after }
+
+// vicinity is a function of the runtime with what is around it. All but outside is below the owner.
+type vicinity struct {
+	inside, outside shareLevel // the function below its owner, and elsewhere
+	called          shareLevel // what it calls
+	// beside is what its callers, and theirs in turn, do but for it, the nearest first, as far as they are the runtime's, too.
+	beside []shareLevel
+}
+
+// around finds a vicinity. self takes only the function's own share for inside and outside.
+func (m *moves) around(function, owner string, self bool) (a vicinity) {
+	nodes := m.nodes[function]
+	if !self {
+		nodes = m.outermost(function)
+	}
+	owners, end := m.outermost(owner), int32(0)
+	var within []int32 // the outermost below the owner
+	for _, i := range nodes {
+		l := shareLevel{m.before[i], m.after[i]}
+		if self {
+			l = shareLevel{m.was[i], m.was[i] + m.own[i]}
+		}
+		// The owner's nodes are in order and apart, so only the last before i may have it.
+		if o, _ := slices.BinarySearch(owners, i); o == 0 || i >= m.ends[owners[o-1]] {
+			a.outside.add(l.before, l.after)
+			continue
+		}
+		a.inside.add(l.before, l.after)
+		if i >= end {
+			end = m.ends[i]
+			within = append(within, i)
+			a.called.add(m.before[i]-m.was[i], m.after[i]-m.was[i]-m.own[i])
+		}
+	}
+	at := slices.Clone(within) // their callers
+	for {
+		var l shareLevel
+		seen := map[int32]bool{}
+		for k, i := range within {
+			p := m.t.Parent[at[k]]
+			if at[k] == 0 || p == 0 || !isRuntime(m.name(p)) {
+				at[k] = 0
+				continue
+			}
+			at[k] = p
+			l.add(-m.before[i], -m.after[i])
+			if !seen[p] {
+				seen[p] = true
+				l.add(m.before[p], m.after[p])
+			}
+		}
+		if len(seen) == 0 {
+			return a
+		}
+		a.beside = append(a.beside, l)
+	}
+}
+
+// bySize says that what a function of the runtime costs goes by the size of what it is given: then a caller that gives it more is no
+// more often there.
+func bySize(function string) bool {
+	for _, p := range []string{"runtime.mem", "runtime.growslice", "internal/bytealg.", "mem", "aeshash", "cmpbody", "indexbody"} {
+		if strings.HasPrefix(function, p) {
+			return true
+		}
+	}
+	return false
 }
 
 // isRuntime says that a function is of Go's runtime or of the C library's kind, not of a program.

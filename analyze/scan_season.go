@@ -22,10 +22,10 @@ func newSeasons(t *Table) *seasons { return &seasons{t, newShares(t)} }
 // usual is what a function's share did in the hours of a table on each day before it: a row for each day, a column for
 // each of the table's; NaN where nothing is known.
 type usual struct {
-	days  [][]float64
-	shape []float64 // what to divide a column by; nil is nothing
-	hours float64   // variance of a column of the long table, relative to its level's square, by how neighbours differ
-	step  time.Duration
+	days   [][]float64
+	shape  []float64 // what to divide a column by; nil is nothing
+	season *seasons
+	long   change.Ratio // the function's in the long table
 }
 
 // usual looks up to two weeks back. It is nil where the function was not there.
@@ -39,12 +39,14 @@ func (s *seasons) usual(t *Table, function, metric string) *usual {
 		values = s.t.Functions[i].Full
 	}
 	r := s.shares.ratio(values, nil)
-	u := &usual{step: s.t.Step, hours: s.hourly(r)}
-	for d := 1; d <= 14; d++ {
-		row := make([]float64, t.Steps())
+	u := &usual{season: s, long: r}
+	middle := t.Start.Sub(s.t.Start) + t.Step/2
+	columns := time.Duration(t.Steps())
+	for d := time.Duration(1); d <= 14 && middle+(columns-1)*t.Step >= d*day; d++ { // further back the table has nothing
+		row := make([]float64, columns)
 		known := 0
 		for c := range row {
-			row[c] = s.at(r, t.At(c).Add(t.Step/2-time.Duration(d)*day))
+			row[c] = s.at(r, middle+time.Duration(c)*t.Step-d*day)
 			if !math.IsNaN(row[c]) {
 				known++
 			}
@@ -58,11 +60,12 @@ func (s *seasons) usual(t *Table, function, metric string) *usual {
 	return u
 }
 
-// at is the share at a moment, on the line between the middles of the columns around it; NaN if either is missing.
-func (s *seasons) at(r change.Ratio, when time.Time) float64 {
-	x := float64(when.Sub(s.t.Start))/float64(s.t.Step) - 0.5
-	i := int(math.Floor(x))
-	if i < 0 || i+1 >= s.t.Steps() || r.N[i] <= 0 || r.N[i+1] <= 0 {
+// at is the share at a moment, so long after the table's start, on the line between the middles of the columns around it; NaN if
+// either is missing.
+func (s *seasons) at(r change.Ratio, when time.Duration) float64 {
+	x := float64(when)/float64(s.t.Step) - 0.5
+	i := int(x) // towards 0, as the floor is from there on
+	if x < 0 || i+1 >= s.t.Steps() || r.N[i] <= 0 || r.N[i+1] <= 0 {
 		return math.NaN()
 	}
 	w := x - float64(i)
@@ -105,10 +108,10 @@ func (s *seasons) hourly(r change.Ratio) float64 {
 
 // wander is that of a column of step, if what the long table's columns vary by were made of independent ones.
 func (u *usual) wander(step time.Duration) float64 {
-	if u == nil || u.step <= 0 {
+	if u == nil {
 		return 0
 	}
-	return u.hours * float64(u.step) / float64(step)
+	return u.season.hourly(u.long) * float64(u.season.t.Step) / float64(step)
 }
 
 // findShape is the median over days of each day's course, each over its own mean, drawn towards 1 by as much as it is noise.

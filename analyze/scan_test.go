@@ -442,3 +442,21 @@ func BenchmarkScan(b *testing.B) {
 		}
 	}
 }
+
+// TestFirstWeek: what history would tell from a change is not said without; stricter bounds of the caller stay.
+func TestFirstWeek(t *testing.T) {
+	tab := made(51, 120, time.Minute, 20, 200000, 0.01, stepAt(80, 1000, 1.15)) // f07 has 15 % more
+	if s := scanned(t, tab, nil); len(s.Changes) != 1 {
+		t.Fatalf("%d changes: the test shows nothing", len(s.Changes))
+	}
+	if s, err := Scan(tab, nil, FirstWeek(ScanOptions{})); err != nil || len(s.Changes) > 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	young := made(52, 120, time.Minute, 20, 200000, 0.01, stepAt(102, 1000, 1.5)) // 18 minutes
+	if s, err := Scan(young, nil, FirstWeek(ScanOptions{})); err != nil || len(s.Changes) > 0 || len(s.Pending) == 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if o := FirstWeek(ScanOptions{MinRelative: 0.5, MinAge: time.Hour, Q: 0.001}); o.MinRelative != 0.5 || o.MinAge != time.Hour || o.Q != 0.001 {
+		t.Errorf("%+v", o)
+	}
+}

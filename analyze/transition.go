@@ -100,13 +100,15 @@ const (
 	leastTimes     = 3       // of the past before what is judged, to say how it goes up and down
 )
 
-// Transitions says how long each step of a service's state machines takes, and which have become, or are, slow.
+// Transitions says how long each step of a service's state machines takes, which have become, or are, slow, and which became faster.
 //
 // A step with a declared threshold is slow when its quantile is above that by the whole 95 % interval; its p-value is the binomial one of so
 // many above it. A step without is compared with its past, as [shiftOf] says. Over all steps of the service false discoveries are controlled
 // after Y. Benjamini and Y. Hochberg (1995). What is significant must be by MinEffect and MinChange slower as well, and be so to the end.
+// The same is done for steps that became faster, as a family of their own; those are findings of the kind [Improvement]. What has a
+// threshold is not among them.
 //
-// Edges are sorted by the time that they took altogether, findings by how much slower they are. A declared step that nothing was seen of is
+// Edges are sorted by the time that they took altogether, findings by how much slower they are, then by how much faster. A declared step that nothing was seen of is
 // there too: its N is 0, and perhaps its pattern wrong. It is an error if windows are out of order, or a
 // profile is not one of spans.
 func Transitions(in TransitionInput, opt TransitionOptions) ([]Edge, []Finding, error) {
@@ -187,6 +189,7 @@ type transitionEdge struct {
 	blocks   [2][]edgeBlock
 	known    [2]int       // the first of blocks that is known to be slow, -1 is none
 	shift    [2]edgeShift // zero without a past
+	faster   [2]edgeShift // zero without one, and of a step that is known to be slow
 }
 
 // edgePoint is a window's quantiles in seconds; zero without enough.
@@ -217,6 +220,9 @@ func (r *transitionRun) describe(e *transitionEdge) {
 	for k, q := range edgeQuantiles {
 		if v, variance, ok := e.now.logQuantile(q); ok {
 			e.shift[k] = shiftOf(e.blocks[k], edgeBlock{v, variance}, e.known[k])
+			if e.known[k] < 0 {
+				e.faster[k] = fasterOf(e.blocks[k], edgeBlock{v, variance})
+			}
 		}
 	}
 	e.Past.P50, e.Past.P99 = e.shift[0].before, e.shift[1].before

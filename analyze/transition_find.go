@@ -13,7 +13,8 @@ import (
 // edgeTest is one test of one step.
 type edgeTest struct {
 	edge      *transitionEdge
-	k         int // of edgeQuantiles
+	k         int  // of edgeQuantiles
+	faster    bool // it is tested for that, not for being slow
 	threshold time.Duration
 	p, q      float64
 	after     Estimate
@@ -21,58 +22,71 @@ type edgeTest struct {
 	change    Estimate
 }
 
-// judge tests every step and tells those that are slow.
-func (r *transitionRun) judge() []Finding {
-	var tests []*edgeTest
-	for _, e := range r.edges {
-		if e.now.n < r.opt.MinCount {
-			continue
-		}
-		for k := range edgeQuantiles {
-			if t := r.test(e, k); t != nil {
-				tests = append(tests, t)
+// judge tests every step and tells those that are slow, then those that became faster.
+func (r *transitionRun) judge() (out []Finding) {
+	for _, faster := range []bool{false, true} {
+		var tests []*edgeTest
+		for _, e := range r.edges {
+			if e.now.n < r.opt.MinCount {
+				continue
+			}
+			for k := range edgeQuantiles {
+				if t := r.test(e, k, faster); t != nil {
+					tests = append(tests, t)
+				}
 			}
 		}
-	}
-	transitionBH(tests)
-	slow := map[*transitionEdge]*edgeTest{}
-	for _, t := range tests {
-		if t.q > r.opt.FDR || !r.holds(t) {
-			continue
+		transitionBH(tests)
+		told := map[*transitionEdge]*edgeTest{}
+		for _, t := range tests {
+			if t.q > r.opt.FDR || !r.holds(t) {
+				continue
+			}
+			// Of both quantiles the rarer one says more; it is there only where enough are.
+			told[t.edge] = t
 		}
-		// Of both quantiles the rarer one says more; it is there only where enough are.
-		slow[t.edge] = t
-	}
-	var worst []*edgeTest
-	for _, e := range r.edges {
-		if t := slow[e]; t != nil {
-			worst = append(worst, t)
+		var most []*edgeTest
+		for _, e := range r.edges {
+			if t := told[e]; t != nil {
+				most = append(most, t)
+			}
 		}
-	}
-	slices.SortStableFunc(worst, func(a, b *edgeTest) int { return cmp.Compare(b.slowness(), a.slowness()) })
-	var out []Finding
-	for _, t := range worst {
-		out = append(out, r.finding(t))
+		slices.SortStableFunc(most, func(a, b *edgeTest) int { return cmp.Compare(b.size(), a.size()) })
+		for _, t := range most {
+			out = append(out, r.finding(t))
+		}
 	}
 	return out
 }
 
-// slowness is how many times as long it takes as it may, or did.
-func (t *edgeTest) slowness() float64 {
-	if t.threshold > 0 {
+// size is how many times as long it takes as it may, or did, or how many times as long it did as it takes.
+func (t *edgeTest) size() float64 {
+	switch {
+	case t.threshold > 0:
 		return t.after.Value / t.threshold.Seconds()
+	case t.faster:
+		return t.before.Value / t.after.Value
 	}
 	return t.after.Value / t.before.Value
 }
 
+// shift is what the test is of.
+func (t *edgeTest) shift() *edgeShift {
+	if t.faster {
+		return &t.edge.faster[t.k]
+	}
+	return &t.edge.shift[t.k]
+}
+
 // test is the test of a step's quantile, nil if it has none.
-func (r *transitionRun) test(e *transitionEdge, k int) *edgeTest {
+func (r *transitionRun) test(e *transitionEdge, k int, faster bool) *edgeTest {
 	after, ok := e.now.quantile(edgeQuantiles[k])
 	if !ok {
 		return nil
 	}
-	s := &e.shift[k]
-	t := &edgeTest{edge: e, k: k, after: after, before: s.before, p: s.p}
+	t := &edgeTest{edge: e, k: k, faster: faster, after: after}
+	s := t.shift()
+	t.before, t.p = s.before, s.p
 	if s.df > 0 {
 		half := studentQuantile(s.df) * s.se
 		t.change = Estimate{
@@ -81,13 +95,16 @@ func (r *transitionRun) test(e *transitionEdge, k int) *edgeTest {
 		}
 	}
 	if d := e.declared; d != nil && (d.Slow > 0 || d.P99 > 0) {
+		if faster {
+			return nil
+		}
 		if t.threshold = [2]time.Duration{d.Slow, d.P99}[k]; t.threshold == 0 {
 			return nil
 		}
 		t.p = binomialAtLeast(e.now.n, e.now.above(int64(t.threshold)), 1-edgeQuantiles[k])
 		return t
 	}
-	if !s.slow {
+	if !s.off {
 		t.p = 1 // it counts among all that was looked at
 	}
 	return t
@@ -109,12 +126,15 @@ func (r *transitionRun) holds(t *edgeTest) bool {
 	if t.threshold > 0 {
 		return t.after.Low >= t.threshold.Seconds() && r.since(t) >= 0
 	}
-	least := math.Log1p(r.opt.MinEffect)
-	s := t.edge.shift[t.k]
-	return s.ratio >= least && s.mean >= least && t.change.Value >= r.opt.MinChange.Seconds() && r.since(t) >= 0
+	least, s := math.Log1p(r.opt.MinEffect), t.shift()
+	ratio, mean, change := s.ratio, s.mean, t.change.Value
+	if t.faster {
+		ratio, mean, change = -ratio, -mean, -change
+	}
+	return ratio >= least && mean >= least && change >= r.opt.MinChange.Seconds() && r.since(t) >= 0
 }
 
-// bound is what a slow window is above: the threshold, or half-way between before and after, in logarithms.
+// bound is what a slow window is above, and one that is faster below: the threshold, or half-way between before and after, in logarithms.
 func (t *edgeTest) bound() float64 {
 	if t.threshold > 0 {
 		return t.threshold.Seconds()
@@ -129,7 +149,7 @@ func (p edgePoint) of(k int) Estimate {
 	return p.p99
 }
 
-// since is the first of the windows that are slow to the end, passing over those that say nothing; -1 where the last one that says something is not.
+// since is the first of the windows that are slow, or faster, to the end, passing over those that say nothing; -1 where the last one that says something is not.
 // Where no judged window by itself has enough to say, it is the first of them.
 func (r *transitionRun) since(t *edgeTest) int {
 	first, said := -1, false
@@ -141,7 +161,7 @@ func (r *transitionRun) since(t *edgeTest) int {
 				return i
 			}
 			continue
-		case v <= t.bound():
+		case (v <= t.bound()) != t.faster:
 			return first
 		}
 		first, said = i, true
@@ -170,12 +190,17 @@ func (r *transitionRun) finding(t *edgeTest) Finding {
 	if t.before != (Estimate{}) {
 		f.Base = &Selection{Type: r.opt.Meanwhile, From: r.in.Windows[0].From, To: from, Labels: maps.Clone(r.in.Labels), Samples: map[string]string{"operation": e.Operation}}
 	}
+	if t.faster {
+		f.Kind = Improvement
+	}
 	f.Test = "quantile shift against the past, Student's t"
 	if t.threshold > 0 {
 		f.Test = "binomial, of those above the threshold"
 	}
 	f.Sentence = r.sentence(t, f)
-	f.Next = fmt.Sprintf("Look at the flame graph of what ran in `%s` meanwhile. Where it shows little, the time is spent waiting: look at locks, blocking calls and whom it asks.", e.Operation)
+	if !t.faster {
+		f.Next = fmt.Sprintf("Look at the flame graph of what ran in `%s` meanwhile. Where it shows little, the time is spent waiting: look at locks, blocking calls and whom it asks.", e.Operation)
+	}
 	f.Warnings = r.edgeWarnings(t, f)
 	f.Chart = r.chart(t)
 	return f
@@ -196,10 +221,14 @@ func (r *transitionRun) sentence(t *edgeTest, f Finding) string {
 			fmt.Fprintf(&b, "; %.3g %% take longer than that", 100*t.edge.Slow.Value)
 		}
 	} else {
-		unit := unitOf(t.change.High)
-		fmt.Fprintf(&b, "In %s, `%s` takes %s at %s, up from %s (95 %% interval +%s..+%s %s, %s)",
-			r.in.Service, t.edge.Name, secondsOf(t.after.Value), which, secondsOf(t.before.Value), threeDigits(t.change.Low/unit.of), threeDigits(t.change.High/unit.of), unit.name, about)
-		if past, now := t.edge.shift[0].before, t.edge.P50; t.k == 1 && past.Value > 0 && now.Value > 0 {
+		way, sign, low, high := "up", "+", t.change.Low, t.change.High
+		if t.faster {
+			way, sign, low, high = "down", "-", -t.change.High, -t.change.Low
+		}
+		unit := unitOf(high)
+		fmt.Fprintf(&b, "In %s, `%s` takes %s at %s, %s from %s (95 %% interval %s%s..%s%s %s, %s)", r.in.Service, t.edge.Name,
+			secondsOf(t.after.Value), which, way, secondsOf(t.before.Value), sign, threeDigits(low/unit.of), sign, threeDigits(high/unit.of), unit.name, about)
+		if past, now := (&edgeTest{edge: t.edge, faster: t.faster}).shift().before, t.edge.P50; t.k == 1 && past.Value > 0 && now.Value > 0 {
 			fmt.Fprintf(&b, ", the median %s, from %s,", secondsOf(now.Value), secondsOf(past.Value))
 		}
 	}

@@ -9,9 +9,10 @@ import (
 // edgeBlock is the logarithm of a quantile, of ns, over one time of the judged length, and the variance that its sample gives it.
 type edgeBlock struct{ value, variance float64 }
 
-// edgeShift is by how much a quantile is above its past.
+// edgeShift is by how much a quantile is above its past, or below it.
 type edgeShift struct {
-	slow   bool     // by a test: p and mean are that test's
+	off    bool     // by a test: p and mean are that test's
+	begin  int      // of the past, where what is judged begins: len(past) for now alone
 	before Estimate // seconds, of the times before it was slow, or before now
 	mean   float64  // logarithm of the ratio of the last two times
 	ratio  float64  // of now
@@ -63,16 +64,42 @@ func shiftOf(past []edgeBlock, now edgeBlock, known int) edgeShift {
 		mean, se, df := all.departure(begin, gap, level, slowTimes)
 		least := all.mean(begin-level, begin) + mean/2
 		if p := (distuv.StudentsT{Sigma: 1, Nu: df}).Survival(mean / se); p < out.p && min(now.value, past[len(past)-1].value) >= least {
-			out.slow, out.p, out.mean, begins, between = true, p, mean, begin, gap
+			out.off, out.p, out.mean, begins, between = true, p, mean, begin, gap
 		}
 		if known >= 0 {
 			break
 		}
 	}
 	out.p = min(1, out.p*float64(max(1, tested)))
-	out.before = levelOf(past[begins-level : begins])
+	out.begin, out.before = begins, levelOf(past[begins-level:begins])
 	out.ratio, out.se, out.df = all.departure(begins, between, level, 1)
 	return out
+}
+
+// fasterOf is shiftOf the other way: by how much a quantile is below its past. A level that the past had before is no news: what was
+// slow for a time, and is not any more, did not become faster.
+func fasterOf(past []edgeBlock, now edgeBlock) edgeShift {
+	mirrored := make([]edgeBlock, len(past))
+	for i, b := range past {
+		mirrored[i] = edgeBlock{-b.value, b.variance}
+	}
+	s := shiftOf(mirrored, edgeBlock{-now.value, now.variance}, -1)
+	if s.df == 0 {
+		return s
+	}
+	level := -math.Log(s.before.Value * 1e9)
+	s.before = Estimate{Value: math.Exp(level) / 1e9, Low: 1e-18 / s.before.High, High: 1e-18 / s.before.Low}
+	s.mean, s.ratio = -s.mean, -s.ratio
+	old := 0
+	for _, b := range past[:s.begin] {
+		if b.value < level+s.mean/2 {
+			old++
+		}
+	}
+	if old*10 > s.begin {
+		s.off, s.p = false, 1
+	}
+	return s
 }
 
 // edgeTimes are the times of a step, now the last, as sums up to each.

@@ -70,15 +70,30 @@ func TestShift(t *testing.T) {
 		{"for long", append(flat(120), 15, 15, 15, 15, 15, 15, 15, 15, 15, 15), 15, -1, true},
 	} {
 		s := shiftOf(blocksOfValues(c.past...), edgeBlock{value: c.now}, c.known)
-		if slow := s.slow && s.p < 1e-6; slow != c.slow || slow && math.Abs(math.Log(s.before.Value*1e9)-14.01) > 0.1 || s.df == 0 || !(s.before.Low <= s.before.Value && s.before.Value <= s.before.High) {
+		if slow := s.off && s.p < 1e-6; slow != c.slow || slow && math.Abs(math.Log(s.before.Value*1e9)-14.01) > 0.1 || s.df == 0 || !(s.before.Low <= s.before.Value && s.before.Value <= s.before.High) {
 			t.Errorf("%s: %+v", c.name, s)
 		}
 	}
 	if s := shiftOf(blocksOfValues(14, 14), edgeBlock{value: 20}, -1); s != (edgeShift{}) {
 		t.Errorf("of two times: %+v", s)
 	}
-	if s := shiftOf(blocksOfValues(14, 14, 14), edgeBlock{value: 20}, -1); s.p != 1 || s.slow || s.df == 0 {
+	if s := shiftOf(blocksOfValues(14, 14, 14), edgeBlock{value: 20}, -1); s.p != 1 || s.off || s.df == 0 {
 		t.Errorf("of three times, none of which can be judged: %+v", s)
+	}
+}
+
+func TestFaster(t *testing.T) {
+	past := append(slices.Repeat([]float64{14, 14.01, 14.02}, 20), 13)
+	s := fasterOf(blocksOfValues(past...), edgeBlock{value: 13})
+	if !s.off || s.p > 1e-6 || math.Abs(math.Log(s.before.Value*1e9)-14.01) > 0.05 || math.Abs(s.mean+1.01) > 0.05 || math.Abs(s.ratio+1.01) > 0.05 || !(s.before.Low < s.before.Value && s.before.Value < s.before.High) || s.begin != 60 {
+		t.Errorf("%+v", s)
+	}
+	past[3], past[9], past[15], past[20], past[27], past[31], past[44] = 13, 13, 13, 13, 13, 13, 13 // more than a tenth of its past was so
+	if s := fasterOf(blocksOfValues(past...), edgeBlock{value: 13}); s.off || s.p != 1 {
+		t.Errorf("as it was before: %+v", s)
+	}
+	if s := fasterOf(blocksOfValues(14, 14), edgeBlock{value: 10}); s != (edgeShift{}) {
+		t.Errorf("of two times: %+v", s)
 	}
 }
 
@@ -118,26 +133,32 @@ func TestShiftFalseAlarms(t *testing.T) {
 				series[e] = append(series[e], edgeBlock{16 + noise() + 0.2*math.Sin(phase+2*math.Pi*float64(i)/day), 0.0009})
 			}
 		}
-		alarms, on := 0, [edges]bool{}
-		for i := day; i < day*(1+days); i++ {
-			tests := make([]*edgeTest, edges)
-			for e := range series {
-				s := shiftOf(series[e][i-day:i], series[e][i], -1)
-				tests[e] = &edgeTest{edge: &transitionEdge{shift: [2]edgeShift{s}}, p: s.p}
-			}
-			transitionBH(tests)
-			for e, t := range tests {
-				s := t.edge.shift[0]
-				slow := t.q <= 0.0001 && min(s.ratio, s.mean) >= math.Log(1.25)
-				if slow && !on[e] {
-					alarms++
+		for _, faster := range []bool{false, true} {
+			alarms, on := 0, [edges]bool{}
+			for i := day; i < day*(1+days); i++ {
+				tests := make([]*edgeTest, edges)
+				for e := range series {
+					s := shiftOf(series[e][i-day:i], series[e][i], -1)
+					if faster {
+						s = fasterOf(series[e][i-day:i], series[e][i])
+						s.ratio, s.mean = -s.ratio, -s.mean
+					}
+					tests[e] = &edgeTest{edge: &transitionEdge{shift: [2]edgeShift{s}}, p: s.p}
 				}
-				on[e] = slow
+				transitionBH(tests)
+				for e, t := range tests {
+					s := t.edge.shift[0]
+					alarm := t.q <= 0.0001 && min(s.ratio, s.mean) >= math.Log(1.25)
+					if alarm && !on[e] {
+						alarms++
+					}
+					on[e] = alarm
+				}
 			}
-		}
-		t.Logf("noise of %s: %d alarms in %d days of a step", c.name, alarms, edges*days)
-		if alarms > c.most {
-			t.Errorf("noise of %s: %d alarms, want %d at most", c.name, alarms, c.most)
+			t.Logf("noise of %s: %d alarms in %d days of a step, faster: %v", c.name, alarms, edges*days, faster)
+			if alarms > c.most {
+				t.Errorf("noise of %s: %d alarms, want %d at most, faster: %v", c.name, alarms, c.most, faster)
+			}
 		}
 	}
 }

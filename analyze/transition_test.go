@@ -235,10 +235,55 @@ func TestTransitionsSpike(t *testing.T) {
 			}
 		})
 		_, found := mustTransitions(t, TransitionInput{Service: "s", Now: 2, Windows: windows}, TransitionOptions{})
+		found = slices.DeleteFunc(found, func(f Finding) bool { return f.Kind == Improvement }) // TestTransitionsFaster has those
 		if (len(found) == 1) != c.found {
 			t.Errorf("slow %s: found %d", c.name, len(found))
 		} else if since := slices.IndexFunc(windows, func(w SpanWindow) bool { return len(found) == 1 && w.From.Equal(found[0].Since) }); c.found && (!c.slow(since) || c.slow(since-1)) {
 			t.Errorf("slow %s: since %v", c.name, found[0].Since)
+		}
+	}
+}
+
+// TestTransitionsFaster: a step that takes less than ever is an improvement; one that is back to what it took is not.
+func TestTransitionsFaster(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		factor func(i int) float64
+		since  int // window, 0 is none
+	}{
+		{"to the end", func(i int) float64 { return 1 - 0.6*float64(b2i(i >= 90)) }, 90},
+		{"in the last window alone", func(i int) float64 { return 1 - 0.6*float64(b2i(i >= 99)) }, 0},
+		{"but not any more", func(i int) float64 { return 1 - 0.6*float64(b2i(i >= 90 && i < 98)) }, 0},
+		{"after it was slow", func(i int) float64 { return 1 + 2*float64(b2i(i >= 60 && i < 90)) }, 0},
+		{"by a tenth", func(i int) float64 { return 1 - 0.1*float64(b2i(i >= 90)) }, 0},
+	} {
+		r := rand.New(rand.NewPCG(5, 5))
+		windows := fleet(100, func(i int, l *spanLog) {
+			for range 1200 {
+				l.add("a", around(r, 1e6*c.factor(i)), false)
+			}
+		})
+		_, found := mustTransitions(t, TransitionInput{Service: "s", Windows: windows}, TransitionOptions{})
+		if (len(found) == 1) != (c.since > 0) {
+			t.Errorf("faster %s: found %+v", c.name, found)
+			continue
+		}
+		if c.since == 0 {
+			continue
+		}
+		f := found[0]
+		// p99 of this distribution is exp(0.5 * 2.326) = 3.2 times its median.
+		if f.Kind != Improvement || f.Subject != "a" || !f.Since.Equal(windows[c.since].From) || math.Abs(f.Before.Value-3.2e-3) > 0.4e-3 || math.Abs(f.After.Value-1.28e-3) > 0.2e-3 || !(f.Change.High < 0) || f.Next != "" ||
+			!strings.Contains(f.Sentence, "ms at p99, down from 3.") || !strings.Contains(f.Sentence, "95 % interval -1.") {
+			t.Errorf("faster %s: %+v", c.name, f)
+		}
+		// What may take so long is judged by that alone.
+		declared := TransitionOptions{Machines: []Machine{{Name: "m", Edges: []MachineEdge{{From: "x", To: "y", Span: "a", P99: time.Second}}}}}
+		if _, found := mustTransitions(t, TransitionInput{Service: "s", Windows: windows}, declared); len(found) != 0 {
+			t.Errorf("with a threshold: %+v", found)
+		}
+		if _, found := mustTransitions(t, TransitionInput{Service: "s", Windows: windows, Known: map[string]time.Time{"a": windows[70].From}}, TransitionOptions{}); len(found) != 0 {
+			t.Errorf("known to be slow: %+v", found)
 		}
 	}
 }

@@ -19,11 +19,7 @@ const (
 	longWindow   = 14 * 24 * time.Hour // of the long trend
 	longColumn   = time.Hour
 	longMinShare = 0.002
-	// What a change must be, of the function's own, and how long it must last, while there is no history.
-	firstDayRelative = 0.2
-	firstDayAge      = 20 * time.Minute
-
-	leastSeason = 24 // hours with profiles before they say what is usual
+	leastSeason  = 7 * 24 // hours with profiles before they say what is usual: see [analyze.FirstWeek]
 )
 
 // changes looks for functions, and other figures, that take more or less than they did.
@@ -96,9 +92,7 @@ func (l *leader) explained(ctx context.Context, s *subject, name string, t, seas
 	}
 	options := analyze.ScanOptions{}
 	if season == nil && t.Step < longColumn {
-		// Without a day of history nobody knows what a batch, or the mix of an hour's requests, does to this service: on noise
-		// all that was wrongly said (docs/findings.md) was less than this, or over sooner.
-		options = analyze.ScanOptions{MinRelative: firstDayRelative, MinAge: firstDayAge}
+		options = analyze.FirstWeek(options)
 	}
 	scanned, err := analyze.Scan(t, season, options)
 	if err != nil {

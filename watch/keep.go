@@ -3,6 +3,8 @@ package watch
 import (
 	"context"
 	"errors"
+	"math"
+	"strings"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
@@ -121,7 +123,11 @@ func (l *leader) now(ctx context.Context, s *subject, known []Record, look Look)
 		}
 	}
 	return func(f *analyze.Finding) (analyze.Estimate, bool) {
-		if f.Function == "" {
+		switch {
+		case strings.HasPrefix(f.Type, "spans:"):
+			v, ok := s.step(f)
+			return v, ok
+		case f.Function == "":
 			v, ok := s.levels[f.Subject]
 			return analyze.Estimate{Value: v, Low: v, High: v}, ok
 		}
@@ -148,6 +154,22 @@ func (l *leader) now(ctx context.Context, s *subject, known []Record, look Look)
 		}
 		return analyze.Share(v/x.total*samples, samples), true
 	}
+}
+
+// step is the present quantile of a finding's step. Which of both it is the finding does not say: the one that is nearer to what it was
+// and became.
+func (s *subject) step(f *analyze.Finding) (now analyze.Estimate, ok bool) {
+	of := math.Log(f.Before.Value) + math.Log(f.After.Value)
+	far := math.Inf(1)
+	for _, e := range s.steps[f.Subject] {
+		if e.Value <= 0 {
+			continue
+		}
+		if d := math.Abs(2*math.Log(e.Value) - of); d < far {
+			now, far, ok = e, d, true
+		}
+	}
+	return now, ok
 }
 
 // minNow is how many samples a function must be expected to have for its absence to mean something.

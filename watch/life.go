@@ -204,10 +204,10 @@ func (l *life) found(f analyze.Finding) {
 	if f.Kind == analyze.Improvement && l.undoes(&f) {
 		return
 	}
-	if f.Kind == analyze.Regression {
+	if f.Kind == analyze.Regression || f.Kind == analyze.Transition {
 		if i, ok := l.by[cause{analyze.Improvement, f.Service, f.Function, f.Subject, f.Type}]; ok {
 			if e := &l.all[i]; e.Record.State != StateFixed && f.Since.After(e.Record.Finding.Since) {
-				l.end(e, "undone", "it takes more again: see the regression")
+				l.end(e, "undone", "it takes more again: see the finding of that")
 			}
 		}
 	}
@@ -257,14 +257,21 @@ func (l *life) found(f analyze.Finding) {
 	}
 }
 
-// undoes says whether an improvement is the end of a regression that is known: then it is that, and nothing of its own.
+// undoes says whether an improvement is the end of a regression, or of a slow step, that is known: then it is that, and nothing of its
+// own.
 func (l *life) undoes(f *analyze.Finding) bool {
 	i, ok := l.by[cause{analyze.Regression, f.Service, f.Function, f.Subject, f.Type}]
+	if !ok {
+		i, ok = l.by[cause{analyze.Transition, f.Service, f.Function, f.Subject, f.Type}]
+	}
 	if !ok {
 		return false
 	}
 	e := &l.all[i]
 	r := &e.Record.Finding
+	if e.Record.State == StateFixed && f.Before.Value < r.Before.Value+r.Change.Value/2 {
+		return false // it had ended before, and this begins from where that left it
+	}
 	if !f.Since.After(r.Since) || f.After.Value > r.Before.Value+goneWithin*r.Change.Value {
 		return false
 	}

@@ -127,11 +127,48 @@ func TestImprovementEndsRegression(t *testing.T) {
 		t.Errorf("%+v", s.known)
 	}
 	s.want(s.look(time.Minute, 0.03, rose(0.05, 0.03, noon.Add(50*time.Minute))), "")
-	// One of its own, and its end.
-	s.want(s.look(time.Hour, -1, rose(0.03, 0.01, s.at.Add(50*time.Minute))), "")
+	// One of its own, from where that had ended; and its end.
+	s.want(s.look(time.Hour, -1, rose(0.03, 0.01, s.at.Add(50*time.Minute))), "found cache.evict")
 	s = &story{t: t, at: noon}
 	s.want(s.look(0, -1, rose(0.03, 0.01, noon.Add(-5*time.Minute))), "found cache.evict")
 	s.want(s.look(time.Hour, 0.03, rose(0.01, 0.03, noon.Add(55*time.Minute))), "undone cache.evict, found cache.evict")
+}
+
+// TestStepsLife: a slow step that recovers is fixed and no improvement; one that is faster than it was is one, until it is slow.
+func TestStepsLife(t *testing.T) {
+	est := func(v float64) analyze.Estimate { return analyze.Estimate{Value: v, Low: v * 0.95, High: v * 1.05} }
+	took := func(kind analyze.Kind, before, after float64, since time.Time) analyze.Finding {
+		return analyze.Finding{Kind: kind, Service: "checkout", Subject: "a -> b", Type: "spans:duration:nanoseconds:spans:count", Metric: "value", Unit: "seconds",
+			Before: est(before), After: est(after), Change: est(after - before), Since: since}
+	}
+	s := &story{t: t, at: noon}
+	if got := s.look(0, -1, took(analyze.Transition, 1, 3, noon)); got != "found a -> b" {
+		t.Fatal(got)
+	}
+	if got := s.look(time.Hour, -1, took(analyze.Improvement, 3, 1.1, noon.Add(time.Hour))); got != "fixed a -> b" || len(s.known) != 1 {
+		t.Errorf("recovered: %q, %d records", got, len(s.known))
+	}
+	if got := s.look(time.Minute, -1, took(analyze.Improvement, 3, 1.1, noon.Add(time.Hour))); got != "" {
+		t.Errorf("still recovered: %q", got)
+	}
+	if got := s.look(time.Hour, -1, took(analyze.Improvement, 1, 0.4, noon.Add(2*time.Hour))); got != "found a -> b" || len(s.known) != 2 {
+		t.Errorf("faster than it was before it was slow: %q", got)
+	}
+	if got := s.look(time.Hour, 0.45); got != "" {
+		t.Errorf("out of what is looked at, and still so: %q", got)
+	}
+	if got := s.look(time.Hour, -1, took(analyze.Transition, 0.5, 3, noon.Add(4*time.Hour))); !strings.Contains(got, "undone a -> b") || !strings.Contains(got, "came back a -> b") {
+		t.Errorf("slow again: %q", got)
+	}
+	steps := subject{steps: map[string][2]analyze.Estimate{"a -> b": {est(0.01), est(0.5)}}}
+	f := took(analyze.Improvement, 1, 0.4, noon)
+	if v, ok := steps.step(&f); !ok || v.Value != 0.5 {
+		t.Errorf("p99 of the step is %+v", v)
+	}
+	f.Subject = "c"
+	if v, ok := steps.step(&f); ok {
+		t.Errorf("of no such step it is %+v", v)
+	}
 }
 
 func TestStatesLife(t *testing.T) {

@@ -74,7 +74,7 @@ const (
 	spanNow    = 2
 )
 
-// transitions looks for steps that are slow, in the profile of spans. What was read of a time that is over is kept: it is asked again only if
+// transitions looks for steps that are slow or became faster, in the profile of spans. What was read of a time that is over is kept: it is asked again only if
 // a late profile comes.
 func (l *leader) transitions(ctx context.Context, s *subject, at time.Time) ([]analyze.Finding, bool, error) {
 	if _, ok := s.known.typ("spans", "spans"); !ok {
@@ -115,9 +115,13 @@ func (l *leader) transitions(ctx context.Context, s *subject, at time.Time) ([]a
 	for i := range slow {
 		in.Known[slow[i].Finding.Subject] = slow[i].Finding.Since
 	}
-	edges, found, err := analyze.Transitions(in, analyze.TransitionOptions{Machines: l.w.opt.Machines})
+	edges, found, err := analyze.Transitions(in, analyze.TransitionOptions{Machines: l.w.opt.Machines()})
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", errPart, err)
+	}
+	s.steps = map[string][2]analyze.Estimate{}
+	for i := range edges {
+		s.steps[edges[i].Name] = [2]analyze.Estimate{edges[i].P50, edges[i].P99}
 	}
 	l.w.mu.Lock()
 	l.w.edges[s.key] = edges

@@ -34,19 +34,20 @@ func (w *Watcher) tell(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rules := w.opt.Alerts()
 	for _, tenant := range tenants {
 		records, err := w.book.records(ctx, tenant, Filter{States: States, Limit: maxTold})
 		if err != nil {
 			return err
 		}
-		tell, covered := due(w.opt.Alerts, records, w.opt.Now().UTC())
+		tell, covered := due(rules, records, w.opt.Now().UTC())
 		for _, r := range covered {
 			if err := w.mark(ctx, r, func(k *Record) { k.CoveredBy = r.CoveredBy }); err != nil {
 				return err
 			}
 		}
 		for _, t := range tell {
-			if err := w.tellOne(ctx, t); err != nil {
+			if err := w.tellOne(ctx, rules, t); err != nil {
 				return err
 			}
 		}
@@ -57,7 +58,7 @@ func (w *Watcher) tell(ctx context.Context) error {
 // maxTold is how many of a tenant's records are looked at for alerts: the ones seen last.
 const maxTold = 5000
 
-func (w *Watcher) tellOne(ctx context.Context, t telling) error {
+func (w *Watcher) tellOne(ctx context.Context, rules *alert.Config, t telling) error {
 	r := t.record
 	m := alert.Message{ID: r.ID, Episode: r.Episode, Status: "open", Link: w.opt.Link(r.ID), Also: t.also}
 	if t.fixed {
@@ -66,7 +67,7 @@ func (w *Watcher) tellOne(ctx context.Context, t telling) error {
 	f := r.Finding
 	f.Chart = nil
 	m.Finding = &f
-	err := w.opt.Alerts.Channel(t.channel).Send(ctx, m)
+	err := rules.Channel(t.channel).Send(ctx, m)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

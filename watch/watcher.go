@@ -31,14 +31,17 @@ type Options struct {
 	Lease func(ctx context.Context, name string) (held context.Context, release func(), ok bool, err error)
 	// Region names the lease; "" is "local".
 	Region string
-	// Price fills in what a finding costs a month, on machines with these labels; nil is unknown.
+	// Price fills in what a finding costs a month, on machines with these labels; nil is unknown. It, Machines and Alerts are asked each time: what
+	// they go by may change.
 	Price func(f *analyze.Finding, machines []profile.Labels)
 
-	// Machines are state machines whose transitions are watched; every span is, by its name.
-	Machines []analyze.Machine
-	// Alerts say who is told; nil is nobody. Link is the page of a finding, for alerts; nil is none.
-	Alerts *alert.Config
+	// Machines are state machines whose transitions are watched, beside every span by its name; nil is none.
+	Machines func() []analyze.Machine
+	// Alerts say who is told; nil, and a nil answer, is nobody. Link is the page of a finding, for alerts; nil is none.
+	Alerts func() *alert.Config
 	Link   func(id string) string
+	// Faults say what is wrong with what people have written for Price, Machines and Alerts, for the status; nil is nothing.
+	Faults func() []string
 	// Tenant is whose findings a request is about; nil is [store.DefaultTenant].
 	Tenant func(*http.Request) (string, error)
 
@@ -81,6 +84,8 @@ type Status struct {
 	LatencyP50Ms float64 `json:"latency_p50_ms"`
 	LatencyP99Ms float64 `json:"latency_p99_ms"`
 	SetAside     []Aside `json:"set_aside"`
+	// Faults are what is wrong with files of rules, prices or machines; what they said before still holds.
+	Faults []string `json:"faults,omitempty"`
 }
 
 // Aside is a part that could not be analysed; the rest went on without it.
@@ -115,6 +120,15 @@ func New(o Options) (*Watcher, error) {
 	if o.Price == nil {
 		o.Price = func(*analyze.Finding, []profile.Labels) {}
 	}
+	if o.Machines == nil {
+		o.Machines = func() []analyze.Machine { return nil }
+	}
+	if o.Alerts == nil {
+		o.Alerts = func() *alert.Config { return nil }
+	}
+	if o.Faults == nil {
+		o.Faults = func() []string { return nil }
+	}
 	if o.Link == nil {
 		o.Link = func(string) string { return "" }
 	}
@@ -139,6 +153,7 @@ func (w *Watcher) Status(ctx context.Context, tenant string) (Status, error) {
 	}
 	s.LatencyP50Ms, s.LatencyP99Ms = w.waits.quantiles()
 	w.mu.Unlock()
+	s.Faults = w.opt.Faults()
 	if s.Leader {
 		return s, nil
 	}
@@ -280,7 +295,8 @@ type subject struct {
 	bad         map[time.Time]bool           // minutes that were set aside
 	season      map[string]*analyze.Table    // by type: the last two weeks by the hour
 	explained   map[string]*explanation
-	levels      map[string]float64 // of figures, lately
+	levels      map[string]float64             // of figures, lately
+	steps       map[string][2]analyze.Estimate // median and p99 of steps, lately
 	shapes      map[shapeKey]analyze.Shape
 	spans       map[time.Time]analyze.SpanWindow
 }

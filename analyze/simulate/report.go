@@ -10,26 +10,30 @@ import (
 func (r *Report) Markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "### False alarms on noise\n\n")
-	table(&b, "kind", "series a day", "looks at each", "changed", "said, falsely", "per 10,000 series a day", "95 % below")
+	table(&b, "kind", "series a day", "looks at each", "changed", "said, falsely", "events", "per 10,000 series a day", "95 % below")
 	for _, x := range r.Noise {
-		row(&b, x.Name, x.SeriesDays, x.Looks, x.Changed, x.False, fmt.Sprintf("%.2f", x.Per10000()), fmt.Sprintf("%.2f", upper(x.False)/float64(max(x.SeriesDays, 1))*10000))
+		row(&b, x.Name, x.SeriesDays, x.Looks, x.Changed, x.False, x.Events, fmt.Sprintf("%.2f", x.Per10000()), fmt.Sprintf("%.2f", upper(x.False)/float64(max(x.SeriesDays, 1))*10000))
 	}
 	fmt.Fprintf(&b, "\n### Sudden regressions\n\n")
-	table(&b, "samples a minute", "of a function with", "regression", "found", "cause named", "time right", "median minutes", "samples by then", "other findings")
+	table(&b, "history", "what grows", "samples a minute", "of a function with", "regression", "found", "cause named", "time right", "median minutes", "samples by then", "other findings")
 	for _, x := range r.Sudden {
-		row(&b, fmt.Sprintf("%.0f", x.Samples), pct(x.Base), pct(x.Size), of(x.Found, x.Runs), of(x.Named, x.Found), of(x.Timed, x.Found), fmt.Sprintf("%.0f", x.Minutes), fmt.Sprintf("%.3g", x.AfterSamples), x.Others)
+		what := "its own cost"
+		if x.Runtime {
+			what = "what the runtime does for it"
+		}
+		row(&b, fmt.Sprintf("%d days", x.History), what, fmt.Sprintf("%.0f", x.Samples), pct(x.Base), pct(x.Size), of(x.Found, x.Runs), of(x.Named, x.Found), of(x.Timed, x.Found), fmt.Sprintf("%.0f", x.Minutes), fmt.Sprintf("%.3g", x.AfterSamples), x.Others)
 	}
 	if s := r.Smallest(); len(s) > 0 {
 		b.WriteString("\nSmallest found in four of five runs:")
 		for _, x := range s {
-			fmt.Fprintf(&b, " %s of the service at %.0f samples a minute (%.2g in all);", pct(x.Size), x.Samples, x.AfterSamples)
+			fmt.Fprintf(&b, " %s of the service at %.0f samples a minute (%.2g in all) with %d days of history;", pct(x.Size), x.Samples, x.AfterSamples, x.History)
 		}
 		b.WriteString("\n")
 	}
 	fmt.Fprintf(&b, "\n### Growth over two weeks\n\n")
-	table(&b, "samples a minute", "of a function with", "growth", "found")
+	table(&b, "samples a minute", "of a function with", "growth", "found", "cause named")
 	for _, x := range r.Gradual {
-		row(&b, fmt.Sprintf("%.0f", x.Samples), pct(x.Base), pct(x.Size), of(x.Found, x.Runs))
+		row(&b, fmt.Sprintf("%.0f", x.Samples), pct(x.Base), pct(x.Size), of(x.Found, x.Runs), of(x.Named, x.Found))
 	}
 	fmt.Fprintf(&b, "\n### Refactorings\n\n")
 	table(&b, "kind", "runs", "seen as a change", "said to be one")
@@ -60,10 +64,10 @@ func (r *Report) Markdown() string {
 // Smallest is, for each number of samples, the smallest regression that was found in at least four of five runs.
 func (r *Report) Smallest() (out []SuddenRow) {
 	for _, x := range r.Sudden {
-		if x.Found*5 < x.Runs*4 {
+		if x.Runtime || x.Found*5 < x.Runs*4 {
 			continue
 		}
-		if n := len(out); n == 0 || out[n-1].Samples != x.Samples {
+		if n := len(out); n == 0 || out[n-1].Samples != x.Samples || out[n-1].History != x.History {
 			out = append(out, x)
 		} else if x.Size < out[n-1].Size {
 			out[n-1] = x

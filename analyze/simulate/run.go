@@ -74,6 +74,7 @@ type NoiseRow struct {
 	Looks      int // at each series
 	Changed    int // series that a scan took for changed; a batch dilutes all others, too
 	False      int // of which findings were made
+	Events     int // times at which, an hour apart at least in one service: functions move together
 	WentAway   int // looks at which a series was seen to have changed and gone back
 }
 
@@ -82,6 +83,8 @@ func (r NoiseRow) Per10000() float64 { return float64(r.False) / float64(max(r.S
 
 // SuddenRow is a planted regression, looked at every minute for two hours.
 type SuddenRow struct {
+	History             int  // days before
+	Runtime             bool // what the runtime does for the function grows
 	Samples, Base, Size float64
 	Runs, Found         int
 	Named               int // of those found, the function is named as the cause
@@ -95,7 +98,7 @@ type SuddenRow struct {
 // GradualRow is a planted growth over two weeks.
 type GradualRow struct {
 	Samples, Base, Size float64
-	Runs, Found         int
+	Runs, Found, Named  int
 }
 
 // RefactorRow is cost that moved without growing.
@@ -160,8 +163,8 @@ func (r *Report) noise() error {
 		services int
 		run      func(seed uint64, samples float64) (NoiseRow, error)
 	}{
-		{"minutes, no history", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, false) }},
-		{"minutes, a week of history", (o.Services + 3) / 4, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, true) }},
+		{"minutes, in the first week", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, 0) }},
+		{"minutes, after it", o.Services, func(seed uint64, samples float64) (NoiseRow, error) { return r.noiseDay(seed, samples, 7) }},
 		{"hours, the long trend", (o.Services + 3) / 4, r.noiseLong},
 	}
 	for _, k := range kinds {
@@ -177,6 +180,7 @@ func (r *Report) noise() error {
 			sum.SeriesDays += row.SeriesDays
 			sum.Looks = row.Looks
 			sum.False += row.False
+			sum.Events += row.Events
 			sum.Changed += row.Changed
 			sum.WentAway += row.WentAway
 		}
@@ -185,42 +189,62 @@ func (r *Report) noise() error {
 	return nil
 }
 
-func (r *Report) noiseDay(seed uint64, samples float64, history bool) (row NoiseRow, err error) {
-	s, err := New(Spec{Name: "noise", Seed: seed, NoiseSeed: seed, Noise: Realistic, Samples: samples})
+// noiseDay looks at a day of minutes that follows so many days of history.
+func (r *Report) noiseDay(seed uint64, samples float64, history int) (row NoiseRow, err error) {
+	s, err := New(Spec{Name: "noise", Seed: seed, NoiseSeed: seed, Noise: Realistic, Samples: samples, Keep: true})
 	if err != nil {
 		return row, err
 	}
-	var season *analyze.Table
-	if history {
-		season = s.Table(24*7, 60)
+	season := pastOf(s, history)
+	f := Fleet{[]*Service{s}}
+	t, _ := f.Table(window + minutes)
+	return f.look(t, season, window, r.Options.Every, 1)
+}
+
+// pastOf draws so many days of hours; nil for none.
+func pastOf(s *Service, days int) *analyze.Table {
+	if days == 0 {
+		return nil
 	}
-	return r.look(s.Table(window+minutes, 1), season, window, r.Options.Every, 1)
+	keep := s.spec.Keep
+	s.spec.Keep = false
+	defer func() { s.spec.Keep = keep }()
+	return s.Table(24*days, 60)
+}
+
+// bounds are those that the server scans with.
+func bounds(t, season *analyze.Table) analyze.ScanOptions {
+	if season == nil && t.Step == time.Minute {
+		return analyze.FirstWeek(analyze.ScanOptions{})
+	}
+	return analyze.ScanOptions{}
 }
 
 // noiseLong looks at three weeks of hours, at each hour of the last one.
 func (r *Report) noiseLong(seed uint64, samples float64) (row NoiseRow, err error) {
-	s, err := New(Spec{Name: "noise", Seed: seed, NoiseSeed: seed, Noise: Realistic, Samples: samples})
+	s, err := New(Spec{Name: "noise", Seed: seed, NoiseSeed: seed, Noise: Realistic, Samples: samples, Keep: true})
 	if err != nil {
 		return row, err
 	}
-	return r.look(s.Table(24*21, 60), nil, 24*14, max(1, r.Options.Every/4), 7)
+	return Fleet{[]*Service{s}}.look(s.Table(24*21, 60), nil, 24*14, max(1, r.Options.Every/4), 7)
 }
 
 // look scans t through a window of that many columns, every few of them.
-func (r *Report) look(t, season *analyze.Table, window, every, days int) (row NoiseRow, err error) {
+func (f Fleet) look(t, season *analyze.Table, window, every, days int) (row NoiseRow, err error) {
 	said, changed := map[string]bool{}, map[string]bool{}
+	quiet := t.Start // from when on what is said is another event
 	for at := 0; at+window <= t.Steps(); at += every {
 		part := t.Columns(at, at+window)
-		got, err := analyze.Scan(part, season, analyze.ScanOptions{})
-		if err != nil {
-			return row, err
-		}
-		findings, _, err := analyze.Regressions(got.Changes, analyze.Detail{Table: part})
+		findings, _, got, err := found(f, t, nil, at, at+window, season)
 		if err != nil {
 			return row, err
 		}
 		for _, f := range findings {
 			said[f.Function+"\x00"+f.Metric] = true
+			if now := part.At(part.Steps()); !now.Before(quiet) {
+				row.Events++
+			}
+			quiet = part.At(part.Steps()).Add(max(time.Hour, 2*part.Step))
 		}
 		row.Looks++
 		row.SeriesDays = got.Tested * days
@@ -233,9 +257,9 @@ func (r *Report) look(t, season *analyze.Table, window, every, days int) (row No
 	return row, nil
 }
 
-// pick is the function whose share is nearest to base.
-func pick(s *Service, base float64) (name string, share float64) {
-	names, shares := s.Functions()
+// pick is the function whose share, or with runtime that of what the runtime does for it, is nearest to base.
+func pick(s *Service, base float64, runtime bool) (name string, share float64) {
+	names, shares := s.Functions(runtime)
 	best := 0
 	for i := range shares {
 		if shares[i] > 0 && math.Abs(math.Log(shares[i]/base)) < math.Abs(math.Log(shares[best]/base)) {
@@ -246,20 +270,20 @@ func pick(s *Service, base float64) (name string, share float64) {
 }
 
 // found is what the pipeline says of the window's end, as the fleet's parts have it.
-func found(f Fleet, t *analyze.Table, groups []analyze.Group, from, to int, season *analyze.Table) (findings []analyze.Finding, shifts []analyze.Shift, seen bool, err error) {
+func found(f Fleet, t *analyze.Table, groups []analyze.Group, from, to int, season *analyze.Table) (findings []analyze.Finding, shifts []analyze.Shift, got *analyze.Scanned, err error) {
 	part := t.Columns(from, to)
-	got, err := analyze.Scan(part, season, analyze.ScanOptions{})
-	if err != nil || len(got.Changes) == 0 {
-		return nil, nil, false, err
+	o := bounds(t, season)
+	if got, err = analyze.Scan(part, season, o); err != nil {
+		return nil, nil, nil, err
 	}
 	for _, e := range analyze.Episodes(part, got.Changes) {
 		column := func(at time.Time) int { return from + int(at.Sub(part.Start)/part.Step) }
-		d := analyze.Detail{Table: part}
+		d := analyze.Detail{Table: part, Options: o}
 		if d.Base, err = f.Profile(column(e.BaseFrom), column(e.BaseTo)); err != nil {
-			return nil, nil, false, err
+			return nil, nil, nil, err
 		}
 		if d.Head, err = f.Profile(column(e.HeadFrom), column(e.HeadTo)); err != nil {
-			return nil, nil, false, err
+			return nil, nil, nil, err
 		}
 		for _, g := range groups {
 			g.Table = g.Table.Columns(from, to)
@@ -271,11 +295,11 @@ func found(f Fleet, t *analyze.Table, groups []analyze.Group, from, to int, seas
 		}
 		fs, sh, err := analyze.Regressions(e.Changes, d)
 		if err != nil {
-			return nil, nil, false, err
+			return nil, nil, nil, err
 		}
 		findings, shifts = append(findings, fs...), append(shifts, sh...)
 	}
-	return findings, shifts, true, nil
+	return findings, shifts, got, nil
 }
 
 // about says that a finding is of function, or has it among what moved with it.
@@ -287,38 +311,47 @@ const plantedAt = 150
 
 func (r *Report) sudden() error {
 	o := r.Options
-	for _, samples := range o.Samples {
-		for _, base := range o.Bases {
-			for _, size := range o.Sizes {
-				row := SuddenRow{Samples: samples, Base: base, Size: size, Runs: o.Repeats}
-				runs := make([]suddenRun, o.Repeats)
-				if err := r.each(o.Repeats, func(i int) (err error) {
-					runs[i], err = planted(o.Seed+uint64(i), samples, base, size)
-					return err
-				}); err != nil {
-					return err
-				}
-				var minutes []float64
-				for _, x := range runs {
-					if !x.found {
-						continue
+	for _, kind := range []struct {
+		history int
+		runtime bool
+	}{{0, false}, {7, false}, {7, true}} {
+		for _, samples := range o.Samples {
+			for _, base := range o.Bases {
+				for _, size := range o.Sizes {
+					row := SuddenRow{History: kind.history, Runtime: kind.runtime, Samples: samples, Base: base, Size: size, Runs: o.Repeats}
+					runs := make([]suddenRun, o.Repeats)
+					if err := r.each(o.Repeats, func(i int) (err error) {
+						runs[i], err = planted(o.Seed+uint64(i), row)
+						return err
+					}); err != nil {
+						return err
 					}
-					row.Found++
-					row.Named += count(x.named)
-					row.Timed += count(x.timed)
-					row.Others += x.others
-					minutes = append(minutes, float64(x.minutes))
+					row.sum(runs)
+					r.Sudden = append(r.Sudden, row)
 				}
-				if len(minutes) > 0 {
-					slices.Sort(minutes)
-					row.Minutes = minutes[len(minutes)/2]
-					row.AfterSamples = row.Minutes * samples
-				}
-				r.Sudden = append(r.Sudden, row)
 			}
 		}
 	}
 	return nil
+}
+
+func (row *SuddenRow) sum(runs []suddenRun) {
+	var minutes []float64
+	for _, x := range runs {
+		if !x.found {
+			continue
+		}
+		row.Found++
+		row.Named += count(x.named)
+		row.Timed += count(x.timed)
+		row.Others += x.others
+		minutes = append(minutes, float64(x.minutes))
+	}
+	if len(minutes) > 0 {
+		slices.Sort(minutes)
+		row.Minutes = minutes[len(minutes)/2]
+		row.AfterSamples = row.Minutes * row.Samples
+	}
 }
 
 func count(b bool) int {
@@ -333,27 +366,21 @@ type suddenRun struct {
 	others, minutes     int
 }
 
-// planted is one run: a change at minute plantedAt, looked at until it is said, at most two hours.
-func planted(seed uint64, samples, base, size float64) (run suddenRun, err error) {
-	s, err := New(Spec{Name: "planted", Seed: seed, NoiseSeed: seed + 1000, Noise: Realistic, Samples: samples, Keep: true})
+// planted is one run of a row: a change at minute plantedAt, looked at until it is said, at most two hours.
+func planted(seed uint64, row SuddenRow) (run suddenRun, err error) {
+	s, err := New(Spec{Name: "planted", Seed: seed, NoiseSeed: seed + 1000, Noise: Realistic, Samples: row.Samples, Keep: true})
 	if err != nil {
 		return run, err
 	}
-	name, _ := pick(s, base)
-	if err := s.Plant(Plant{Function: name, At: plantedAt, Size: size}); err != nil {
+	name, _ := pick(s, row.Base, row.Runtime)
+	season := pastOf(s, row.History)
+	if err := s.Plant(Plant{Function: name, At: row.History*minutes + plantedAt, Size: row.Size, Runtime: row.Runtime}); err != nil {
 		return run, err
 	}
 	f := Fleet{[]*Service{s}}
 	t, _ := f.Table(plantedAt + window)
 	for end := plantedAt + 5; end <= t.Steps(); end++ {
-		got, err := analyze.Scan(t.Columns(end-window, end), nil, analyze.ScanOptions{})
-		if err != nil {
-			return run, err
-		}
-		if !slices.ContainsFunc(got.Changes, func(c analyze.Change) bool { return c.Function == name }) {
-			continue
-		}
-		findings, _, _, err := found(f, t, nil, end-window, end, nil)
+		findings, _, _, err := found(f, t, nil, end-window, end, season)
 		if err != nil {
 			return run, err
 		}
@@ -363,7 +390,8 @@ func planted(seed uint64, samples, base, size float64) (run suddenRun, err error
 		}
 		// A minute before or after is the minute.
 		off := findings[i].Since.Sub(t.At(plantedAt)).Abs()
-		return suddenRun{found: true, named: findings[i].Function == name, timed: off <= 2*time.Minute, others: len(findings) - 1, minutes: end - plantedAt}, nil
+		named := slices.ContainsFunc(findings, func(x analyze.Finding) bool { return x.Function == name })
+		return suddenRun{found: true, named: named, timed: off <= 2*time.Minute, others: len(findings) - 1, minutes: end - plantedAt}, nil
 	}
 	return run, nil
 }
@@ -373,27 +401,29 @@ func (r *Report) gradual() error {
 	for _, samples := range o.Samples {
 		for _, size := range o.Sizes {
 			row := GradualRow{Samples: samples, Base: 0.02, Size: size, Runs: max(1, o.Repeats/2)}
-			hits := make([]bool, row.Runs)
+			hits, named := make([]bool, row.Runs), make([]bool, row.Runs)
 			if err := r.each(row.Runs, func(i int) error {
-				s, err := New(Spec{Name: "gradual", Seed: o.Seed + uint64(i), NoiseSeed: o.Seed + uint64(i) + 2000, Noise: Realistic, Samples: samples})
+				s, err := New(Spec{Name: "gradual", Seed: o.Seed + uint64(i), NoiseSeed: o.Seed + uint64(i) + 2000, Noise: Realistic, Samples: samples, Keep: true})
 				if err != nil {
 					return err
 				}
-				name, _ := pick(s, row.Base)
+				name, _ := pick(s, row.Base, false)
 				if err := s.Plant(Plant{Function: name, Size: size, Over: 14 * minutes}); err != nil {
 					return err
 				}
-				got, err := analyze.Scan(s.Table(14*24, 60), nil, analyze.ScanOptions{})
-				if err != nil {
-					return err
+				t := s.Table(14*24, 60)
+				findings, _, _, err := found(Fleet{[]*Service{s}}, t, nil, 0, t.Steps(), nil)
+				for _, f := range findings {
+					hits[i] = hits[i] || f.Kind == analyze.Regression && about(&f, name)
+					named[i] = named[i] || f.Kind == analyze.Regression && f.Function == name
 				}
-				hits[i] = slices.ContainsFunc(got.Changes, func(c analyze.Change) bool { return c.Function == name && c.Diff.Value > 0 })
-				return nil
+				return err
 			}); err != nil {
 				return err
 			}
-			for _, h := range hits {
-				row.Found += count(h)
+			for i := range hits {
+				row.Found += count(hits[i])
+				row.Named += count(named[i])
 			}
 			r.Gradual = append(r.Gradual, row)
 		}
@@ -412,7 +442,7 @@ func (r *Report) refactor() error {
 			if err != nil {
 				return err
 			}
-			names, _ := s.Functions()
+			names, _ := s.Functions(false)
 			for _, name := range names[5:] { // the first that it can be done to
 				if s.Refactor(Refactor{Kind: kind, Function: name, At: 80}) == nil {
 					break
@@ -420,9 +450,12 @@ func (r *Report) refactor() error {
 			}
 			f := Fleet{[]*Service{s}}
 			t, _ := f.Table(window)
-			findings, _, seen, err := found(f, t, nil, 0, window, nil)
-			runs[i] = run{seen, len(findings) > 0}
-			return err
+			findings, _, got, err := found(f, t, nil, 0, window, nil)
+			if err != nil {
+				return err
+			}
+			runs[i] = run{len(got.Changes) > 0, len(findings) > 0}
+			return nil
 		}); err != nil {
 			return err
 		}
@@ -481,7 +514,7 @@ func causeRun(seed uint64, where string) (hit, who bool, err error) {
 		if err != nil {
 			return false, false, err
 		}
-		if name, _ = pick(s, 0.02); k == 1 {
+		if name, _ = pick(s, 0.02, false); k == 1 {
 			if err := s.Plant(Plant{Function: name, At: at, Size: 0.02 * float64(parts)}); err != nil {
 				return false, false, err
 			}

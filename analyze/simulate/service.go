@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
@@ -97,8 +98,7 @@ type Service struct {
 	spikeLeft int
 	spikeBy   float64
 	deploying []int // instances still to restart
-	plants    []Plant
-	shares    []float64 // of the plants' functions, before
+	plants    []plant
 	minute    int
 	begin     []int       // of nodes: the minute from which they are there
 	end       []int       // and until which; 0 is for ever
@@ -112,6 +112,15 @@ type Plant struct {
 	At       int
 	Size     float64
 	Over     int
+	// Runtime has the cost of what Go's runtime does for Function grow instead: it allocates more, or waits more often.
+	Runtime bool
+}
+
+// plant is one with what it grows: nodes, which have that share of the service before.
+type plant struct {
+	Plant
+	share float64
+	nodes []bool
 }
 
 // start is when all simulated time begins: a Monday.
@@ -237,12 +246,16 @@ func (s *Service) newHost(i int) {
 	}
 }
 
-// Functions are the names of functions with their share of the service's own time, as the base has it, the largest first.
-func (s *Service) Functions() (names []string, share []float64) {
+// Functions are the names of functions with their share of the service's own time, as the base has it, the largest first. With
+// runtime it is the share of what Go's runtime does for them.
+func (s *Service) Functions(runtime bool) (names []string, share []float64) {
 	self := make([]float64, len(s.names))
 	for i := 1; i < len(s.weight); i++ {
-		if s.begin[i] == 0 {
-			self[s.name[i]] += s.weight[i]
+		if s.begin[i] != 0 {
+			continue
+		}
+		if at, ok := slices.BinarySearch(s.names, s.owner(int32(i), runtime)); ok {
+			self[at] += s.weight[i]
 		}
 	}
 	order := make([]int, len(self))
@@ -266,24 +279,46 @@ func (s *Service) Functions() (names []string, share []float64) {
 
 // Plant adds a change. The function must be the service's, and spend time itself.
 func (s *Service) Plant(p Plant) error {
-	names, shares := s.Functions()
-	i := slices.Index(names, p.Function)
-	if i < 0 || shares[i] <= 0 || shares[i]+p.Size < 0 {
+	x := plant{Plant: p, nodes: make([]bool, len(s.parent))}
+	for i := 1; i < len(s.parent); i++ {
+		if s.begin[i] == 0 && s.owner(int32(i), p.Runtime) == p.Function {
+			x.nodes[i] = true
+			x.share += s.weight[i]
+		}
+	}
+	if x.share <= 0 || x.share+p.Size < 0 {
 		return fmt.Errorf("simulate: nothing of %q to change by %g", p.Function, p.Size)
 	}
-	s.plants, s.shares = append(s.plants, p), append(s.shares, shares[i])
+	s.plants = append(s.plants, x)
 	return nil
 }
 
-// plantFactor is by how much the function's own cost is multiplied in a minute.
-func (s *Service) plantFactor(p Plant, share float64, minute int) float64 {
+// owner is the function whose node i is: its own, or with runtime the one that Go's runtime does it for, "" where it is not the
+// runtime's.
+func (s *Service) owner(i int32, runtime bool) string {
+	if !runtime {
+		return s.names[s.name[i]]
+	}
+	for first := true; i != 0; i, first = s.parent[i], false {
+		if n := s.names[s.name[i]]; !strings.HasPrefix(n, "runtime.") && !strings.HasPrefix(n, "internal/runtime/") && n != "gcWriteBarrier" {
+			if first {
+				return ""
+			}
+			return n
+		}
+	}
+	return ""
+}
+
+// factor is by how much the plant's nodes cost more in a minute.
+func (p *plant) factor(minute int) float64 {
 	switch {
 	case minute < p.At:
 		return 1
 	case p.Over > 0 && minute < p.At+p.Over:
-		return 1 + p.Size/share*float64(minute-p.At)/float64(p.Over)
+		return 1 + p.Size/p.share*float64(minute-p.At)/float64(p.Over)
 	}
-	return 1 + p.Size/share
+	return 1 + p.Size/p.share
 }
 
 const minutes = 24 * 60 // of a day
@@ -345,10 +380,6 @@ func (s *Service) draw(counts []float64, by int) {
 			function[i] *= math.Pow(load, s.load[i])
 		}
 	}
-	for i, p := range s.plants {
-		at, _ := slices.BinarySearch(s.names, p.Function)
-		function[at] *= s.plantFactor(p, s.shares[i], minute)
-	}
 	part := make([]float64, len(s.mix))
 	for i := range part {
 		part[i] = math.Exp(s.mix[i])
@@ -366,6 +397,11 @@ func (s *Service) draw(counts []float64, by int) {
 	for i := 1; i < len(counts); i++ {
 		counts[i] = 0
 		if w := s.weight[i]; w > 0 && minute >= s.begin[i] && (s.end[i] == 0 || minute < s.end[i]) {
+			for j := range s.plants {
+				if p := &s.plants[j]; i < len(p.nodes) && p.nodes[i] {
+					w *= p.factor(minute)
+				}
+			}
 			counts[i] = s.clumps(n * w * function[s.name[i]] * part[s.part[i]])
 		}
 	}

@@ -35,7 +35,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	for _, x := range r.Sudden {
-		if x.Size >= 0.05 && x.Samples >= 20000 && (x.Found*10 < x.Runs*9 || x.Named*4 < x.Found*3 || x.Timed*4 < x.Found*3 || x.Minutes > 40) {
+		if x.Size >= 0.05 && x.Samples >= 20000 && (x.Found*10 < x.Runs*9 || x.Named*10 < x.Found*9 || x.Timed*4 < x.Found*3 || x.Minutes > 40) {
 			t.Errorf("sudden: %+v", x)
 		}
 	}
@@ -91,7 +91,7 @@ func TestService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name, share := pick(s, 0.05)
+	name, share := pick(s, 0.05, false)
 	if err := s.Plant(Plant{Function: name, At: 10, Size: 0.03}); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestNoise(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		name, _ := pick(s, 0.05)
+		name, _ := pick(s, 0.05, false)
 		tab := s.Table(400, 1)
 		i := slices.IndexFunc(tab.Functions, func(f analyze.Series) bool { return f.Function == name })
 		var sum, sq float64
@@ -195,12 +195,12 @@ func TestNoise(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
-	r := Report{Noise: []NoiseRow{{Name: "x", SeriesDays: 50000, Looks: 1440, Changed: 5, False: 2}}, Sudden: []SuddenRow{
+	r := Report{Noise: []NoiseRow{{Name: "x", SeriesDays: 50000, Looks: 1440, Changed: 5, False: 2, Events: 1}}, Sudden: []SuddenRow{
 		{Samples: 20000, Base: 0.02, Size: 0.01, Runs: 20, Found: 18, Named: 17, Timed: 16, Minutes: 20, AfterSamples: 400000},
 		{Samples: 20000, Base: 0.02, Size: 0.001, Runs: 20, Found: 2}}}
 	got := r.Markdown()
 	// The 95 % bound of two that were seen is 6.30 (Garwood, Biometrika 28, 1936).
-	for _, want := range []string{"| x | 50000 | 1440 | 5 | 2 | 0.40 | 1.26 |", "| 20000 | 2 % | 1 % | 18 of 20 | 17 of 18 | 16 of 18 | 20 | 4e+05 | 0 |", "1 % of the service at 20000 samples a minute"} {
+	for _, want := range []string{"| x | 50000 | 1440 | 5 | 2 | 1 | 0.40 | 1.26 |", "| 20000 | 2 % | 1 % | 18 of 20 | 17 of 18 | 16 of 18 | 20 | 4e+05 | 0 |", "1 % of the service at 20000 samples a minute"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}

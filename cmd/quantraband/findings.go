@@ -308,6 +308,9 @@ func (a *app) findingsStatus() *cobra.Command {
 		if !s.Leader {
 			fmt.Fprintln(a.stdout, "another server on the same control database analyses")
 		}
+		for _, x := range s.Faults {
+			fmt.Fprintf(a.stdout, "a file is wrong: %s\n", plain(x))
+		}
 		for _, x := range s.SetAside {
 			fmt.Fprintf(a.stdout, "set aside: %s %s, %s to %s: %s\n", plain(x.Service), plain(x.Type), timeOr(x.From, "?"), timeOr(x.To, "?"), plain(x.Reason))
 		}

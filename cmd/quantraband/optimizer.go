@@ -86,7 +86,7 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 	acts, look, propose := actuators(e, agents, log)
 	opt := optimize.Options{
 		Journal: journal.New(e.control), Actuators: acts, Look: look, Propose: propose,
-		Enabled: c.enabled, Record: audit.record, Price: priceOf(rules.prices, agents), Logger: log,
+		Enabled: c.enabled, Record: audit.record, Price: priceOf(rules.prices.get, agents), Logger: log,
 	}
 	run := optimize.RunOptions{
 		Tenants: func(context.Context) ([]string, error) { return agents.Tenants(), nil },
@@ -103,8 +103,8 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 		opt.Policy = func() *optimize.Policy { return c.policy.File().Policy }
 		run.PolicyFile = c.policy.Status
 	}
-	if rules.alerts != nil {
-		told := notices.Options{Journal: opt.Journal, Control: e.control, Alerts: rules.alerts, Link: rules.changeLink, Logger: log}
+	if rules.alerts.get() != nil {
+		told := notices.Options{Journal: opt.Journal, Control: e.control, Alerts: rules.alerts.get, Link: rules.changeLink, Logger: log}
 		if c.policy != nil {
 			told.Told = func() []string { return c.policy.File().Told }
 		}
@@ -127,7 +127,7 @@ func actuators(*engine, *fleet.Fleet, *slog.Logger) (acts map[optimize.Kind]opti
 }
 
 // priceOf is what cores of a service cost a month, on the machines that its agents run on.
-func priceOf(prices *price.File, agents *fleet.Fleet) func(service string, cores analyze.Estimate) *analyze.Money {
+func priceOf(prices func() *price.File, agents *fleet.Fleet) func(service string, cores analyze.Estimate) *analyze.Money {
 	return func(service string, cores analyze.Estimate) *analyze.Money {
 		var machines []profile.Labels
 		for _, a := range agents.Agents("", service) {
@@ -139,7 +139,7 @@ func priceOf(prices *price.File, agents *fleet.Fleet) func(service string, cores
 				machines = append(machines, labels)
 			}
 		}
-		m := prices.Cores(cores, machines...)
+		m := prices().Cores(cores, machines...)
 		return &m
 	}
 }

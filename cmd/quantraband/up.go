@@ -77,9 +77,9 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.BoolVar(&o.noSelfProfile, "no-self-profile", false, "do not profile the server itself")
 	f.BoolVar(&o.requireSigned, "require-signed", false, "take profiles, and polls of agents, only where they are signed")
 	f.StringVar(&o.agentKeys, "agent-keys", "", "`file` of the keys that may sign, one a line; it is read again when it changes (implies --require-signed)")
-	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md")
-	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md (default: a list price, shown with each)")
-	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md")
+	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md; it is read again when it changes")
+	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
+	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.engine.flags(cmd)
@@ -101,7 +101,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	rules, err := openAnalysis(o)
+	rules, err := openAnalysis(o, log)
 	if err != nil {
 		return err
 	}

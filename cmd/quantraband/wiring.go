@@ -71,7 +71,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	watcher, err := watch.New(watch.Options{
 		Store: db, Control: e.control, Watch: db.Watch, Lease: leases(e.control, log), Region: o.engine.region,
-		Price: rules.price, Machines: rules.machines, Alerts: rules.alerts, Link: rules.link, Tenant: tenantOf,
+		Price: rules.price, Machines: rules.machines.get, Alerts: rules.alerts.get, Faults: rules.faults, Link: rules.link, Tenant: tenantOf,
 		Logger: log, Registry: registry,
 	})
 	if err != nil {
@@ -109,35 +109,39 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	return &parts{mux, agents, watcher, optimizer}, nil
 }
 
-// analysis is by what findings are priced and told.
+// analysis is by what findings are priced and told: files that are read again when they change.
 type analysis struct {
-	machines []analyze.Machine
-	prices   *price.File
-	price    func(*analyze.Finding, []profile.Labels)
-	alerts   *alert.Config
+	machines *reread[[]analyze.Machine]
+	prices   *reread[*price.File]
+	alerts   *reread[*alert.Config]
 	// The pages of a finding and of a change, for alerts; those of all changes for "".
 	link, changeLink func(id string) string
 }
 
 // openAnalysis reads the files that up's flags name.
-func openAnalysis(o upOptions) (a analysis, err error) {
-	prices, err := readPrices(o.prices)
-	if err != nil {
+func openAnalysis(o upOptions, log *slog.Logger) (a analysis, err error) {
+	if a.prices, err = openReread("prices", o.prices, price.Default(), readPrices, log); err != nil {
 		return a, err
 	}
-	a.prices = prices
-	a.price = func(f *analyze.Finding, machines []profile.Labels) { prices.Price(f, machines...) }
-	if o.machines != "" {
-		if a.machines, err = loadMachines(o.machines); err != nil {
-			return a, err
+	if a.machines, err = openReread("state machines", o.machines, nil, loadMachines, log); err != nil {
+		return a, err
+	}
+	a.alerts, err = openReread("alert rules", o.alerts, nil, loadAlerts, log)
+	return a, err
+}
+
+func (a analysis) price(f *analyze.Finding, machines []profile.Labels) {
+	a.prices.get().Price(f, machines...)
+}
+
+// faults are what is wrong with the files as they are.
+func (a analysis) faults() (out []string) {
+	for _, f := range []string{a.alerts.wrong(), a.prices.wrong(), a.machines.wrong()} {
+		if f != "" {
+			out = append(out, f)
 		}
 	}
-	if o.alerts != "" {
-		if a.alerts, err = loadAlerts(o.alerts); err != nil {
-			return a, err
-		}
-	}
-	return a, nil
+	return out
 }
 
 // linkTo is the page of a finding or a change, for alerts.

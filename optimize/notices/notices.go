@@ -24,7 +24,7 @@ import (
 type Options struct {
 	Journal optimize.Journal
 	Control *control.DB
-	Alerts  *alert.Config
+	Alerts  func() *alert.Config // asked each time: what is written in a file may change
 	// Told are channels that hear of all that rules may have, beside the rules; nil is none.
 	Told func() []string
 	// Link is the page of a change, or of all where id is ""; nil is none.
@@ -331,13 +331,13 @@ func (t *Teller) all(ctx context.Context, tenant string, k *told, now time.Time)
 
 // queue adds a notice to the outbox, if anybody is to hear of it.
 func (t *Teller) queue(k *told, m alert.Message) {
-	to := t.o.Alerts.RouteChange(m.Change.Kind, m.Change.Service, m.Change.What)
+	to := t.o.Alerts().RouteChange(m.Change.Kind, m.Change.Service, m.Change.What)
 	if slices.Contains(alert.DefaultWhats, m.Change.What) {
 		to = append(to, t.o.Told()...)
 	}
 	n := &notice{Message: m, To: map[string]*try{}}
 	for _, ch := range to {
-		if t.o.Alerts.Channel(ch) == nil {
+		if t.o.Alerts().Channel(ch) == nil {
 			t.o.Logger.Warn("the policy tells a channel that the file of alerts does not have", "channel", ch)
 			continue
 		}
@@ -354,7 +354,7 @@ func (t *Teller) send(ctx context.Context, tenant string, k *told) error {
 	waits := map[string]bool{}
 	for _, n := range slices.Clone(k.Outbox) {
 		for _, name := range slices.Sorted(maps.Keys(n.To)) {
-			tr, ch := n.To[name], t.o.Alerts.Channel(name)
+			tr, ch := n.To[name], t.o.Alerts().Channel(name)
 			now := t.o.Now().UTC()
 			switch {
 			case ch == nil: // the file has it no more

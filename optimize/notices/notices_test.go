@@ -87,7 +87,7 @@ func (r *room) tell(after time.Duration) string {
 
 func (r *room) try(ctx context.Context, after time.Duration) error {
 	r.now = r.now.Add(after)
-	teller, err := notices.New(notices.Options{Journal: r.j, Control: r.db, Alerts: r.config, Told: func() []string { return r.told },
+	teller, err := notices.New(notices.Options{Journal: r.j, Control: r.db, Alerts: func() *alert.Config { return r.config }, Told: func() []string { return r.told },
 		Link: func(id string) string { return "http://q/changes/" + id }, Now: func() time.Time { return r.now }})
 	must(r.t, err)
 	return teller.Tell(ctx, "t")
