@@ -17,3 +17,17 @@ func (f *Fleet) Tenants() []string {
 	}
 	return slices.Sorted(maps.Keys(all))
 }
+
+// Services are those of a tenant that have agents, sorted.
+func (f *Fleet) Services(tenant string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sweep(time.Now())
+	all := map[string]bool{}
+	for _, a := range f.agents {
+		if a.tenant == tenant {
+			all[a.service] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}

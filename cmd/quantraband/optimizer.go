@@ -11,19 +11,24 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/quantra-l/quantra/analyze"
 	"github.com/quantra-l/quantra/analyze/price"
+	"github.com/quantra-l/quantra/cmd/quantraband/tune"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/optimize/chain"
 	"github.com/quantra-l/quantra/optimize/journal"
+	"github.com/quantra-l/quantra/optimize/measure"
 	"github.com/quantra-l/quantra/optimize/notices"
 	"github.com/quantra-l/quantra/optimize/policyfile"
+	"github.com/quantra-l/quantra/optimize/runtime"
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/watch"
 )
 
 // The files in the data folder that changes have.
@@ -82,8 +87,11 @@ func (c *changesOptions) enabled() string {
 }
 
 // openOptimizer makes what looks after changes ready; its Run makes it act.
-func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.Fleet, rules analysis, registry prometheus.Registerer, log *slog.Logger) (*optimize.Runner, error) {
-	acts, look, propose := actuators(e, agents, log)
+func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.Fleet, growing func(ctx context.Context, tenant, service string) ([]string, error), rules analysis, registry prometheus.Registerer, log *slog.Logger) (*optimize.Runner, error) {
+	acts, look, propose, err := actuators(e, agents, growing)
+	if err != nil {
+		return nil, err
+	}
 	opt := optimize.Options{
 		Journal: journal.New(e.control), Actuators: acts, Look: look, Propose: propose,
 		Enabled: c.enabled, Record: audit.record, Price: priceOf(rules.prices.get, agents), Logger: log,
@@ -117,13 +125,42 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 	return optimize.NewRunner(opt, run)
 }
 
-// actuators are how this server makes changes of each kind, how it measures instances, and what proposes changes. It makes none yet, so
-// nothing is proposed and nothing can be started: each kind is a room of its own and is put in here.
-func actuators(*engine, *fleet.Fleet, *slog.Logger) (acts map[optimize.Kind]optimize.Actuator, look func(context.Context, optimize.Question) (optimize.Sight, error), propose []func(context.Context, string) ([]optimize.Proposal, error)) {
-	look = func(context.Context, optimize.Question) (optimize.Sight, error) {
-		return optimize.Sight{}, errors.New("not measured")
+// proposeFrom is how much of the past proposals rest on: long enough for a trend of what is live, and short enough to be of now.
+const proposeFrom = 30 * time.Minute
+
+// actuators are how this server makes changes of each kind, how it measures instances, and what proposes changes.
+func actuators(e *engine, agents *fleet.Fleet, growing func(ctx context.Context, tenant, service string) ([]string, error)) (acts map[optimize.Kind]optimize.Actuator, look func(context.Context, optimize.Question) (optimize.Sight, error), propose []func(context.Context, string) ([]optimize.Proposal, error), err error) {
+	leases, err := runtime.NewActuator(tune.Agents(agents))
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	return map[optimize.Kind]optimize.Actuator{}, look, nil
+	acts = map[optimize.Kind]optimize.Actuator{optimize.Runtime: leases}
+	reader := measure.New(e.db, nil)
+	proposer := &tune.Proposer{Store: e.db, Reader: reader, Fleet: agents, Growing: growing}
+	settings := func(ctx context.Context, tenant string) (all []optimize.Proposal, err error) {
+		var errs []error
+		now := time.Now()
+		for _, service := range agents.Services(tenant) {
+			ps, err := proposer.Propose(ctx, tenant, service, now.Add(-proposeFrom), now)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", service, err))
+			}
+			all = append(all, ps...)
+		}
+		return all, errors.Join(errs...)
+	}
+	return acts, reader.Look, []func(context.Context, string) ([]optimize.Proposal, error){settings}, nil
+}
+
+// growingOf is what is known of a service to grow without end, from open findings: it gets neither more room nor a limit.
+func growingOf(w *watch.Watcher) func(ctx context.Context, tenant, service string) ([]string, error) {
+	return func(ctx context.Context, tenant, service string) (out []string, err error) {
+		records, err := w.Findings(ctx, tenant, watch.Filter{Service: service, Kinds: []analyze.Kind{analyze.GoroutineLeak, analyze.GoroutineGrowth}})
+		for i := range records {
+			out = append(out, records[i].Finding.Sentence)
+		}
+		return out, err
+	}
 }
 
 // priceOf is what cores of a service cost a month, on the machines that its agents run on.

@@ -77,7 +77,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	if err != nil {
 		return nil, err
 	}
-	optimizer, err := openOptimizer(e, changes, audit, agents, rules, registry, log)
+	optimizer, err := openOptimizer(e, changes, audit, agents, growingOf(watcher), rules, registry, log)
 	if err != nil {
 		return nil, err
 	}

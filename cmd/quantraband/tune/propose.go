@@ -28,7 +28,7 @@ type Proposer struct {
 	Reader *measure.Reader
 	Fleet  *fleet.Fleet
 	// Growing says of a service what is known to grow without end, from open findings, each in a sentence; nil knows nothing.
-	Growing func(tenant, service string) []string
+	Growing func(ctx context.Context, tenant, service string) ([]string, error)
 }
 
 // Propose looks at a service over a range of time. Only instances whose agents are online count, each by itself. Errors are the store's.
@@ -57,7 +57,9 @@ func (p *Proposer) Propose(ctx context.Context, tenant, service string, from, to
 		return nil, nil
 	}
 	if p.Growing != nil {
-		in.Growing = p.Growing(tenant, service)
+		if in.Growing, err = p.Growing(ctx, tenant, service); err != nil {
+			return nil, fmt.Errorf("tune: %w", err)
+		}
 	}
 	res, err := p.Store.Select(ctx, store.Query{Tenant: tenant, Type: cpuType, Matchers: []store.Matcher{{Name: profile.LabelService, Value: service}}, From: from, To: to})
 	if err != nil {
