@@ -75,8 +75,7 @@ var law = map[string][]string{
 }
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/judge", "profile"}
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/pgo", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/judge", "optimize/pgo", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {

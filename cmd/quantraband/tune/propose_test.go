@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -112,7 +113,9 @@ func TestPropose(t *testing.T) {
 	if got := spec(); got != `{"gogc":250}` {
 		t.Errorf("proposed is %q; 240 is four times 60, as a person writes it 250", got)
 	}
-	p.Growing = func(tenant, service string) []string { return []string{service + " leaks goroutines"} }
+	p.Growing = func(_ context.Context, _, service string) ([]string, error) {
+		return []string{service + " leaks goroutines"}, nil
+	}
 	if got := spec(); got != "" {
 		t.Errorf("a leak got %s", got)
 	}
