@@ -369,7 +369,7 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
-// FuzzPlan: whatever was measured, a plan has no node twice, moves no more than there is, and never makes a receiver hot by its own reckoning.
+// FuzzPlan: whatever was measured, a plan has no node twice, moves no more than there is, and gives a reason.
 func FuzzPlan(f *testing.F) {
 	f.Add(uint64(1), uint8(10), 0.5)
 	f.Add(uint64(2), uint8(0), 1.0)
