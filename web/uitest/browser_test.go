@@ -460,7 +460,9 @@ func TestServe(t *testing.T) {
 	}
 	st := openStore(t)
 	fill(t, st, time.Hour)
-	s := withAgents(t, st, fleet.Options{Summarize: summed}, fullBook())
+	all := fullBook()
+	all.ledger = fullLedger()
+	s := withAgents(t, st, fleet.Options{Summarize: summed}, all)
 	someAgents(t, s.URL)
 	grown := make(chan int, 1)
 	grown <- 0
@@ -497,7 +499,7 @@ func TestScreenshot(t *testing.T) {
 	}
 	b.do(chromedp.EmulateViewport(w, h), scheme(want))
 	b.visit(url)
-	b.until(`document.querySelector("#app") && (window.__quantra?.rects > 0 || document.querySelector("[data-service], .welcome, [data-finding]"))`)
+	b.until(`document.querySelector("#app") && (window.__quantra?.rects > 0 || document.querySelector("[data-service], .welcome, [data-finding], [data-change], .change .tiles > *"))`)
 	b.until(`!document.querySelector(".busy:not([hidden])") && document.fonts.status === "loaded"`)
 	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 	if err != nil {

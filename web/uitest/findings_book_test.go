@@ -40,6 +40,7 @@ type book struct {
 	asked    []string // the queries of lists
 	fault    *bookFault
 	gate     chan struct{} // an act waits for it; nil is not
+	ledger   *ledger       // the changes beside the findings; nil is none
 }
 
 // bookFault is what is answered instead: to POST, or to GET.
@@ -68,9 +69,15 @@ func (b *book) queries() []string {
 	return slices.Clone(b.asked)
 }
 
-// routes are where a server has its findings.
+// routes are where a server has its findings and its changes.
 func (b *book) routes() map[string]http.Handler {
-	return map[string]http.Handler{"/api/v1/findings": b, "/api/v1/findings/": b}
+	l := b.ledger
+	if l == nil {
+		l = ledgerOf()
+	}
+	routes := l.routes()
+	routes["/api/v1/findings"], routes["/api/v1/findings/"] = b, b
+	return routes
 }
 
 func (b *book) ServeHTTP(w http.ResponseWriter, r *http.Request) {

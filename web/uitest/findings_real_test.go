@@ -2,7 +2,6 @@ package uitest
 
 import (
 	"encoding/json"
-	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"testing"
@@ -46,7 +45,9 @@ func TestFindingsOfTheServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := w.Handler()
-		page, err := web.New(web.Options{Store: shared.store, Routes: map[string]http.Handler{watch.FindingsPath: h, watch.FindingsPath + "/": h}})
+		routes := ledgerOf().routes()
+		routes[watch.FindingsPath], routes[watch.FindingsPath+"/"] = h, h
+		page, err := web.New(web.Options{Store: shared.store, Routes: routes})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +59,7 @@ func TestFindingsOfTheServer(t *testing.T) {
 	b.visit("/findings?refresh=off")
 	b.until(`document.querySelectorAll("[data-finding]").length === 1 && /rose from 2.8 % to 19.5 %/.test(document.querySelector("[data-finding]").innerText)`)
 	b.visit("/findings/" + r.ID + "?refresh=off")
-	const state = `document.querySelector(".f-title [class*=state-]").textContent`
+	const state = `document.querySelector(".f-title [class*=state-]")?.textContent`
 	b.until(state + ` === "New"`)
 	b.do(chromedp.SendKeys(`.f-act [name="by"]`, "ada"), chromedp.SendKeys(`.f-act [name="note"]`, "known"+kb.Tab))
 	b.click(".f-buttons button", "Acknowledge")

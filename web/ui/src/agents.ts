@@ -5,7 +5,7 @@ import { serverNow } from "./api";
 import { Banner } from "./controls";
 import { copy, h, icon, pick, rebuild, toast } from "./dom";
 import { fleet, type Agent } from "./fleet";
-import { ago, count, stamp, value } from "./format";
+import { ago, count, remaining, stamp, value } from "./format";
 import { gogcText, leaseDialog, memoryText, rateText } from "./lease";
 import { agentCard } from "./services";
 import { link, params, set } from "./state";
@@ -30,12 +30,6 @@ const seen = (a: Agent) => ago(Date.parse(a.seen), serverNow());
 const percent = (v: number) => (v >= 10 ? v.toFixed(1) : v.toFixed(2)) + " %";
 const bytes = (v = 0) => value(v, "bytes");
 const time = (t?: string) => (t && !t.startsWith("0001") ? Date.parse(t) : NaN);
-
-/** remaining is a time that is left, as 9 min 5 s. */
-function remaining(ms: number): string {
-  const s = Math.max(0, Math.round(ms / 1000));
-  return s < 60 ? s + " s" : s < 3600 ? `${Math.floor(s / 60)} min${s < 600 ? ` ${s % 60} s` : ""}` : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-}
 
 /** meter is what is used of what may be; doubt is how far off the number may be, as a lighter part on both of its sides. */
 function meter(now: number | undefined, most: number | undefined, show: (v: number) => string, doubt = 0): HTMLElement {

@@ -14,9 +14,9 @@ function pointsOf(chart: ChartPoint[]): Point[] {
 }
 
 /** runs are points without a hole between them: three usual steps without a point are one. */
-function runs(ps: Point[]): Point[][] {
+export function runs<P extends { t: number }>(ps: P[]): P[][] {
   const gaps = ps.slice(1).map((p, i) => p.t - ps[i].t).sort((a, b) => a - b), most = 3.5 * (gaps[gaps.length >> 1] ?? Infinity);
-  const out: Point[][] = [];
+  const out: P[][] = [];
   ps.forEach((p, i) => { if (i && p.t - ps[i - 1].t <= most) out[out.length - 1].push(p); else out.push([p]); });
   return out;
 }

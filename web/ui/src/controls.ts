@@ -39,6 +39,25 @@ export class Banner {
   }
 }
 
+const nameKey = "quantra.name";
+
+/** me is the name of who acts, as it was given last in this browser. */
+export function me(): string {
+  return localStorage.getItem(nameKey) ?? "";
+}
+
+/** nameField asks who acts. */
+export function nameField(): HTMLInputElement {
+  return h("input", { class: "input", name: "by", placeholder: "Your name", maxlength: "100", autocomplete: "name", "aria-label": "Your name", value: me() });
+}
+
+/** nameOf reads a field for who acts, and keeps it. */
+export function nameOf(field: HTMLInputElement): string {
+  const name = field.value.trim();
+  localStorage.setItem(nameKey, name);
+  return name;
+}
+
 export function spanText(s: Span): string {
   const r = ranges.find(([f]) => f === s.from);
   if (r && s.to === "now") return r[1];

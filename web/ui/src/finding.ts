@@ -2,14 +2,16 @@
 
 import { api, Fault, type Selection } from "./api";
 import { Chart } from "./chart";
-import { Banner } from "./controls";
+import { Banner, nameField, nameOf } from "./controls";
 import { DiffView } from "./diff";
 import { copy, h, icon, menu, rebuild, seg, toast, type MenuItem } from "./dom";
 import { listURL } from "./findings";
 import { FlameView } from "./flame";
 import { count, percent, shortName, typeInfo, value } from "./format";
+import { answerable, answerTo, guard, type Change } from "./guard";
 import { Layout } from "./layout";
 import { exactly, formatMatchers, go, link, selection, versionLabel } from "./state";
+import { stateText } from "./terms";
 import { ms, watch, type Action, type Chosen, type Event as Moment, type Finding, type Item } from "./watch";
 import { ageing, basis, better, chance, delta, falsely, figure, fullTime, interval, kinds, known, moment, money, named, resource, rich, stateTag, when } from "./words";
 import type { Page } from "./main";
@@ -17,7 +19,6 @@ import type { Page } from "./main";
 type Child = Node | string | null;
 type Words = Child | Words[];
 
-const nameKey = "quantra.name"; // who acts, kept in the browser
 const nodes = 16384;
 const day = 86400e3;
 const mutes: [string, number][] = [["1 day", day], ["1 week", 7 * day], ["For ever", 0]];
@@ -32,7 +33,7 @@ export class FindingPage implements Page {
   private parts: { [name: string]: HTMLElement } = {};
   private keys: { [name: string]: string } = {};
   private acts = h("div", { class: "row wrap f-buttons", role: "group", "aria-label": "What to do about it" });
-  private by = h("input", { class: "input", name: "by", placeholder: "Your name", maxlength: "100", autocomplete: "name", "aria-label": "Your name", value: localStorage.getItem(nameKey) ?? "" });
+  private by = nameField();
   private note = h("input", { class: "input", name: "note", placeholder: "Note", maxlength: "1000", "aria-label": "Note" });
   private act = h("section", { class: "panel f-act", "aria-label": "What to do about it" }, h("h2", null, "Decide"), this.acts, h("div", { class: "row f-says" }, this.by, this.note));
   private chart = new Chart();
@@ -41,6 +42,8 @@ export class FindingPage implements Page {
   private ctl: AbortController | null = null;
   private sending = false;
   private have: Item | null = null;
+  private change: Change | null = null; // that answers it
+  private unchanged = false; // this server makes no changes: it is asked once
 
   constructor() {
     const p = (name: string, cls = "") => (this.parts[name] = h("div", { class: cls }));
@@ -69,12 +72,28 @@ export class FindingPage implements Page {
     watch.one(this.id, ctl.signal).then((r) => {
       this.banner.clear();
       this.draw(r.finding, r.history);
+      this.answer(r.finding.finding);
     }, (e) => {
       if (ctl.signal.aborted) return;
       this.el.querySelector(".f-wait")?.remove();
       if (e instanceof Fault && e.code === "not_found") this.body.hidden = true;
       this.banner.fail(e, () => this.tick());
     });
+  }
+
+  // The change that would mend it is beside the point when it cannot be told: the finding is shown without.
+  private answer(f: Finding): void {
+    if (this.unchanged || !answerable(f.kind) || !this.ctl) return;
+    guard.list({ service: f.service }, this.ctl.signal).then((r) => {
+      this.change = answerTo(f.kind, f.service, r.changes);
+      this.next(f);
+    }, (e) => { this.unchanged = e instanceof Fault && e.code === "not_found"; });
+  }
+
+  private next(f: Finding): void {
+    const c = this.change;
+    this.part("next", [f.next, f.base, f.head, f.type, f.service, f.function, c?.id, c?.state, c?.sentence], () => [h("h2", null, "Next"), h("p", null, f.next ? rich(f.next) : "There is no suggestion for this."),
+      c ? h("p", { class: "f-change" }, h("a", { class: "btn", href: "/changes/" + encodeURIComponent(c.id), title: c.sentence, "data-focus": "change" }, icon("guard"), c.state === "proposed" ? "A change is proposed for this" : `The change for this: ${stateText(c).toLowerCase()}`)) : null, h("div", { class: "row wrap" }, ways(f))]);
   }
 
   // part makes a part of the page anew if what it is made from has changed, and leaves it alone otherwise.
@@ -103,7 +122,7 @@ export class FindingPage implements Page {
     }
     this.part("key", [f.type, f.metric, f.unit, known(f.before)], () => [h("span", null, h("i", { class: "key-line" }), what(f)), h("span", null, h("i", { class: "key-band" }), "its 95 % interval"), known(f.before) ? h("span", null, h("i", { class: "key-dash" }), "before") : null, h("span", null, h("i", { class: "key-dash after" }), known(f.before) ? "after" : "now")]);
     this.part("sure", [f.samples, f.instances, f.test, f.p, f.q, f.cause, f.from, f.to, f.type, f.metric, f.unit], () => sure(f));
-    this.part("next", [f.next, f.base, f.head, f.type, f.service, f.function], () => [h("h2", null, "Next"), h("p", null, f.next ? rich(f.next) : "There is no suggestion for this."), h("div", { class: "row wrap" }, ways(f))]);
+    this.next(f);
     this.buttons(r);
     this.proof.set(f);
     this.parts.also.parentElement!.hidden = !f.also.length && !compared(f); // where nothing moved, nothing else did
@@ -139,8 +158,7 @@ export class FindingPage implements Page {
   }
 
   private send(a: Action): void {
-    const by = this.by.value.trim(), note = this.note.value.trim();
-    localStorage.setItem(nameKey, by);
+    const by = nameOf(this.by), note = this.note.value.trim();
     this.ctl?.abort();
     this.sending = true;
     this.buttons(this.have!);

@@ -168,6 +168,12 @@ export function ago(ms: number, now: number): string {
   return Math.round(s / 86400) + " days ago";
 }
 
+/** remaining is a time that is left, as 9 min 5 s. */
+export function remaining(ms: number): string {
+  const s = Math.max(0, Math.round(ms / 1000));
+  return s < 60 ? s + " s" : s < 3600 ? `${Math.floor(s / 60)} min${s < 600 ? ` ${s % 60} s` : ""}` : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+}
+
 /** shortName is a Go function without the path of its package: cache.(*LRU).Get. */
 export function shortName(name: string): string {
   let end = name.indexOf("[");

@@ -1,14 +1,18 @@
 // The dashboard: a shell, a router and a timer for live refresh.
 
-import { onReach } from "./api";
+import { Fault, onReach } from "./api";
 import { AgentsPage } from "./agents";
+import { ChangePage } from "./change";
+import { ChangesPage } from "./changes";
 import { closeMenu, h, icon, rebuild, seg, tip, type Icon } from "./dom";
 import { DiffPage } from "./diff";
 import { ExplorePage } from "./explore";
 import { FindingPage } from "./finding";
 import { FindingsPage } from "./findings";
+import { guard, onWaiting, waits } from "./guard";
 import { LivePage } from "./live";
 import { ServicesPage } from "./services";
+import { count } from "./format";
 import { go, link, onNavigate, params, set, span } from "./state";
 import { setTheme, theme, type Theme } from "./theme";
 import { pick } from "./dom";
@@ -29,6 +33,7 @@ export interface Page {
 const pages: { [path: string]: [string, Icon, () => Page] } = {
   "/": ["Services", "grid", () => new ServicesPage()],
   "/findings": ["Findings", "trend", () => new FindingsPage()],
+  "/changes": ["Changes", "guard", () => new ChangesPage()],
   "/explore": ["Explore", "flame", () => new ExplorePage()],
   "/diff": ["Compare", "diff", () => new DiffPage()],
   "/live": ["Goroutines", "pulse", () => new LivePage()],
@@ -37,7 +42,7 @@ const pages: { [path: string]: [string, Icon, () => Page] } = {
 
 // pageAt is the page of a path.
 function pageAt(path: string): (() => Page) | undefined {
-  return /^\/findings\/[^/]+$/.test(path) ? () => new FindingPage() : pages[path]?.[2];
+  return /^\/findings\/[^/]+$/.test(path) ? () => new FindingPage() : /^\/changes\/[^/]+$/.test(path) ? () => new ChangePage() : pages[path]?.[2];
 }
 
 const main = h("main", { class: "main", id: "main" });
@@ -59,7 +64,7 @@ function closed(p: URLSearchParams): boolean {
 }
 
 // kept is what a page takes over from the one before, by the start of its path.
-const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["service", "instance", "from", "to"]], [/^\/agents/, ["from", "to"]], [/^\/findings/, ["service"]], [/./, ["service", "type", "from", "to", "labels"]]];
+const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["service", "instance", "from", "to"]], [/^\/agents/, ["from", "to"]], [/^\/(findings|changes)/, ["service"]], [/./, ["service", "type", "from", "to", "labels"]]];
 
 function shell(): void {
   const p = params();
@@ -67,6 +72,7 @@ function shell(): void {
     const q = kept.find(([re]) => re.test(url))![1].filter((k) => p.get(k)).map((k): [string, string] => [k, p.get(k)!]);
     return h("a", { class: "nav-item", href: link(url, Object.fromEntries(q)), "aria-current": location.pathname === url || location.pathname.startsWith(url + "/") ? "page" : undefined }, icon(ic), name);
   }));
+  mark();
   const ms = refreshMs(), past = closed(p);
   const now = ms ? `${ms / 1000} s` : "Off";
   rebuild(live, () => page ? [
@@ -77,6 +83,24 @@ function shell(): void {
   ] : []);
   clearInterval(timer);
   if (ms) timer = window.setInterval(() => { if (!document.hidden) page?.tick(); }, ms);
+}
+
+// What waits for a decision is marked in the navigation, in place: it may have the focus.
+let waiting = 0;
+
+function mark(): void {
+  const a = nav.querySelector<HTMLElement>('.nav-item[href^="/changes"]')!;
+  a.querySelector(".badge")?.remove();
+  if (!waiting) return a.removeAttribute("aria-label");
+  a.append(h("span", { class: "badge", title: `${count(waiting, "change waits", "changes wait")} for a decision` }, waiting > 99 ? "99+" : String(waiting)));
+  a.setAttribute("aria-label", `Changes, ${waiting} to decide`);
+}
+
+// A server that makes no changes is asked once. The list of changes tells by itself.
+function decisions(): void {
+  const again = () => { setTimeout(decisions, 15_000); };
+  if (document.hidden || location.pathname === "/changes") return again();
+  guard.list({ state: "proposed,waiting" }).then((r) => { waits(r.changes); again(); }, (e) => { if (!(e instanceof Fault && e.code === "not_found")) again(); });
 }
 
 function themes(): void {
@@ -127,4 +151,6 @@ document.getElementById("app")!.append(
 themes();
 onReach((now) => { lost = !now; shell(); });
 onNavigate(show);
+onWaiting((n) => { waiting = n; mark(); });
 show();
+decisions();

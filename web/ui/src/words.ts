@@ -106,14 +106,16 @@ export function named(f: Finding): string {
   return shortName(f.function || f.subject || "") || (kinds[f.kind] ?? f.kind);
 }
 
-function oneIn(p: number): string {
+/** oneIn is a probability as 1 in so many. */
+export function oneIn(p: number): string {
   const n = Number((1 / p).toPrecision(2)); // 1 / 1e-9 is a little less than a billion
   if (n > 1e15) return "less than 1 in a million billion";
   const [by, word] = n >= 1e12 ? [1e12, " trillion"] : n >= 1e9 ? [1e9, " billion"] : n >= 1e6 ? [1e6, " million"] : [1, ""];
   return `1 in ${(n / by).toLocaleString("en")}${word}`;
 }
 
-const exact = (p: number) => (p > 0 ? (p < 1e-3 ? p.toExponential(0).replace("e-", " × 10⁻").replace(/\d+$/, (d) => [...d].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(c)]).join("")) : String(Number(p.toPrecision(2)))) : "0");
+/** exact is a p-value as a figure. */
+export const exact = (p: number) => (p > 0 ? (p < 1e-3 ? p.toExponential(0).replace("e-", " × 10⁻").replace(/\d+$/, (d) => [...d].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(c)]).join("")) : String(Number(p.toPrecision(2)))) : "0");
 
 /** chance says a p-value in words. */
 export function chance(p: number): string {
