@@ -26,9 +26,10 @@ type ledger struct {
 	changes []optimize.Change
 	history map[string][]optimize.Event
 	latest  map[string]judge.Verdict
-	series  map[string]any // by change and stage, as "ID 0"
+	series  map[string]*measured // by change and stage, as "ID 0"
 	holds   optimize.Holds
 	status  map[string]any
+	plan    []map[string]any
 	acts    []string // as "start ID ada: note"
 	asked   map[string]int
 	fault   *bookFault
@@ -78,9 +79,12 @@ func (l *ledger) answer(r *http.Request) (int, any) {
 	}
 	id, part, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/api/v1/changes"), "/"), "/")
 	for name := range r.URL.Query() {
-		if !slices.Contains([]string{"service", "kind", "state", "since", "limit", "stage"}, name) {
+		if !slices.Contains([]string{"service", "kind", "state", "since", "limit", "after", "stage"}, name) {
 			return refusal(http.StatusBadRequest, "invalid_argument", "parameter %q is not understood here", name)
 		}
+	}
+	if r.Method == http.MethodPost && id == "plan" {
+		return http.StatusOK, map[string]any{"plan": l.plan}
 	}
 	if r.Method == http.MethodPost {
 		var a optimize.Action
@@ -101,9 +105,12 @@ func (l *ledger) answer(r *http.Request) (int, any) {
 		in := func(name, v string) bool {
 			return q.Get(name) == "" || slices.Contains(strings.Split(q.Get(name), ","), v)
 		}
-		out := slices.DeleteFunc(slices.Clone(l.changes), func(c optimize.Change) bool {
-			return !in("service", c.Service) || !in("state", string(c.State))
-		})
+		out := []any{}
+		for _, c := range l.changes {
+			if in("service", c.Service) && in("state", string(c.State)) {
+				out = append(out, inList(c))
+			}
+		}
 		return http.StatusOK, map[string]any{"changes": out, "holds": l.holds, "status": l.status}
 	case l.find(id) == nil:
 		return refusal(http.StatusNotFound, "not_found", "there is no change %q", id)
@@ -113,11 +120,10 @@ func (l *ledger) answer(r *http.Request) (int, any) {
 		if err != nil {
 			return refusal(http.StatusBadRequest, "invalid_argument", "stage=%q: it must be a number", r.FormValue("stage"))
 		}
-		s := l.series[fmt.Sprintf("%s %d", id, n)]
-		if s == nil {
-			s = map[string]any{"from": 0, "to": 0, "applied": 0, "metrics": nil}
+		if c := l.find(id); n > c.Stage || !slices.ContainsFunc(c.Units, func(u optimize.Unit) bool { return !u.Applied.IsZero() }) {
+			return refusal(http.StatusConflict, "failed_precondition", "stage %d of change %s has not been in force", n, id)
 		}
-		return http.StatusOK, s
+		return http.StatusOK, l.series[fmt.Sprintf("%s %d", id, n)]
 	}
 	l.asked["one"]++
 	a := map[string]any{"change": l.find(id), "history": l.history[id], "latest": nil}
@@ -125,6 +131,23 @@ func (l *ledger) answer(r *http.Request) (int, any) {
 		a["latest"] = v
 	}
 	return http.StatusOK, a
+}
+
+// inList is a change as a list has it: its nodes are counted, and nothing is there that a list has no use for.
+func inList(c optimize.Change) any {
+	nodes := map[optimize.UnitState]int{}
+	for _, u := range c.Units {
+		nodes[u.State]++
+	}
+	c.Units, c.Verdicts, c.Periods = nil, nil, nil
+	if c.Verdict != nil {
+		v := *c.Verdict
+		v.Functions, c.Verdict = nil, &v
+	}
+	return struct {
+		optimize.Change
+		Nodes map[optimize.UnitState]int `json:"nodes"`
+	}{c, nodes}
 }
 
 func (l *ledger) find(id string) *optimize.Change {
@@ -137,7 +160,9 @@ func (l *ledger) find(id string) *optimize.Change {
 func (l *ledger) all(do string, a optimize.Action) (int, any) {
 	l.acts = append(l.acts, strings.TrimSuffix(fmt.Sprintf("%s all %s: %s", do, a.By, a.Note), ": "))
 	l.holds.Paused = nil
+	delete(l.status, "frozen")
 	if do == "pause" {
+		l.status["frozen"] = "All changes are paused by " + a.By + " since 12:04. " + a.Note
 		l.holds.Paused = &optimize.Hold{By: a.By, At: time.Now().UTC(), Note: a.Note}
 	}
 	return http.StatusOK, map[string]any{"holds": l.holds}
@@ -224,32 +249,56 @@ func (l *ledger) judged(id string, v judge.Verdict, next int) {
 }
 
 // course is what was measured of one node and one control around at, up to so long after it: by from there the treated's CPU per request.
-func course(at time.Time, after time.Duration, by float64) map[string]any {
+func course(at time.Time, after time.Duration, by float64) *measured {
 	const step = 10 * time.Second
-	from := at.Add(-10 * time.Minute)
-	var ms []any
-	for i, m := range []struct {
-		name       string
-		value, by  float64
-		better     judge.Direction
-		noise, tol float64
-	}{{"cpu_per_request", 0.00112, by, judge.Lower, 0.03, 0.05}, {"latency_p99", 0.062, 1, judge.Lower, 0.1, 0.15}, {"rss", 310 << 20, 1.04, judge.Lower, 0.01, 0.25}, {"gc_cpu", 0.19, 0.4, judge.Lower, 0.05, 0.1}, {"errors", 0.0004, 1, judge.Lower, 0.5, 0.25}, {"throughput", 480, 1, judge.Higher, 0.03, 0.1}} {
-		var members []any
-		for j, who := range []struct{ name, role string }{{changed.ID, "treated"}, {beside.ID, "control"}} {
+	m := &measured{From: at.Add(-10 * time.Minute), To: at.Add(after), StageAt: at}
+	m.Members = []member{{Name: changed.ID, Treated: true, Applied: at, Series: map[string][]point{}}, {Name: beside.ID, Series: map[string][]point{}}}
+	for i, x := range []struct {
+		metric           judge.Metric
+		value, by, noise float64
+	}{
+		{judge.Metric{Name: "cpu_per_request", Critical: true, Tolerate: 0.05}, 0.00112, by, 0.03}, {judge.Metric{Name: "latency_p99", Critical: true, Tolerate: 0.15}, 0.062, 1, 0.1},
+		{judge.Metric{Name: "rss", Critical: true, Tolerate: 0.25}, 310 << 20, 1.04, 0.01}, {judge.Metric{Name: "gc_cpu", Tolerate: 0.1, Floor: 0.02}, 0.19, 0.4, 0.05},
+		{judge.Metric{Name: "errors", Critical: true, Tolerate: 0.25, Floor: 0.002}, 0.0004, 1, 0.5}, {judge.Metric{Name: "throughput", Better: judge.Higher, Critical: true, Tolerate: 0.1}, 480, 1, 0.03},
+	} {
+		m.Metrics = append(m.Metrics, x.metric)
+		for j, who := range m.Members {
 			r := rand.New(rand.NewPCG(uint64(i), uint64(j)))
-			points := [][2]float64{}
-			for t := from; !t.After(at.Add(after)); t = t.Add(step) {
-				v := m.value * (1 + 0.05*math.Sin(float64(t.Unix())/140) + m.noise*r.NormFloat64())
-				if who.role == "treated" && t.After(at) {
-					v *= m.by
+			for t := m.From; !t.After(m.To); t = t.Add(step) {
+				v := x.value * (1 + 0.05*math.Sin(float64(t.Unix())/140) + x.noise*r.NormFloat64())
+				if who.Treated && t.After(at) {
+					v *= x.by
 				}
-				points = append(points, [2]float64{float64(t.UnixMilli()), max(0, v)})
+				who.Series[x.metric.Name] = append(who.Series[x.metric.Name], point{t.Add(-step), t, max(0, v), 10})
 			}
-			members = append(members, map[string]any{"name": who.name, "role": who.role, "points": points})
 		}
-		ms = append(ms, map[string]any{"name": m.name, "better": m.better, "tolerate": m.tol, "members": members})
 	}
-	return map[string]any{"from": from.UnixMilli(), "to": at.Add(after).UnixMilli(), "applied": at.UnixMilli(), "metrics": ms}
+	return m
+}
+
+// measured is what is answered of a stage.
+type measured struct {
+	Stage    int            `json:"stage"`
+	From     time.Time      `json:"from"`
+	To       time.Time      `json:"to"`
+	StageAt  time.Time      `json:"stage_at"`
+	Metrics  []judge.Metric `json:"metrics"`
+	Members  []member       `json:"members"`
+	Warnings []string       `json:"warnings,omitempty"`
+}
+
+type member struct {
+	Name    string             `json:"name"`
+	Treated bool               `json:"treated"`
+	Applied time.Time          `json:"applied,omitzero"`
+	Series  map[string][]point `json:"series"`
+}
+
+type point struct {
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
+	Value  float64   `json:"value"`
+	Weight float64   `json:"weight"`
 }
 
 func est(value, low, high float64) analyze.Estimate {
@@ -311,8 +360,8 @@ func proposal(id string) optimize.Change {
 
 // ledgerOf is a ledger of these, each proposed once.
 func ledgerOf(changes ...optimize.Change) *ledger {
-	l := &ledger{changes: changes, history: map[string][]optimize.Event{}, latest: map[string]judge.Verdict{}, series: map[string]any{}, asked: map[string]int{},
-		status: map[string]any{"leader": true, "policy_error": "", "breakers": map[string]any{}, "spent": 0, "budget": 500, "disabled": ""}}
+	l := &ledger{changes: changes, history: map[string][]optimize.Event{}, latest: map[string]judge.Verdict{}, series: map[string]*measured{}, asked: map[string]int{},
+		status: map[string]any{"leader": true, "policy": map[string]any{}, "kinds": optimize.Kinds, "breakers": map[string]any{}, "budget": map[string]any{"month": "2026-11", "spent": 12, "limit": 500, "approve_above": 50}, "ticks": 1200, "errors": []string{}}}
 	for i := range l.changes {
 		c := &l.changes[i]
 		l.add(c, optimize.Event{Time: c.ProposedAt, What: optimize.WhatProposed, Note: c.Sentence, Evidence: c.Evidence})

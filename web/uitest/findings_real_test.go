@@ -59,7 +59,7 @@ func TestFindingsOfTheServer(t *testing.T) {
 	b.visit("/findings?refresh=off")
 	b.until(`document.querySelectorAll("[data-finding]").length === 1 && /rose from 2.8 % to 19.5 %/.test(document.querySelector("[data-finding]").innerText)`)
 	b.visit("/findings/" + r.ID + "?refresh=off")
-	const state = `document.querySelector(".f-title [class*=state-]").textContent`
+	const state = `document.querySelector(".f-title [class*=state-]")?.textContent`
 	b.until(state + ` === "New"`)
 	b.do(chromedp.SendKeys(`.f-act [name="by"]`, "ada"), chromedp.SendKeys(`.f-act [name="note"]`, "known"+kb.Tab))
 	b.click(".f-buttons button", "Acknowledge")

@@ -39,7 +39,7 @@ func functions(n int) *profile.Profile {
 func TestMenuTurnAndRefresh(t *testing.T) {
 	st := openStore(t)
 	twoMinutes(t, st)
-	h, err := web.New(web.Options{Store: st})
+	h, err := web.New(web.Options{Store: st, Routes: ledgerOf().routes()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -475,7 +476,9 @@ func TestLiveRealAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := web.New(web.Options{Store: st, Routes: readers(f)})
+	routes := readers(f)
+	maps.Copy(routes, ledgerOf().routes())
+	h, err := web.New(web.Options{Store: st, Routes: routes})
 	if err != nil {
 		t.Fatal(err)
 	}

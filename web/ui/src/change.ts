@@ -121,7 +121,7 @@ export class ChangePage implements Page {
     const began = c.plan.stages.length > 0;
     this.part("stages", [c.plan.stages, c.stage, c.state, c.stage_until, c.deadline, c.frozen_at, stage, [...runs.keys()]], () => began ? this.stages(c, stage, runs) : [h("p", { class: "muted" }, "It has not been started. The first stage is the smallest; each further one begins only once the one before is shown to be no worse than tolerated.")]);
     this.buttons(c);
-    this.charts.set(c, stage, runs);
+    this.charts.set(c, stage);
     const v = runs.get(stage)?.verdict ?? (stage === c.stage ? (acting(c) ? (latest ?? c.verdict) : (c.verdict ?? latest)) : undefined) ?? null;
     this.parts.verdict.parentElement!.hidden = !began && !v;
     this.part("verdict", [v, c.state], () => [v ? verdict(v, c) : h("p", { class: "muted" }, "Nothing has been judged of this stage yet: it takes some windows of the nodes that have the change and of those that do not.")]);
@@ -204,7 +204,7 @@ export class ChangePage implements Page {
 
   // span is the time of a stage in which the change was in force, in ms; null while it is not.
   private span(c: Change, stage: number, runs: Map<number, Run>, times: Course | null): [number, number] | null {
-    const v = runs.get(stage)?.verdict, from = times?.applied || runs.get(stage)?.at || ms(c.stage_at), to = ms(v?.at) || (times?.to ?? ms(c.ended_at));
+    const v = runs.get(stage)?.verdict, from = times?.at || runs.get(stage)?.at || ms(c.stage_at), to = ms(v?.at) || (times?.to ?? ms(c.ended_at));
     return from && to > from ? [from, to] : null;
   }
 
@@ -329,7 +329,7 @@ class Charts {
   private asked = -1;
   private legend = "";
 
-  constructor(private id: string, private banner: Banner, private facts: () => { c: Change; stage: number; runs: Map<number, Run> }) {}
+  constructor(private id: string, private banner: Banner, private facts: () => { c: Change; stage: number }) {}
 
   destroy(): void {
     this.ctl?.abort();
@@ -349,9 +349,9 @@ class Charts {
   }
 
   // What is over stays as it is, and is asked for once.
-  set(c: Change, stage: number, runs: Map<number, Run>): void {
-    const began = runs.size > 0, over = ended(c) || stage < c.stage;
-    if (!began) {
+  set(c: Change, stage: number): void {
+    const over = ended(c) || stage < c.stage;
+    if (stage > c.stage || !c.units.some((u) => !isNaN(ms(u.applied)))) { // it was in force nowhere yet
       this.el.hidden = true;
       return;
     }
@@ -366,27 +366,27 @@ class Charts {
     }, (e) => {
       if (ctl.signal.aborted) return;
       if (this.have && this.have.stage !== stage) this.el.hidden = true; // another stage's would be read as this one's
-      this.banner.fail(e, () => { const f = this.facts(); this.set(f.c, f.stage, f.runs); }, "series");
+      this.banner.fail(e, () => { const f = this.facts(); this.set(f.c, f.stage); }, "series");
     }).finally(() => { if (this.ctl === ctl) this.asked = -1; });
   }
 
   private draw(): void {
     const { course, stage } = this.have!, { c } = this.facts(), watched = c.state === "dwelling" && stage === c.stage;
     this.el.hidden = false;
-    const names = course.metrics.map((m) => m.name), until = Math.max(course.to, watched ? ms(c.stage_until) || 0 : 0);
+    const names = course.metrics.map((m) => m.metric.name), until = Math.max(course.to, watched ? ms(c.stage_until) || 0 : 0);
     for (const m of course.metrics) {
-      let chart = this.charts.get(m.name);
-      if (!chart) this.charts.set(m.name, (chart = new CohortChart()));
-      chart.set({ series: m, metric: c.plan.metrics.find((x) => x.name === m.name), from: course.from, until, applied: course.applied, periods: stage === c.stage ? c.periods : [] });
+      let chart = this.charts.get(m.metric.name);
+      if (!chart) this.charts.set(m.metric.name, (chart = new CohortChart()));
+      chart.set({ series: m, from: course.from, until, at: course.at, first: course.first, periods: course.periods });
     }
     for (const [name, chart] of this.charts) if (!names.includes(name)) { chart.destroy(); this.charts.delete(name); }
     const wanted: HTMLElement[] = names.map((n) => this.charts.get(n)!.el);
-    if (!names.length) this.grid.replaceChildren(h("p", { class: "muted" }, "Nothing was measured of its nodes yet: the first windows come within half a minute of profiles."));
+    if (!course.metrics.some((m) => m.members.some((x) => x.points.length))) this.grid.replaceChildren(h("p", { class: "muted" }, "Nothing was measured of its nodes yet: the first windows come within half a minute of profiles."));
     else if (wanted.length !== this.grid.children.length || wanted.some((e, i) => this.grid.children[i] !== e)) this.grid.replaceChildren(...wanted);
-    const words = JSON.stringify(course.metrics.map((m) => m.members.map((x) => x.role)));
+    const words = JSON.stringify([course.metrics.map((m) => m.members.map((x) => x.role)), course.warnings]);
     if (words !== this.legend) {
       this.legend = words;
-      this.key.replaceChildren(...legend(course.metrics));
+      this.key.replaceChildren(...legend(course.metrics), ...course.warnings.map((w) => h("span", { class: "warned" }, icon("warn", 12), w)));
     }
   }
 }

@@ -1,8 +1,7 @@
 // Changes under guard: what could be saved comes first, then what is under way, then how the others ended.
 
-import { serverNow } from "./api";
 import { Banner } from "./controls";
-import { heldBy, Rails, startDialog } from "./decide";
+import { Rails, startDialog } from "./decide";
 import { h, icon, pick, rebuild, retext } from "./dom";
 import { count } from "./format";
 import { acting, ended, guard, undecided, waits, type Answer, type Change } from "./guard";
@@ -197,13 +196,13 @@ function since(c: Change): Child[] {
 // nothing says why there is nothing, and what to do.
 function nothing(a: Answer): HTMLElement {
   if (a.changes.length) return h("div", { class: "empty" }, h("h2", null, "No change passes these filters"), h("div", { class: "row center" }, h("button", { class: "btn", type: "button", onclick: () => set({ service: "", state: "" }) }, "Clear filters")));
-  const held = heldBy(a);
+  const held = a.status.frozen;
   return h("div", { class: "empty" }, h("h2", null, "Nothing is proposed"), h("p", null, held ? `${held} ` : "", "A change is proposed once profiles show that it would save something: settings of the runtime after some minutes of profiles of an agent, others as the policy has them. Nothing is ever done that nobody has started or opted into."),
     a.status.leader === false ? h("p", null, "Another server acts; what it proposes is here, too.") : null, h("div", { class: "row center" }, h("a", { class: "btn", href: "/findings" }, "What was found"), h("a", { class: "btn", href: "/agents" }, "Who profiles")));
 }
 
 // spent is what changes have added to the bill this month, of what they may.
 function spent(a: Answer): string {
-  const { spent, budget } = a.status;
-  return budget ? `${Math.round(spent ?? 0).toLocaleString("en")} of ${Math.round(budget).toLocaleString("en")} added to the bill in ${new Date(serverNow()).toLocaleString("en", { month: "long", timeZone: "UTC" })}` : "";
+  const { spent = 0, limit, month } = a.status.budget;
+  return limit ? `${Math.round(spent).toLocaleString("en")} of ${Math.round(limit).toLocaleString("en")} added to the bill in ${month || "this month"}` : "";
 }

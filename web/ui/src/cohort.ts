@@ -3,7 +3,7 @@
 
 import { css, fit, h, tip } from "./dom";
 import { count, stamp } from "./format";
-import type { Metric, Period, Series } from "./guard";
+import type { Period, Series } from "./guard";
 import { runs } from "./chart";
 import { metricName, metricUnit, shown } from "./terms";
 import { onTheme } from "./theme";
@@ -14,8 +14,9 @@ import { moment } from "./words";
 interface Point { t: number; v: number }
 interface Band { t: number; lo: number; hi: number }
 
-/** Shown is what a chart is made from. applied is 0 before the change was in force; until is where the time axis ends. */
-export interface Shown { series: Series; metric?: Metric; from: number; until: number; applied: number; periods: Period[] }
+/** Shown is what a chart is made from: at is when the stage came into force, first when the change did anywhere; until is where the time
+ * axis ends. */
+export interface Shown { series: Series; from: number; until: number; at: number; first: number; periods: Period[] }
 
 /** Cohorts is a metric's two sides, brought to common steps of time. */
 export class Cohorts {
@@ -49,23 +50,21 @@ export class Cohorts {
   // The judge's Before is what the treated would have had without the change: what they had before, moved as the control moved, or else
   // the control. From there to what is tolerated is the band; five steps of the control are smoothed, as each is noise.
   private tolerated(): Band[] {
-    const { applied, metric, series, periods } = this.o, on = (t: number) => applied > 0 && t >= applied;
+    const { at: since, first, series, periods } = this.o, { better, tolerate = 0, floor = 0 } = series.metric, on = (t: number) => t >= since;
     const level = (ps: Point[]) => (ps.length >= 3 ? ps.reduce((s, p) => s + p.v, 0) / ps.length : NaN);
-    if (!applied) return [];
-    const off = (t: number) => periods.some((p) => !p.on && t >= ms(p.from) && t < ms(p.to)), before = level(this.treated.filter((p) => !on(p.t) || off(p.t)));
-    const base = level(this.control.filter((p) => !on(p.t))), ratio = before / base, moved = isFinite(ratio) && ratio > 0 ? ratio : 1;
+    const off = (t: number) => periods.some((p) => !p.on && t >= ms(p.from) && t < ms(p.to)), before = level(this.treated.filter((p) => p.t < first || off(p.t)));
+    const base = level(this.control.filter((p) => p.t < first)), ratio = before / base, moved = isFinite(ratio) && ratio > 0 ? ratio : 1;
     const at = this.control.length ? this.control.map((p, i, all) => ({ t: p.t, v: moved * mean(all.slice(Math.max(0, i - 2), i + 3)) })) : isNaN(before) ? [] : this.treated.map((p) => ({ t: p.t, v: before }));
-    const worse = metric?.tolerate ?? series.tolerate ?? 0, floor = metric?.floor ?? 0, higher = series.better === "higher";
-    return at.filter((p) => on(p.t)).map(({ t, v }) => (higher ? { t, lo: v * (1 - worse) - floor, hi: v } : { t, lo: v, hi: v * (1 + worse) + floor }));
+    return at.filter((p) => on(p.t)).map(({ t, v }) => (better === "higher" ? { t, lo: v * (1 - tolerate) - floor, hi: v } : { t, lo: v, hi: v * (1 + tolerate) + floor }));
   }
 
   /** told is the chart as a sentence, for who cannot see it. */
   told(): string {
-    const { series, applied } = this.o, show = (v: number) => shown(series.name, v), name = metricName(series.name);
-    const since = (ps: Point[]) => (applied ? ps.filter((p) => p.t >= applied) : ps), t = since(this.treated), c = since(this.control);
+    const { at, series } = this.o, { name: id } = series.metric, show = (v: number) => shown(id, v), name = metricName(id);
+    const since = (ps: Point[]) => ps.filter((p) => p.t >= at), t = since(this.treated), c = since(this.control);
     if (!this.treated.length && !this.control.length) return `${name}: nothing was measured yet`;
     const side = (who: string, ps: Point[]) => (ps.length ? `${who} ${show(mean(ps))} in the mean` : `nothing of the ${who} yet`);
-    return `${name}, ${applied ? `since ${stamp(applied)}` : "before the change is in force"}: ${side("treated", t)}, ${side("control", c)}`;
+    return `${name}, since ${stamp(at)}: ${side("treated", t)}, ${side("control", c)}`;
   }
 }
 
@@ -100,7 +99,7 @@ export class CohortChart {
 
   set(o: Shown): void {
     this.c = new Cohorts(o);
-    const name = metricName(o.series.name);
+    const name = metricName(o.series.metric.name);
     if (this.title.textContent !== name) this.title.textContent = name;
     this.canvas.setAttribute("aria-label", this.c.told());
     this.paint();
@@ -123,7 +122,7 @@ export class CohortChart {
     this.at = (a ?? b)?.t ?? NaN;
     this.paint();
     if (!a && !b) return tip.hide();
-    tip.show(e.clientX, e.clientY, h("div", { class: "muted" }, stamp(this.at)), h("table", null, rows.map(([who, colour, p]) => p ? h("tr", null, h("th", null, h("span", { class: "dot", style: `background:var(${colour})` }), who), h("td", null, h("b", null, shown(series.name, p.v)))) : null)));
+    tip.show(e.clientX, e.clientY, h("div", { class: "muted" }, stamp(this.at)), h("table", null, rows.map(([who, colour, p]) => p ? h("tr", null, h("th", null, h("span", { class: "dot", style: `background:var(${colour})` }), who), h("td", null, h("b", null, shown(series.metric.name, p.v)))) : null)));
   }
 
   private draw(): void {
@@ -140,7 +139,7 @@ export class CohortChart {
     }
     const all = [...cohorts.treated, ...cohorts.control].map((p) => p.v), his = cohorts.band.map((b) => b.hi), los = cohorts.band.map((b) => b.lo);
     const hi = Math.max(...all, ...his), lo = Math.min(...all, ...los), near = hi > lo && hi - lo < 0.4 * hi; // a change of a hundredth is no flat line
-    const ticks = niceTicks(hi > 0 ? hi + 0.02 * (hi - lo) : 1, 3, metricUnit(o.series.name) === "bytes", near ? Math.max(0, lo - 0.1 * (hi - lo)) : Math.min(0, lo)), low = ticks[0], cap = ticks[ticks.length - 1];
+    const ticks = niceTicks(hi > 0 ? hi + 0.02 * (hi - lo) : 1, 3, metricUnit(o.series.metric.name) === "bytes", near ? Math.max(0, lo - 0.1 * (hi - lo)) : Math.min(0, lo)), low = ticks[0], cap = ticks[ticks.length - 1];
     const y = (v: number) => bottom - ((Math.min(cap, Math.max(low, v)) - low) / (cap - low)) * (bottom - padT);
     this.axes(c, ticks, y, bottom, right);
     c.save();
@@ -163,7 +162,7 @@ export class CohortChart {
       this.trace(c, mean, y, colour, 1.8, 1);
     }
     c.restore();
-    this.mark(c, o.applied, bottom);
+    this.mark(c, o.at, bottom);
   }
 
   private axes(c: CanvasRenderingContext2D, ticks: number[], y: (v: number) => number, bottom: number, right: number): void {
@@ -174,7 +173,7 @@ export class CohortChart {
     c.strokeStyle = css("--line");
     for (const v of ticks) {
       line(c, padL, Math.round(y(v)) + 0.5, right, Math.round(y(v)) + 0.5);
-      c.fillText(shown(series.name, v), padL - 7, y(v));
+      c.fillText(shown(series.metric.name, v), padL - 7, y(v));
     }
     c.textAlign = "center";
     c.textBaseline = "top";
@@ -213,11 +212,11 @@ export class CohortChart {
     c.globalAlpha = 1;
   }
 
-  // The moment from which the change was in force.
-  private mark(c: CanvasRenderingContext2D, applied: number, bottom: number): void {
+  // The moment from which the stage was in force.
+  private mark(c: CanvasRenderingContext2D, at: number, bottom: number): void {
     const { from, until } = this.c!.o;
-    if (!applied || applied < from || applied > until) return;
-    const x = Math.round(this.x(applied)) + 0.5, text = "applied " + moment(applied), w = c.measureText(text).width;
+    if (at < from || at > until) return;
+    const x = Math.round(this.x(at)) + 0.5, text = "in force " + moment(at), w = c.measureText(text).width;
     c.strokeStyle = c.fillStyle = css("--accent");
     c.lineWidth = 1.5;
     line(c, x, padT - 6, x, bottom);

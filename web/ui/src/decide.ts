@@ -4,7 +4,7 @@ import { Fault, serverNow } from "./api";
 import { Banner, me, nameField, nameOf } from "./controls";
 import { h, icon, rebuild, toast } from "./dom";
 import { count } from "./format";
-import { acting, guard, type Act, type Change, type Hold, type Situation } from "./guard";
+import { acting, guard, type Act, type Change, type Hold, type Planned, type Situation } from "./guard";
 import { ms } from "./watch";
 import { back, changeKinds, duration, size } from "./terms";
 import { ageing, fullTime, moment, rich, when } from "./words";
@@ -17,33 +17,39 @@ export const did: { [act: string]: string } = { start: "Started: it begins withi
 
 const inForce = (hold: Hold | undefined) => !!hold && !(ms(hold.until) <= serverNow());
 
-/** heldBy says what holds all changes, in a sentence; "" is nothing. */
-export function heldBy(s: Situation | null): string {
-  if (!s) return "";
-  const { holds, status } = s;
-  if (status.disabled) return status.disabled;
-  if (inForce(holds.paused)) return `All changes are paused by ${holds.paused!.by}.`;
-  const open = Object.keys(holds.incidents).filter((n) => inForce(holds.incidents[n]));
-  return open.length ? `${count(open.length, "incident")} open: ${open.join(", ")}.` : "";
-}
-
-// steps says what will happen, in order.
-function steps(c: Change, s: Situation | null): (Node | string | (Node | string)[])[] {
-  const plan = c.plan.stages, first = plan[0], held = heldBy(s);
-  const rest = plan.slice(1).map((x) => `${size(x)} for ${duration(x.dwell)}`);
+// steps says what will happen, in order: as far as the plan of the change that runs or, of one that does not, the server tells.
+function steps(c: Change, s: Situation | null, p: Planned | null): (Node | string)[][] {
+  const plan = c.plan.stages, first = plan[0], held = s?.status.frozen || (p?.why !== unstarted && p?.why);
+  const dwell = first ? `for ${duration(first.dwell)}` : "for as long as the policy says (10 min unless it says otherwise)";
+  const then = p?.stages.length ? p.stages.filter((n, i, all) => i > 0 && n > all[i - 1]).map((n) => `${n} of ${p.targets}`) : plan.length ? plan.slice(1).map(size) : ["10 %", "50 %", "all of them, unless the policy has other stages"];
   return [
     ...(held ? [[h("b", null, "It waits. "), held]] : []),
-    first ? [h("b", null, `First ${size(first)}, for ${duration(first.dwell)}`), ", beside a control of the same size that is left as it is. Before anything is set, the way back is tried."]
-      : [h("b", null, "First one node"), " beside a control that is left as it is, then more of them, each stage for as long as the policy says (1 node, 10 %, 50 %, all; 10 min each, unless it says otherwise). Before anything is set, the way back is tried."],
-    rest.length ? `Then ${rest.join(", ")}: each only once the one before is shown to be no worse than tolerated.` : first ? "There is no further stage: it is kept if it is shown to be no worse than tolerated." : "Each stage begins only once the one before is shown to be no worse than tolerated.",
-    `If it does harm it is undone at once; if nothing can be shown${first ? ` within ${duration(first.deadline)}` : " in time"}, too.`,
+    [h("b", null, p?.nodes.length ? `First ${some(p.nodes)} (${p.nodes.length} of ${count(p.targets, "node")})` : first ? `First ${size(first)}` : "First one node"), `, ${dwell}`, p?.nodes.length && !p.controls.length ? ", held to its own past: there is no other to compare with." : `, beside ${p?.controls.length ? some(p.controls) : "a control of the same size"} that is left as it is.`, " Before anything is set, the way back is tried."],
+    [then.length ? `Then ${then.join(", ")}: each only once the stage before is shown to be no worse than tolerated.` : "There is no further stage: it is kept if it is shown to be no worse than tolerated."],
+    [`If it does harm it is undone at once; if nothing can be shown ${first ? `within ${duration(first.deadline)}` : "in time"}, too.`],
     [h("b", null, "How it is undone: "), back(c.kind) + " You can undo it at any time, also when it is done."],
   ];
 }
 
+const unstarted = "Nobody has started it.";
+const some = (names: string[]) => names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+
+let asking = false; // what would happen is being asked for: a second click opens no second dialog
+
 /** startDialog says what will happen, and starts the change or, as approve, approves what it costs and starts it. done has its answer.
  * When it closes, the focus is on what has the mark from, or on the change's own line where that is gone. */
 export function startDialog(c: Change, s: Situation | null, what: "start" | "approve", from: string, done: (c: Change) => void): void {
+  if (asking) return;
+  asking = true;
+  // What would happen exactly is worth a second; without it, what the plan or the default is will do.
+  const late = new Promise<null>((r) => setTimeout(() => r(null), 1000));
+  Promise.race([guard.plan().then((all) => all.find((p) => p.change.id === c.id) ?? null, () => null), late]).then((p) => {
+    asking = false;
+    confirm(c, s, what, from, done, p);
+  });
+}
+
+function confirm(c: Change, s: Situation | null, what: "start" | "approve", from: string, done: (c: Change) => void, p: Planned | null): void {
   const by = nameField(), err = h("div", { class: "field-error", role: "alert", hidden: true });
   const go = h("button", { class: "btn primary", type: "submit" }, icon("play"), what === "start" ? "Start" : c.state === "waiting" ? "Approve" : "Approve and start");
   const send = (e: Event) => {
@@ -63,7 +69,7 @@ export function startDialog(c: Change, s: Situation | null, what: "start" | "app
   const dialog = h("dialog", { class: "dialog", "aria-labelledby": "start-title" }, h("form", { class: "c-start", onsubmit: send },
     h("h2", { id: "start-title" }, c.state === "waiting" ? "Approve this change?" : "Start this change?"), h("p", null, rich(c.sentence)),
     c.cost ? h("p", { class: "warned" }, `It adds ${Math.round(c.cost).toLocaleString("en")} a month to the bill.`) : null,
-    h("ol", null, steps(c, s).map((x) => h("li", null, x))), by, err,
+    h("ol", null, steps(c, s, p).map((x) => h("li", null, x))), by, err,
     h("div", { class: "row end" }, h("button", { class: "btn", type: "button", onclick: () => dialog.close() }, "Cancel"), go)));
   dialog.addEventListener("close", () => {
     dialog.remove();
@@ -71,7 +77,10 @@ export function startDialog(c: Change, s: Situation | null, what: "start" | "app
     (marked(from) ?? marked(c.id))?.focus({ preventScroll: true });
   });
   dialog.addEventListener("pointerdown", (e) => { if (e.target === dialog) dialog.close(); });
-  dialog.addEventListener("keydown", (e) => e.stopPropagation());
+  dialog.addEventListener("keydown", (e) => {
+    e.stopPropagation();
+    if (e.repeat && e.key === "Enter") e.preventDefault(); // who holds the key that opened it has not confirmed
+  });
   document.body.append(dialog);
   dialog.showModal();
   go.focus();
@@ -103,7 +112,7 @@ export class Rails {
 
   private draw(): void {
     const s = this.have!, { holds, status } = s, paused = inForce(holds.paused) ? holds.paused! : null;
-    const key = JSON.stringify([holds, status, this.running, this.sending]);
+    const key = JSON.stringify([holds, status.frozen, status.policy, status.breakers, status.errors, this.running, this.sending]);
     if (key === this.key) return;
     this.key = key;
     const focused = this.hold.contains(document.activeElement);
@@ -140,13 +149,15 @@ export class Rails {
 // said is what else holds changes, or is wrong with what governs them.
 function said({ holds, status }: Situation): { text: (Node | string)[]; bad?: boolean }[] {
   const out: { text: (Node | string)[]; bad?: boolean }[] = [];
-  if (status.disabled) out.push({ bad: true, text: [h("b", null, "No change is made: "), status.disabled] });
+  const told = inForce(holds.paused) && status.frozen?.includes(holds.paused!.by), incident = Object.keys(holds.incidents).some((n) => status.frozen?.includes(n));
+  if (status.frozen && !told && !incident) out.push({ bad: true, text: [h("b", null, "No change is made: "), status.frozen] });
   for (const [name, i] of Object.entries(holds.incidents)) if (inForce(i)) out.push({ text: [h("b", null, `Incident ${name} is open`), ` since ${moment(ms(i.at))}, told by ${i.by || "nobody"}${i.note ? `: ${i.note}` : ""}. Nothing is begun or goes further until it is closed.`] });
   for (const [kind, b] of Object.entries(status.breakers)) {
     const until = ms(b.open_until), what = kind ? `changes of the kind ${changeKinds[kind] ?? kind}` : "changes";
     if (!isNaN(until)) out.push({ text: [h("b", null, "The circuit breaker is open"), ` for ${what}: ${b.failures ?? 0} in a row did harm. ${until > serverNow() ? `One is tried after ${moment(until)}.` : "One is let through, to see."}`] });
   }
-  if (status.policy_error) out.push({ bad: true, text: [h("b", null, "The policy file cannot be used; the last good one is in force: "), status.policy_error] });
+  if (status.policy.error) out.push({ bad: true, text: [h("b", null, `The policy file ${status.policy.name ?? ""} cannot be used; what was read before is in force: `), status.policy.error] });
+  for (const e of status.errors) out.push({ text: [h("b", null, "An error: "), e] });
   return out;
 }
 

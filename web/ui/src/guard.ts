@@ -1,5 +1,5 @@
-// What is asked of changes under guard: what is proposed, how far each one is, what was measured of it. The fields are those of
-// optimize.Change and judge.Verdict. Times are RFC 3339, durations nanoseconds; what is zero, empty or unknown may be left out.
+// What docs/format/changes.md lets a person ask: what is proposed, how far each change is, what was measured of it. The fields are those
+// of optimize.Change and judge.Verdict. Times are RFC 3339, durations nanoseconds; what is zero, empty or unknown may be left out.
 
 import { ask } from "./api";
 import { ms, type Estimate, type Money } from "./watch";
@@ -22,20 +22,23 @@ export interface Change {
   id: string; kind: string; service: string; subject?: string; spec?: unknown; sentence: string; evidence: Evidence[]; warnings: string[]; expected?: { [metric: string]: Estimate };
   saving: number; price?: Money; cost?: number;
   state: string; reason?: string; held?: string; proposed_at?: string; started_at?: string; ended_at?: string; started_by?: string; approved_by?: string;
-  rejected?: boolean; paused?: boolean; paused_by?: string; plan: Plan; stage: number; units: Unit[]; stage_at?: string; stage_until?: string; deadline?: string; frozen_at?: string;
+  rejected?: boolean; paused?: boolean; paused_by?: string; plan: Plan; stage: number; units: Unit[]; nodes?: { [state: string]: number }; stage_at?: string; stage_until?: string; deadline?: string; frozen_at?: string;
   periods: Period[]; replaced?: number; undo_to?: string; next_try?: string; tries?: number; verdict?: Verdict; saved?: { cores: Estimate; price?: Money };
 }
 export interface Event { seq: number; time: string; actor: string; what: string; note?: string; target?: string; stage: number; verdict?: Verdict; evidence: Evidence[] }
 export interface Hold { by: string; at: string; note?: string; until?: string }
 export interface Holds { paused?: Hold; incidents: { [name: string]: Hold } }
 export interface Breaker { failures?: number; open_until?: string; trial?: string }
-export interface Status { leader?: boolean; policy_error?: string; breakers: { [kind: string]: Breaker }; spent?: number; budget?: number; disabled?: string }
+export interface Status { leader?: boolean; frozen?: string; policy: { name?: string; error?: string }; breakers: { [kind: string]: Breaker }; budget: { month?: string; spent?: number; limit?: number }; errors: string[] }
 /** Situation is what holds for all changes. */
 export interface Situation { holds: Holds; status: Status }
 export interface Answer extends Situation { changes: Change[] }
-export interface Series { name: string; better?: string; tolerate?: number; members: { name: string; role: string; points: [number, number][] }[] }
-/** Course is what was measured in a stage, with times in ms. applied is when the change came into force; 0 is not yet. */
-export interface Course { from: number; to: number; applied: number; metrics: Series[] }
+/** Planned is what would happen if a change were started now. */
+export interface Planned { change: { id: string }; why?: string; targets: number; stages: number[]; nodes: string[]; controls: string[] }
+/** Series is a metric of the nodes on both sides, a point with the middle of its window in ms. */
+export interface Series { metric: Metric; members: { name: string; role: "treated" | "control"; points: [number, number][] }[] }
+/** Course is what was measured in a stage, with times in ms: at is when the stage came into force, first when the change did anywhere. */
+export interface Course { from: number; to: number; at: number; first: number; metrics: Series[]; periods: Period[]; warnings: string[] }
 export interface Act { do: string; by: string; note?: string }
 
 const cures: { [code: string]: string } = {
@@ -65,22 +68,34 @@ function judged(v: Verdict): Verdict {
 }
 
 function situation(r: Partial<Situation>): Situation {
-  return { holds: { ...r.holds, incidents: r.holds?.incidents ?? {} }, status: { ...r.status, breakers: r.status?.breakers ?? {} } };
+  return { holds: { ...r.holds, incidents: r.holds?.incidents ?? {} }, status: { ...r.status, policy: r.status?.policy ?? {}, breakers: r.status?.breakers ?? {}, budget: r.status?.budget ?? {}, errors: list(r.status?.errors) } };
 }
 
+interface Measured {
+  from: string; to: string; stage_at: string; metrics?: Metric[]; periods?: Period[]; warnings?: string[];
+  members?: { name: string; treated?: boolean; applied?: string; series?: { [metric: string]: { from: string; to: string; value?: number }[] } }[];
+}
+
+function course(r: Measured): Course {
+  const members = list(r.members), applied = members.filter((m) => m.treated).map((m) => ms(m.applied)).filter((t) => !isNaN(t));
+  return { from: ms(r.from), to: ms(r.to), at: ms(r.stage_at), first: Math.min(ms(r.stage_at), ...applied), periods: list(r.periods), warnings: list(r.warnings),
+    metrics: list(r.metrics).map((metric) => ({ metric, members: members.map((m) => ({ name: m.name, role: m.treated ? ("treated" as const) : ("control" as const), points: list(m.series?.[metric.name]).map((p): [number, number] => [(ms(p.from) + ms(p.to)) / 2, p.value ?? 0]) })) })) };
+}
+
+const most = "1000"; // that the server lists; a proposal may be older than many that have ended
 const post = (what: string, path: string, body: unknown) => ask<{ change: Change }>(what, base + path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }, cures);
 const one = (id: string) => "/" + encodeURIComponent(id);
 const fresh = (s?: AbortSignal): RequestInit => ({ signal: s, cache: "no-store" });
 
 export const guard = {
   list: (q: { [k: string]: string }, s?: AbortSignal): Promise<Answer> => {
-    const query = new URLSearchParams(Object.entries(q).filter(([, v]) => v)).toString();
-    return ask<Partial<Answer>>("Changes", base + (query ? "?" + query : ""), fresh(s), cures).then((r) => ({ ...situation(r), changes: list(r.changes).map(whole) }));
+    const query = new URLSearchParams({ ...q, limit: most }).toString();
+    return ask<Partial<Answer>>("Changes", base + "?" + query, fresh(s), cures).then((r) => ({ ...situation(r), changes: list(r.changes).map(whole) }));
   },
   one: (id: string, s?: AbortSignal) => ask<{ change: Change; history?: Event[]; latest?: Verdict | null }>("Change", base + one(id), fresh(s), cures)
     .then((r) => ({ change: whole(r.change), history: list(r.history).map((e): Event => ({ ...e, stage: e.stage ?? 0, evidence: list(e.evidence), verdict: e.verdict ? judged(e.verdict) : undefined })), latest: r.latest ? judged(r.latest) : null })),
-  course: (id: string, stage: number, s?: AbortSignal) => ask<Course>("What was measured", `${base}${one(id)}/series?stage=${stage}`, fresh(s), cures)
-    .then((r): Course => ({ from: r.from ?? 0, to: r.to ?? 0, applied: r.applied ?? 0, metrics: list(r.metrics).map((m) => ({ ...m, members: list(m.members).map((x) => ({ ...x, points: list(x.points) })) })) })),
+  course: (id: string, stage: number, s?: AbortSignal) => ask<Measured>("What was measured", `${base}${one(id)}/series?stage=${stage}`, fresh(s), cures).then(course),
+  plan: () => ask<{ plan?: Planned[] }>("What would happen", base + "/plan", { method: "POST" }, cures).then((r) => list(r.plan)),
   act: (id: string, a: Act) => post("What was asked", one(id), a).then((r) => whole(r.change)),
   all: (what: "pause" | "resume", by: string, note = "") => post(what === "pause" ? "The pause" : "Going on", "/" + what, { by, note: note || undefined }),
 };

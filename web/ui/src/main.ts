@@ -98,9 +98,10 @@ function mark(): void {
 
 // A server that makes no changes is asked once. The list of changes tells by itself.
 function decisions(): void {
-  if (!document.hidden && location.pathname !== "/changes") guard.list({ state: "proposed,waiting" }).then((r) => waits(r.changes), (e) => { if (e instanceof Fault && e.code === "not_found") clearInterval(asking); });
+  const again = () => { setTimeout(decisions, 15_000); };
+  if (document.hidden || location.pathname === "/changes") return again();
+  guard.list({ state: "proposed,waiting" }).then((r) => { waits(r.changes); again(); }, (e) => { if (!(e instanceof Fault && e.code === "not_found")) again(); });
 }
-const asking = window.setInterval(decisions, 15_000);
 
 function themes(): void {
   const names: [Theme, "auto" | "sun" | "moon"][] = [["auto", "auto"], ["light", "sun"], ["dark", "moon"]];

@@ -42,7 +42,7 @@ export function unitTag(u: Unit): HTMLElement {
 
 /** units sums up the nodes: 1 treated, 1 control. */
 export function units(c: Change): string {
-  const n = (...s: string[]) => c.units.filter((u) => s.includes(u.state)).length;
+  const n = (...s: string[]) => (c.nodes ? s.reduce((sum, x) => sum + (c.nodes![x] ?? 0), 0) : c.units.filter((u) => s.includes(u.state)).length);
   return ([[n("applied", "off", "intended"), "treated"], [n("planned"), "planned"], [n("control"), "control"], [n("undoing"), "being undone"], [n("undone"), "undone"], [n("refused"), "refused"], [n("gone"), "gone"]] as [number, string][])
     .filter(([k]) => k).map(([k, text]) => `${k} ${text}`).join(", ");
 }
