@@ -46,6 +46,8 @@ type Traits struct {
 	Toggles bool
 	// Keep is how often Apply is called again while the change is in force; 0 is never.
 	Keep time.Duration
+	// AtOnce is for how many targets Snapshot and Rehearse may be called at the same time; 0 is 1.
+	AtOnce int
 	// Outside says that it takes effect outside, as by a build that somebody deploys: those of Targets that have it are the treated.
 	Outside bool
 }

@@ -115,7 +115,7 @@ func (r *round) watch(ctx context.Context, c *Change, act Actuator) error {
 	}
 	var controls []Target
 	for i := range c.Units {
-		if u := &c.Units[i]; u.State == UnitControl {
+		if u := &c.Units[i]; u.State == UnitControl || u.State == UnitOff {
 			controls = append(controls, u.Target)
 		}
 	}
@@ -448,6 +448,8 @@ func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event
 	if err != nil {
 		return r.again(ctx, c, err)
 	}
+	stage := c.Stage
+	told.of = &stage
 	was := *c
 	c.Units = slices.Clone(c.Units)
 	for next := c.Stage + 1; next < len(c.Plan.Stages); next++ {
@@ -466,7 +468,6 @@ func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event
 	}
 	c.Held, c.Verdicts = "", append(c.Verdicts, *c.Verdict)
 	c.State, c.EndedAt, c.Reason = Done, r.now, c.Verdict.Reason
-	c.Units = slices.DeleteFunc(c.Units, func(u Unit) bool { return u.State == UnitControl })
 	for i := range c.Units {
 		if u := &c.Units[i]; u.State == UnitOff {
 			u.State = UnitApplied // tend brings it back

@@ -209,6 +209,9 @@ func (r *round) keep(ctx context.Context, c *Change, rails bool, events ...Event
 	for i := range events {
 		e := &events[i]
 		e.Time, e.Stage = r.now, c.Stage
+		if e.of != nil {
+			e.Stage = *e.of
+		}
 		e.Actor = cmp.Or(e.Actor, self)
 	}
 	var write *Rails

@@ -75,8 +75,10 @@ func (w *Window) holds(t time.Time) bool {
 
 // DefaultPolicy proposes and acts on nothing by itself.
 func DefaultPolicy() *Policy {
+	machine := DefaultPlan()
+	machine.ApplyWithin = 20 * time.Minute // a machine that stops and starts takes minutes
 	return &Policy{
-		Kinds:           map[Kind]KindPolicy{Machine: {Mode: Propose, Approve: true, Plan: DefaultPlan()}},
+		Kinds:           map[Kind]KindPolicy{Machine: {Mode: Propose, Approve: true, Plan: machine}},
 		BreakerFailures: 3,
 		BreakerOpen:     time.Hour,
 		NodeEvery:       time.Hour,

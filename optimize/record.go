@@ -135,6 +135,8 @@ type Event struct {
 	Stage    int            `json:"stage"`
 	Verdict  *judge.Verdict `json:"verdict,omitempty"`
 	Evidence []Evidence     `json:"evidence,omitempty"`
+
+	of *int // the stage that it is about, where the change has gone on already
 }
 
 // What happens to a change.

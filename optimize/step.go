@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/quantra-l/quantra/optimize/judge"
@@ -150,24 +151,11 @@ func (r *round) applying(ctx context.Context, c *Change, act Actuator) error {
 	if err := r.thaw(ctx, c); err != nil {
 		return err
 	}
-	done, errs := 0, []error(nil)
-	for i := range c.Units {
-		u := &c.Units[i]
-		if u.State != UnitPlanned && u.State != UnitIntended {
-			continue
+	if err := r.applyAll(ctx, c, act); err != nil {
+		if errors.Is(err, ErrConflict) {
+			return err
 		}
-		if done++; done > unitsInRound {
-			return errors.Join(errs...)
-		}
-		if err := r.applyTo(ctx, c, act, u); err != nil {
-			if errors.Is(err, ErrConflict) {
-				return err
-			}
-			errs = append(errs, fmt.Errorf("%s: %w", u.ID, err))
-		}
-	}
-	if len(errs) > 0 {
-		return r.again(ctx, c, errors.Join(errs...))
+		return r.again(ctx, c, err)
 	}
 	for i := range c.Units {
 		if s := c.Units[i].State; s == UnitPlanned || s == UnitIntended {
@@ -175,6 +163,66 @@ func (r *round) applying(ctx context.Context, c *Change, act Actuator) error {
 		}
 	}
 	return r.stageApplied(ctx, c, act)
+}
+
+// applyAll brings the change into force at the units that are still to have it, as many as a round takes. Units that meet an error do not
+// keep the others from it.
+func (r *round) applyAll(ctx context.Context, c *Change, act Actuator) error {
+	var due []*Unit
+	for i := range c.Units {
+		if u := &c.Units[i]; (u.State == UnitPlanned || u.State == UnitIntended) && len(due) < unitsInRound {
+			due = append(due, u)
+		}
+	}
+	snaps := r.rehearse(ctx, c, act, due)
+	var errs []error
+	for _, u := range due {
+		if err := r.applyTo(ctx, c, act, u, snaps[u.ID]); errors.Is(err, ErrConflict) {
+			return err
+		} else if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", u.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rehearsal is what a target was like, and whether undo was proven there.
+type rehearsal struct {
+	snapshot json.RawMessage
+	err      error
+}
+
+// rehearse takes the snapshots of units that are planned, and proves that undo works, for as many at a time as the actuator can.
+func (r *round) rehearse(ctx context.Context, c *Change, act Actuator, due []*Unit) map[string]rehearsal {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[string]rehearsal{}
+	turns := make(chan struct{}, max(1, act.Traits(c).AtOnce))
+	for _, u := range due {
+		if u.State != UnitPlanned {
+			continue
+		}
+		t := u.Target
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			var h rehearsal
+			h.err = r.call(ctx, func(ctx context.Context) (err error) {
+				h.snapshot, err = act.Snapshot(ctx, c, t)
+				return err
+			})
+			if h.err == nil {
+				if err := r.call(ctx, func(ctx context.Context) error { return act.Rehearse(ctx, c, t, h.snapshot) }); err != nil {
+					h.err = fmt.Errorf("undo could not be proven: %w", err)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out[t.ID] = h
+		})
+	}
+	wg.Wait()
+	return out
 }
 
 // lastNote is what a unit that is not in force said last.
@@ -188,9 +236,9 @@ func (c *Change) lastNote() string {
 }
 
 // applyTo brings the change into force at one unit, as far as this round can. Each of its effects has its intent in the journal before.
-func (r *round) applyTo(ctx context.Context, c *Change, act Actuator, u *Unit) error {
+func (r *round) applyTo(ctx context.Context, c *Change, act Actuator, u *Unit, h rehearsal) error {
 	if u.State == UnitPlanned {
-		if err := r.intend(ctx, c, act, u); err != nil {
+		if err := r.intend(ctx, c, u, h); err != nil {
 			return r.final(ctx, c, u, err)
 		}
 	} else if s, note, err := r.standing(ctx, c, act, u); err != nil {
@@ -212,21 +260,14 @@ func (r *round) applyTo(ctx context.Context, c *Change, act Actuator, u *Unit) e
 	return r.stood(ctx, c, u, s, note)
 }
 
-// intend takes the snapshot, proves that undo works, and keeps that the effect may happen from now on.
-func (r *round) intend(ctx context.Context, c *Change, act Actuator, u *Unit) error {
-	var snap json.RawMessage
-	if err := r.call(ctx, func(ctx context.Context) (err error) {
-		snap, err = act.Snapshot(ctx, c, u.Target)
-		return err
-	}); err != nil {
-		return err
+// intend keeps that the effect may happen from now on, with all that undo needs; but not without a proof that undo works.
+func (r *round) intend(ctx context.Context, c *Change, u *Unit, h rehearsal) error {
+	if h.err != nil {
+		return h.err
 	}
-	if err := r.call(ctx, func(ctx context.Context) error { return act.Rehearse(ctx, c, u.Target, snap) }); err != nil {
-		return fmt.Errorf("undo could not be proven: %w", err)
-	}
-	u.State, u.Snapshot, u.Rehearsed, u.Note = UnitIntended, snap, true, ""
+	u.State, u.Snapshot, u.Rehearsed, u.Note = UnitIntended, h.snapshot, true, ""
 	r.touch(u.ID)
-	return r.keep(ctx, c, true, Event{What: WhatIntent, Target: u.ID, Note: "Undo was rehearsed: " + short(snap)})
+	return r.keep(ctx, c, true, Event{What: WhatIntent, Target: u.ID, Note: "Undo was rehearsed: " + short(h.snapshot)})
 }
 
 // short is JSON for a note.

@@ -80,6 +80,11 @@ func (r *round) undoUnit(ctx context.Context, c *Change, act Actuator, u *Unit) 
 		u.State, u.Undone, u.Note = UnitUndone, r.now, "it is gone"
 		return nil
 	}
+	if errors.Is(err, ErrRefused) {
+		// Somebody else has set it since: what is there is theirs, and not the change's any more.
+		u.State, u.Undone, u.Note = UnitUndone, r.now, err.Error()
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -103,7 +108,7 @@ func (r *round) taken(ctx context.Context, c *Change, events []Event) error {
 	if c.State == "" {
 		c.State = Undone
 	}
-	c.Units = slices.DeleteFunc(c.Units, func(u Unit) bool { return u.State == UnitControl || u.State == UnitPlanned })
+	c.Units = slices.DeleteFunc(c.Units, func(u Unit) bool { return u.State == UnitPlanned })
 	r.settle(c, c.State)
 	delete(r.busy, c.Service)
 	what := WhatUndone
@@ -151,7 +156,7 @@ func (r *round) tend(ctx context.Context, c *Change, act Actuator) error {
 		if u := c.unit(t.ID); u == nil {
 			c.Units = append(c.Units, Unit{Target: t, State: UnitPlanned, Stage: c.Stage})
 			added = true
-		} else if u.State == UnitGone {
+		} else if u.State == UnitGone || u.State == UnitControl {
 			u.State, u.Target, added = UnitPlanned, t, true
 		}
 	}
@@ -171,21 +176,7 @@ func (r *round) tend(ctx context.Context, c *Change, act Actuator) error {
 			return err
 		}
 	}
-	var errs []error
-	n := 0
-	for i := range c.Units {
-		u := &c.Units[i]
-		if u.State != UnitPlanned && u.State != UnitIntended {
-			continue
-		}
-		if n++; n > unitsInRound {
-			break
-		}
-		if err := r.applyTo(ctx, c, act, u); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", u.ID, err))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := r.applyAll(ctx, c, act); err != nil {
 		return r.again(ctx, c, err)
 	}
 	return nil

@@ -77,7 +77,7 @@ func NewActuator(o Options) (*Actuator, error) {
 
 // Traits are those of leases: they can be switched, and must be prolonged.
 func (*Actuator) Traits(*optimize.Change) optimize.Traits {
-	return optimize.Traits{Toggles: true, Keep: keepEvery}
+	return optimize.Traits{Toggles: true, AtOnce: 16, Keep: keepEvery}
 }
 
 // find is a target's agent; [optimize.ErrGone] where it is not there.
