@@ -2,6 +2,7 @@ package optimize
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -33,6 +34,7 @@ func (r *Runner) Handler() http.Handler {
 	mux := http.NewServeMux()
 	door := &jsonapi.Door{Tenant: r.run.Tenant, Fault: fault, Logger: r.o.Logger, MaxBody: maxQuestion}
 	door.Handle(mux, "GET "+ChangesPath, []string{"service", "kind", "state", "since", "limit"}, r.askChanges)
+	door.Handle(mux, "POST "+ChangesPath, nil, r.askSubmit)
 	door.Handle(mux, "GET "+ChangesPath+"/status", nil, func(q *http.Request, tenant string) (any, error) {
 		status, holds, err := r.Status(q.Context(), tenant)
 		return map[string]any{"status": status, "holds": holds}, err
@@ -231,4 +233,29 @@ func (r *Runner) askPlan(q *http.Request, tenant string) (any, error) {
 	}
 	plans, err := r.Preview(q.Context(), tenant, policy)
 	return map[string]any{"plan": append([]Planned{}, plans...)}, err
+}
+
+// submission is what a person proposes.
+type submission struct {
+	Kind     Kind            `json:"kind"`
+	Service  string          `json:"service"`
+	Subject  string          `json:"subject"`
+	Basis    string          `json:"basis"`
+	Spec     json.RawMessage `json:"spec"`
+	Sentence string          `json:"sentence"`
+	Cost     float64         `json:"cost"`
+	By       string          `json:"by"`
+}
+
+func (r *Runner) askSubmit(q *http.Request, tenant string) (any, error) {
+	var s submission
+	if err := jsonapi.Body(q, &s); err != nil {
+		return nil, err
+	}
+	c, err := r.Submit(q.Context(), tenant, Proposal{Kind: s.Kind, Service: s.Service, Subject: s.Subject, Basis: s.Basis, Spec: s.Spec, Sentence: s.Sentence, Cost: s.Cost}, s.By)
+	if err != nil {
+		return nil, err
+	}
+	r.look()
+	return map[string]any{"change": c}, nil
 }

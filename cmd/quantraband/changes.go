@@ -24,7 +24,7 @@ import (
 )
 
 func (a *app) changesCommand() *cobra.Command {
-	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesLog(), a.changesPlan(), a.changesPolicy()}
+	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesPropose(), a.changesLog(), a.changesPlan(), a.changesPolicy()}
 	for _, do := range []struct{ name, long string }{
 		{"start", "Start a change that is proposed, or one that was undone again. Rails hold it all the same: list says which."},
 		{"approve", "Approve what a change adds to the bill, or its kind. One that is proposed is started with it."},
@@ -38,7 +38,7 @@ func (a *app) changesCommand() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "changes",
 		GroupID: "main",
-		Short:   "What a running server proposes to change, and does: list, show, start, approve, pause, resume, undo, reject, log, plan, policy",
+		Short:   "What a running server proposes to change, and does: list, show, propose, start, approve, pause, resume, undo, reject, log, plan, policy",
 		Long: `The server proposes changes that would make services cheaper or faster; one that is started goes from one node to all,
 and is undone if it does harm. docs/changes.md tells of it, and of the file that up --policy names.`,
 		Example: `  quantraband changes list
@@ -421,6 +421,65 @@ func (a *app) changesAct(name, long string) *cobra.Command {
 	if name == "pause" {
 		f.Var(&howLong, "for", "how long all changes are held, as 2h; without it until resume")
 	}
+	return cmd
+}
+
+// changesPropose lets a person propose settings of the runtime, which then go the way of all changes.
+func (a *app) changesPropose() *cobra.Command {
+	var q question
+	var gogc, procs int64
+	var limit byteSize
+	var why, by, basis string
+	cmd := &cobra.Command{
+		Use:   "propose",
+		Short: "Propose settings of the Go runtime for a service; it goes the way of all changes",
+		Long: `Propose settings of the Go runtime for a service's processes. What a person proposes goes the way of all changes: one node first,
+judged beside nodes that are left as they are, and undone where it does harm. It is started by 'changes start', or by the policy.`,
+		Example: `  quantraband changes propose -s checkout --gogc 200
+  quantraband changes propose -s checkout --gogc 400 --gomemlimit 400MiB --why 'the limit is 512 MiB'`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	cmd.RunE = q.asking(func(ctx context.Context, _ []string) error {
+		spec, said := map[string]int64{}, []string(nil)
+		set := func(flag, field, name string, value int64, text string) {
+			if f.Changed(flag) {
+				spec[field], said = value, append(said, name+" "+text)
+			}
+		}
+		set("gogc", "gogc", "GOGC", gogc, fmt.Sprint(gogc))
+		set("gomemlimit", "gomemlimit", "GOMEMLIMIT", int64(limit), limit.String())
+		set("gomaxprocs", "gomaxprocs", "GOMAXPROCS", procs, fmt.Sprint(procs))
+		if q.service == "" || len(spec) == 0 {
+			return usagef("--service and at least one of --gogc, --gomemlimit and --gomaxprocs are needed")
+		}
+		raw, err := json.Marshal(spec)
+		if err != nil {
+			return err
+		}
+		sentence := fmt.Sprintf("%s proposes for %s: %s.", by, q.service, strings.Join(said, ", "))
+		if why != "" {
+			sentence += " " + why
+		}
+		body := map[string]any{"kind": optimize.Runtime, "service": q.service, "basis": basis, "spec": json.RawMessage(raw), "sentence": sentence, "by": by}
+		var answer changeAnswer
+		if err := q.ask(ctx, http.MethodPost, optimize.ChangesPath, body, &answer); err != nil {
+			return err
+		}
+		if q.asJSON {
+			return writeJSON(a.stdout, answer.Change)
+		}
+		_, err = fmt.Fprintf(a.stdout, "%s is %s\n", plain(answer.Change.ID), plain(stateText(&optimize.Listed{Change: answer.Change})))
+		return err
+	})
+	q.serverFlags(cmd)
+	f.StringVarP(&q.service, "service", "s", "", "the `service`")
+	f.Int64Var(&gogc, "gogc", 0, "`percent`; -1 is off, which needs a memory limit")
+	f.Var(&limit, "gomemlimit", "`size`, as 400MiB")
+	f.Int64Var(&procs, "gomaxprocs", 0, "`threads` that run Go code")
+	f.StringVar(&why, "why", "", "`text` for its sentence")
+	f.StringVar(&by, "by", me(), "`name` for its history")
+	f.StringVar(&basis, "basis", "", "what it rests on, as a `version`: what failed is taken again on another basis only")
 	return cmd
 }
 

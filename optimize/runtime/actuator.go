@@ -75,6 +75,12 @@ func NewActuator(o Options) (*Actuator, error) {
 	return &Actuator{o}, nil
 }
 
+// Check says of a person's proposal that its settings are none that an agent would take.
+func (*Actuator) Check(p *optimize.Proposal) error {
+	_, err := ParseSpec(p.Spec)
+	return err
+}
+
 // Traits are those of leases: they can be switched, and must be prolonged.
 func (*Actuator) Traits(*optimize.Change) optimize.Traits {
 	return optimize.Traits{Toggles: true, AtOnce: 16, Keep: keepEvery}
