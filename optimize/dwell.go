@@ -443,11 +443,11 @@ func (r *round) conclude(ctx context.Context, c *Change, act Actuator) error {
 
 // promote begins the next stage that has more nodes than this one, or ends the change as proven.
 func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event) error {
-	c.save(r.o.Price)
 	targets, err := r.targets(ctx, c, act)
 	if err != nil {
 		return r.again(ctx, c, err)
 	}
+	c.save(len(targets), r.o.Price)
 	stage := c.Stage
 	told.of = &stage
 	was := *c
@@ -478,26 +478,26 @@ func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event
 	return r.keep(ctx, c, true, told, Event{What: WhatDone, Note: c.Reason})
 }
 
-// save reckons the saving that came true: what the change did to the CPU for the same work, of what the treated use.
-func (c *Change) save(price func(string, analyze.Estimate) *analyze.Money) {
-	var effect *judge.MetricVerdict
-	var cores float64
+// save reckons the saving that came true: what the change did to the CPU for the same work, of what so many nodes use at the rate of
+// requests that they have.
+func (c *Change) save(nodes int, price func(string, analyze.Estimate) *analyze.Money) {
+	var cpu, rate *judge.MetricVerdict
 	for i := range c.Verdict.Metrics {
 		switch m := &c.Verdict.Metrics[i]; m.Name {
 		case "cpu_per_request":
-			effect = m
-		case "cpu":
-			if effect == nil {
-				effect = m
-			}
-			cores = m.Before
+			cpu = m
+		case "throughput":
+			rate = m
 		}
 	}
-	if effect == nil || cores <= 0 {
+	if cpu == nil || rate == nil {
 		return
 	}
-	n := cores * float64(max(1, c.treated()))
-	s := analyze.Estimate{Value: -effect.Effect.Value * n, Low: -effect.Effect.High * n, High: -effect.Effect.Low * n}
+	cores := cpu.Before * rate.Before * float64(nodes)
+	if !(cores > 0) || math.IsInf(cores, 0) {
+		return
+	}
+	s := analyze.Estimate{Value: -cpu.Effect.Value * cores, Low: -cpu.Effect.High * cores, High: -cpu.Effect.Low * cores}
 	c.Saved = &Saved{Cores: s, Price: price(c.Service, s)}
 }
 

@@ -46,7 +46,7 @@ func check(t *testing.T, what string, r Outcome, want ...optimize.State) {
 // is undone: each time another takes up what it left, and it ends as without.
 func TestCrashPoints(t *testing.T) {
 	for name, s := range map[string]Scenario{
-		"good":   {Every: 3, Fleet: Fleet{Nodes: 4}, Effect: Effect{CPU: 0.85}, Policy: quick()},
+		"good":   {Every: 6, Fleet: Fleet{Nodes: 3}, Effect: Effect{CPU: 0.85}, Policy: quick()},
 		"bad":    {Every: 3, Fleet: Fleet{Nodes: 4}, Effect: Effect{CPU: 1.6, P99: 2}, Policy: quick()},
 		"single": {Fleet: Fleet{Nodes: 1}, Effect: Effect{CPU: 0.8}, Policy: quick()},
 	} {
