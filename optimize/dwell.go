@@ -267,6 +267,28 @@ func name(v *judge.Verdict, full judge.Verdict) {
 	}
 }
 
+// accuse names the function that grew, where a change has failed before there were figures enough for that: what was measured until it was
+// taken back is there now.
+func (r *round) accuse(ctx context.Context, c *Change) {
+	if c.UndoTo != Failed || c.applied().IsZero() || c.Verdict != nil && c.Verdict.Guilty != "" {
+		return
+	}
+	in, err := r.look(ctx, c, true)
+	if err != nil {
+		r.o.Logger.Warn("a change that failed cannot be looked into", "change", c.ID, "err", err)
+		return
+	}
+	full := judge.Judge(in, c.Plan.Judge)
+	v := full
+	if c.Verdict != nil {
+		v = *c.Verdict
+	}
+	v.Reason = c.Reason
+	name(&v, full)
+	clean(&v, r.now)
+	c.Reason, c.Verdict = v.Reason, &v
+}
+
 // applied is when the change first came into force anywhere; zero is that it has not.
 func (c *Change) applied() (first time.Time) {
 	for i := range c.Units {
@@ -298,7 +320,7 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 	for i := range c.Units {
 		u := &c.Units[i]
 		left := u.State == UnitGone && u.Left.Before(c.StageAt) // it is nothing of this stage
-		if u.State == UnitControl || u.State == UnitGone && !left || !u.Applied.IsZero() && u.State != UnitUndone && !left {
+		if u.State == UnitControl || u.State == UnitGone && !left || !u.Applied.IsZero() && (u.State != UnitUndone || c.State == Undoing) && !left {
 			units[u.ID] = u
 			q.Instances = append(q.Instances, u.ID)
 		}
