@@ -43,7 +43,8 @@ const envOptimizer = "PROFILER_OPTIMIZER_ENABLED"
 // changesOptions are what up's flags and environment say of changes.
 type changesOptions struct {
 	dir      string             // the data folder
-	policy   *policyfile.Source // nil is the built-in one
+	policy   *policyfile.Source // nil is builtIn
+	builtIn  *optimize.Policy   // nil is the default
 	disabled string             // why the environment wants none; "" is that it does not
 }
 
@@ -106,6 +107,9 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 			}
 			return f.Policy, nil
 		},
+	}
+	if c.builtIn != nil {
+		opt.Policy = func() *optimize.Policy { return c.builtIn }
 	}
 	if c.policy != nil {
 		opt.Policy = func() *optimize.Policy { return c.policy.File().Policy }

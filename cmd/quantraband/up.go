@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/agent"
+	"github.com/quantra-l/quantra/cmd/quantraband/demo"
 )
 
 // How long each part of a stop may take. Together they are well under the 30 s
@@ -108,6 +109,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	changes, err := openPolicy(dir, o.policy, os.Getenv, log)
 	if err != nil {
 		return err
+	}
+	if o.demo {
+		changes.builtIn = demo.Policy()
 	}
 	var keys *agentKeys
 	if o.agentKeys != "" {

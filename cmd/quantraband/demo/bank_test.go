@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/quantra-l/quantra/optimize"
 )
 
 // TestBank: payments are authorised, over a connection each; a bank that has closed says so, and leaves nothing.
@@ -83,6 +85,19 @@ func TestShopPays(t *testing.T) {
 		}
 	}
 	t.Errorf("%d orders were paid, %d were not: want both", paid, onTrust)
+}
+
+// TestPolicy: what the demo may do is right, and nothing starts by itself.
+func TestPolicy(t *testing.T) {
+	p := Policy()
+	if err := p.Check(); err != nil {
+		t.Error(err)
+	}
+	for _, k := range optimize.Kinds {
+		if p.For(k, Service).Mode == optimize.Auto {
+			t.Errorf("%s starts by itself", k)
+		}
+	}
 }
 
 // TestPlantedAreThere: the functions that are promised exist under these names.

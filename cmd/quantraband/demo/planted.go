@@ -2,6 +2,7 @@ package demo
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/quantra-l/quantra/analyze"
 	"github.com/quantra-l/quantra/optimize"
@@ -39,4 +40,20 @@ func BadChange() optimize.Proposal {
 		Sentence: Service + " could keep less memory: GOGC " + serviceGOGC + " -> 20. Planted by the demo: it costs more CPU than is tolerated, and is to be undone.",
 		Warnings: []string{"This change is the demo's and is meant to fail."},
 	}
+}
+
+// Policy is the default but for its pace: two minutes a stage, so that a change of the fleet can be followed to its end. What it proposes a
+// person starts.
+func Policy() *optimize.Policy {
+	p := optimize.DefaultPolicy()
+	plan := optimize.DefaultPlan()
+	stage := func(nodes int, percent float64) optimize.Stage {
+		return optimize.Stage{Nodes: nodes, Percent: percent, Dwell: 2 * time.Minute, Deadline: 8 * time.Minute}
+	}
+	plan.Stages = []optimize.Stage{stage(1, 0), stage(0, 50), stage(0, 100)}
+	plan.Baseline = 10 * time.Minute
+	plan.Judge.WarmUp = 10 * time.Second // of two and a half windows: settings of the collector take effect at once
+	p.Kinds[optimize.Runtime] = optimize.KindPolicy{Mode: optimize.Propose, Plan: plan}
+	p.NodeEvery = time.Minute
+	return p
 }
