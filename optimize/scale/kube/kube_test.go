@@ -110,6 +110,28 @@ func (a *admin) role(ns, user string) {
 		{"apiGroups":["autoscaling"],"resources":["horizontalpodautoscalers"],"verbs":["list"]}]}`, ns))
 	a.create(fmt.Sprintf(`{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"name":"quantra","namespace":%q},
 		"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"quantra"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":%q}]}`, ns, user))
+	// The authorizer hears of it by a watch: until then the user may do nothing there.
+	reviews := a.client.Resource(schema.GroupVersionResource{Group: "authorization.k8s.io", Version: "v1", Resource: "subjectaccessreviews"})
+	for deadline := time.After(time.Minute); ; {
+		r, err := reviews.Create(a.t.Context(), &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": map[string]any{
+				"user": user, "resourceAttributes": map[string]any{"namespace": ns, "verb": "get", "group": "apps", "resource": "deployments", "subresource": "scale"},
+			},
+		}}, metav1.CreateOptions{})
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		if allowed, _, err := unstructured.NestedBool(r.Object, "status", "allowed"); err != nil {
+			a.t.Fatal(err)
+		} else if allowed {
+			return
+		}
+		select {
+		case <-deadline:
+			a.t.Fatalf("%s has no role in %s after a minute", user, ns)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // rings are a custom resource whose replicas are called otherwise.
