@@ -58,6 +58,15 @@ func (c *Change) want(stage, total int) int {
 	return n
 }
 
+// versions are those of targets, sorted.
+func versions(ts []Target) []string {
+	all := map[string]bool{}
+	for _, t := range ts {
+		all[t.Version] = true
+	}
+	return sortedKeys(all)
+}
+
 // takers counts the targets that have not refused the change.
 func (c *Change) takers(targets []Target) (n int) {
 	for _, t := range targets {

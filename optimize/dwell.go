@@ -58,6 +58,12 @@ func (r *round) follow(ctx context.Context, c *Change, act Actuator) (ended bool
 	if err != nil {
 		errs = append(errs, err)
 	}
+	for _, v := range versions(targets) {
+		if c.State == Dwelling && c.Versions != nil && !slices.Contains(c.Versions, v) {
+			// Nodes go away for that, and those that come are something else: what was measured is of what ran before.
+			return true, r.undo(ctx, c, Undone, fmt.Sprintf("Version %s is being rolled out: what runs then is judged anew.", v))
+		}
+	}
 	started := map[string]time.Time{}
 	for _, t := range targets {
 		started[t.ID] = t.Started

@@ -50,6 +50,8 @@ type Change struct {
 	EndedAt    time.Time `json:"ended_at,omitzero"`
 	StartedBy  string    `json:"started_by,omitempty"`
 	ApprovedBy string    `json:"approved_by,omitempty"`
+	// Versions are those that ran when it started: what is judged is judged on these.
+	Versions []string `json:"versions,omitempty"`
 	// Paused says that somebody holds this one; Options of all are held by Pause.
 	Rejected bool   `json:"rejected,omitempty"` // by a person: of what is Withdrawn
 	Paused   bool   `json:"paused,omitempty"`

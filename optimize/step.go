@@ -62,6 +62,7 @@ func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
 		return r.again(ctx, c, err)
 	}
 	c.State, c.StartedAt, c.Tries, c.Held = Applying, r.now, 0, ""
+	c.Versions = versions(targets)
 	r.spend(c)
 	r.busy[c.Service] = c.ID
 	return r.keep(ctx, c, true, stageEvent(c))

@@ -488,7 +488,7 @@ func TestRollout(t *testing.T) {
 		s.w.birth(s.w.Now, "v2")
 	}
 	c := s.until(0, optimize.Undone, time.Minute)
-	if !strings.Contains(c.Reason, "does not run any more") {
+	if !strings.Contains(c.Reason, "v2 is being rolled out") {
 		t.Errorf("the reason is %q", c.Reason)
 	}
 }
