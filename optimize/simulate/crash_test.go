@@ -64,7 +64,7 @@ func TestCrashPoints(t *testing.T) {
 			if plain.Effects < 10 {
 				t.Fatalf("%d effects: there is nothing to crash at", plain.Effects)
 			}
-			for at := 1; at <= plain.Effects; at++ {
+			for at := 1; at <= plain.Effects; at += crashStep {
 				for _, after := range []bool{false, true} {
 					s.DieAt, s.DieAfter = at, after
 					r, err := Run(t.Context(), 1, s)
