@@ -48,8 +48,6 @@ type Traits struct {
 	Keep time.Duration
 	// AtOnce is for how many targets Snapshot and Rehearse may be called at the same time; 0 is 1.
 	AtOnce int
-	// Outside says that it takes effect outside, as by a build that somebody deploys: those of Targets that have it are the treated.
-	Outside bool
 }
 
 // What an actuator's error is, for the optimizer to branch on.

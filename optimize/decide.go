@@ -1,7 +1,6 @@
 package optimize
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -294,5 +293,5 @@ func (o *Optimizer) consider(ctx context.Context, tenant string, p *Proposal, kn
 	if c.Price == nil {
 		c.Price = o.o.Price(p.Service, p.saving())
 	}
-	return o.o.Journal.Keep(ctx, &c, nil, Event{Time: now, Actor: self, What: WhatProposed, Note: cmp.Or(c.Sentence), Evidence: c.Evidence})
+	return o.o.Journal.Keep(ctx, &c, nil, Event{Time: now, Actor: self, What: WhatProposed, Note: c.Sentence, Evidence: c.Evidence})
 }

@@ -52,7 +52,7 @@ type Change struct {
 	ApprovedBy string    `json:"approved_by,omitempty"`
 	// Versions are those that ran when it started: what is judged is judged on these.
 	Versions []string `json:"versions,omitempty"`
-	// Paused says that somebody holds this one; Options of all are held by Pause.
+	// Paused says that somebody holds this one; all at once are held by [Optimizer.Pause].
 	Rejected bool   `json:"rejected,omitempty"` // by a person: of what is Withdrawn
 	Paused   bool   `json:"paused,omitempty"`
 	PausedBy string `json:"paused_by,omitempty"`
