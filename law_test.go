@@ -58,6 +58,7 @@ var law = map[string][]string{
 	"optimize/pgo":                    {"profile"},
 	"optimize/pull":                   nil,
 	"profile":                         nil,
+	"seal":                            nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
 	"store/block":                     {"profile", "internal/vfs"},
 	"store/bucket":                    {"internal/vfs"},

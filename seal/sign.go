@@ -1,0 +1,107 @@
+// Package seal is what keeps things secret and true: keys, signatures, encryption. It knows nothing of who may do what.
+//
+// All of Quantra-L verifies Ed25519 by one rule, the cofactored one of this package (RFC 8032 section 5.1.7 with the factor 8;
+// non-canonical and small-order keys refused): the rule by which signatures can be verified in batches. The standard library's rule is
+// cofactorless, so the two differ on crafted signatures; nothing here mixes them.
+package seal
+
+import (
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	voi "github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
+)
+
+// Sizes in bytes.
+const (
+	PublicKeySize = 32
+	SignatureSize = 64
+	maxDomain     = 255 // RFC 8032 section 2: what a context may have
+)
+
+// ErrSignature says that a signature is not one of this key over this message in this domain.
+var ErrSignature = errors.New("the signature does not verify")
+
+// PublicKey is an Ed25519 public key. It is comparable.
+type PublicKey [PublicKeySize]byte
+
+// Signature is an Ed25519 signature.
+type Signature [SignatureSize]byte
+
+// Key is an Ed25519 key pair. Its zero value signs nothing.
+type Key struct {
+	private ed25519.PrivateKey
+	public  PublicKey
+}
+
+// NewKey makes a key of the system's randomness.
+func NewKey() Key {
+	seed := make([]byte, ed25519.SeedSize)
+	rand.Read(seed) // never fails: crypto/rand ends the program first
+	k, _ := KeyFromSeed(seed)
+	return k
+}
+
+// KeyFromSeed is the key of a seed of 32 bytes (RFC 8032's private key).
+func KeyFromSeed(seed []byte) (Key, error) {
+	if len(seed) != ed25519.SeedSize {
+		return Key{}, fmt.Errorf("a seed has %d bytes, not %d", ed25519.SeedSize, len(seed))
+	}
+	k := Key{private: ed25519.NewKeyFromSeed(seed)}
+	copy(k.public[:], k.private[ed25519.SeedSize:])
+	return k, nil
+}
+
+// Public is the key that others verify by.
+func (k Key) Public() PublicKey { return k.public }
+
+// Seed is what [KeyFromSeed] takes: a secret.
+func (k Key) Seed() []byte { return k.private.Seed() }
+
+// String shows no secret.
+func (k Key) String() string { return fmt.Sprintf("seal.Key(%x)", k.public[:4]) }
+
+// GoString shows no secret.
+func (k Key) GoString() string { return k.String() }
+
+// Sign signs a message for a domain, which says what the message is ("quantra identity v1"): a signature of one domain is none of
+// another's (Ed25519ctx, RFC 8032 section 5.1). A domain has 1 to 255 bytes.
+func (k Key) Sign(domain string, message []byte) (Signature, error) {
+	var s Signature
+	if err := checkDomain(domain); err != nil {
+		return s, err
+	}
+	if len(k.private) == 0 {
+		return s, errors.New("signing with no key")
+	}
+	b, err := k.private.Sign(nil, message, &ed25519.Options{Hash: crypto.Hash(0), Context: domain})
+	if err != nil {
+		return s, err
+	}
+	copy(s[:], b)
+	return s, nil
+}
+
+func checkDomain(domain string) error {
+	if domain == "" || len(domain) > maxDomain {
+		return fmt.Errorf("a domain of signatures has 1 to %d bytes, not %d", maxDomain, len(domain))
+	}
+	return nil
+}
+
+// rule is the one rule of verification, for one signature and for many.
+var rule = &voi.VerifyOptions{AllowSmallOrderR: true}
+
+// Verify returns [ErrSignature] unless s is k's signature over the message in the domain.
+func (k PublicKey) Verify(domain string, message []byte, s Signature) error {
+	if err := checkDomain(domain); err != nil {
+		return err
+	}
+	if !voi.VerifyWithOptions(k[:], message, s[:], &voi.Options{Context: domain, Verify: rule}) {
+		return ErrSignature
+	}
+	return nil
+}
