@@ -176,19 +176,22 @@ func (w *waste) blocking() []Finding {
 	return out
 }
 
+// blockedByCPU is the test of a finding whose share is of the CPU, and not of requests' time.
+const blockedByCPU = "part of the CPU, Wilson's interval"
+
 func (w *waste) blockFinding(b blockedIn, sample string, k, all float64, share, cpu Estimate, details map[string]float64) Finding {
 	c := blockClasses[b.class]
 	f := w.finding(Blocking, sample, "total")
 	f.Function, f.Subject, f.Unit, f.After, f.Change, f.Samples = b.function, c.subject, "share", share, share, k
-	f.Test = "part of the requests seen, Wilson's interval"
 	if k >= minBlocked {
+		f.Test = "part of the requests seen, Wilson's interval"
 		f.Sentence = fmt.Sprintf("Requests to %s spend %s of their time (%s) in %s %s%s: %.2g of them at any moment in each instance.",
 			w.s.Service, percents(share.Value), percentInterval(share), quote(b.function), c.doing, blockDetail(c.subject, details, k), k/float64(max(1, w.s.GoroutineSnapshots)))
 		if k < 30 {
 			f.Warnings = append(f.Warnings, fmt.Sprintf("It rests on %.0f of %.0f requests that were seen in %d snapshots of goroutines.", k, all, w.s.GoroutineSnapshots))
 		}
 	} else {
-		f.Unit, f.After, f.Change, f.Samples = "share", cpu, cpu, w.cpu.samples(cpu.Value*w.cpu.total)
+		f.Test, f.After, f.Change, f.Samples = blockedByCPU, cpu, cpu, w.cpu.samples(cpu.Value*w.cpu.total)
 		f.Sentence = fmt.Sprintf("%s is %s on the path of requests: that alone takes %s of %s's CPU (%s).",
 			quote(b.function), c.doing, percents(cpu.Value), w.s.Service, percentInterval(cpu))
 		f.Warnings = append(f.Warnings, "How long requests wait for it is not known: too few of them were seen doing so.")

@@ -46,6 +46,13 @@ func TestCompareFindings(t *testing.T) {
 		t.Errorf("interval %+v", f.Change)
 	}
 	near("saving", f.Saving, 1200.0/11200*4.48, 0.05)
+	// What a chart of its own code shows is the same share, of one instance at a time.
+	own := f
+	own.Metric = "own"
+	e, ok := Measure(&own, Snapshot{From: from, To: from.Add(time.Minute), Instances: 1, CPU: Profiles{next.Replicates[0].Profile}})
+	if near("own", e.Value, 0.125, 0.01); !ok || e.Low >= e.Value || e.High <= e.Value {
+		t.Errorf("own code measured: %+v, %v", e, ok)
+	}
 	if f.SavingUnit != "cores" || f.P > 1e-4 || f.Q < f.P || f.Test == "" || len(f.Warnings) != 0 {
 		t.Errorf("%+v", f)
 	}

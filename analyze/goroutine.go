@@ -263,27 +263,24 @@ func (w *waste) growingFunction(t *Table) string {
 	return best
 }
 
-// goroutineLeaks is what the runtime found out: goroutines that wait for what nothing can reach any more (the leak profile of Go 1.26).
-// It is never wrong, and does not find all.
-func (w *waste) goroutineLeaks() []Finding {
-	if w.s.LeakSnapshots == 0 {
-		return nil
-	}
+// leaks are the goroutines in each instance that never end, by the own function that they wait in, and by what they wait for there. "" is
+// libraries.
+func (w *waste) leaks() (by map[string]float64, waits map[string]map[string]float64) {
+	by, waits = map[string]float64{}, map[string]map[string]float64{}
 	p, col, ok := w.s.Leak.column("goroutineleak")
 	if !ok {
 		p, col, ok = w.s.Leak.column("goroutine")
 	}
-	if !ok {
-		return nil
+	if !ok || w.s.LeakSnapshots == 0 {
+		return by, waits
 	}
 	t := newWasteTree(p, col)
-	by, waits := map[string]float64{}, map[string]map[string]float64{}
 	for i := 1; i < t.Len(); i++ {
 		v := float64(t.Self[i]) / float64(w.s.LeakSnapshots)
 		if v == 0 {
 			continue
 		}
-		name := "" // all of it is in libraries
+		name := ""
 		if o := t.owner[i]; o > 0 {
 			name = t.name(o)
 		}
@@ -293,6 +290,13 @@ func (w *waste) goroutineLeaks() []Finding {
 		}
 		waits[name][t.waitReason(int32(i))] += v
 	}
+	return by, waits
+}
+
+// goroutineLeaks is what the runtime found out: goroutines that wait for what nothing can reach any more (the leak profile of Go 1.26).
+// It is never wrong, and does not find all.
+func (w *waste) goroutineLeaks() []Finding {
+	by, waits := w.leaks()
 	var out []Finding
 	for _, l := range heaviest(by) {
 		if l.value < leakLeast || len(out) == mostOfAKind {

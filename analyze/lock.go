@@ -188,21 +188,17 @@ func deepestOwn(p *profile.Profile) []string {
 	return out
 }
 
-// mutexes are locks by the runtime's mutex profile, which knows who made others wait and not of which lock: one finding for each own
-// function that unlocks. Below agent/lock nothing is the program's own, so named locks are left to what they tell themselves.
-func (w *waste) mutexes() []Finding {
-	p, delay, ok := w.s.Mutex.column("delay")
-	if !ok {
-		return nil
-	}
-	t := newWasteTree(p, delay)
-	seconds := map[string]float64{}
-	for i := 1; i < t.Len(); i++ {
-		if o := t.owner[i]; o > 0 && t.Self[i] > 0 && t.name(int32(i)) != "runtime.unlock" {
-			seconds[t.name(o)] += float64(t.Self[i]) / 1e9
+// mutexWaits are seconds that others waited, and how often by the profile, by the own function that unlocked.
+func (w *waste) mutexWaits() (seconds, counts map[string]float64) {
+	seconds, counts = map[string]float64{}, map[string]float64{}
+	if p, delay, ok := w.s.Mutex.column("delay"); ok {
+		t := newWasteTree(p, delay)
+		for i := 1; i < t.Len(); i++ {
+			if o := t.owner[i]; o > 0 && t.Self[i] > 0 && t.name(int32(i)) != "runtime.unlock" {
+				seconds[t.name(o)] += float64(t.Self[i]) / 1e9
+			}
 		}
 	}
-	counts := map[string]float64{}
 	if q, c, ok := w.s.Mutex.column("contentions"); ok {
 		ct := newWasteTree(q, c)
 		for i := 1; i < ct.Len(); i++ {
@@ -211,6 +207,13 @@ func (w *waste) mutexes() []Finding {
 			}
 		}
 	}
+	return seconds, counts
+}
+
+// mutexes are locks by the runtime's mutex profile, which knows who made others wait and not of which lock: one finding for each own
+// function that unlocks. Below agent/lock nothing is the program's own, so named locks are left to what they tell themselves.
+func (w *waste) mutexes() []Finding {
+	seconds, counts := w.mutexWaits()
 	var out []Finding
 	for _, m := range heaviest(seconds) {
 		n := counts[m.name] / mutexFraction

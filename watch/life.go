@@ -252,6 +252,9 @@ func (l *life) found(f analyze.Finding) {
 	if f.Cause == nil {
 		f.Cause = before.Cause
 	}
+	if len(f.Chart) == 0 && before.Unit == f.Unit && before.Metric == f.Metric {
+		f.Chart = before.Chart // until it is drawn anew
+	}
 	if at.Sub(k.LastSeen) >= seenEvery || e.changed || differs(&before, &f) {
 		k.Finding, k.LastSeen, e.changed = f, at, true
 	}

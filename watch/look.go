@@ -392,7 +392,30 @@ var wasteKinds = []analyze.Kind{analyze.HotSpot, analyze.GCPressure, analyze.All
 // waste looks for what takes much, or is spent for nothing, in the last minutes.
 func (l *leader) waste(ctx context.Context, s *subject, at time.Time) ([]analyze.Finding, bool, error) {
 	from, to := s.clean(at.Add(-recent), at)
-	snap := analyze.Snapshot{Service: s.service, From: from, To: to, Types: map[string]profile.Type{}}
+	snap, err := l.snapshot(ctx, s, from, to, nil)
+	if err != nil || snap == nil {
+		return nil, false, err
+	}
+	if err := l.perInstance(ctx, s, snap); err != nil {
+		return nil, false, err
+	}
+	found, err := analyze.Waste(*snap, analyze.WasteOptions{})
+	if err != nil {
+		return nil, false, fmt.Errorf("%w: %w", errPart, err)
+	}
+	return found, snap.To.Sub(snap.From) >= time.Minute, nil
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// snapshot is the profiles of a range, summed: those that are named, or all. nil is that there are none.
+func (l *leader) snapshot(ctx context.Context, s *subject, from, to time.Time, names []string, more ...store.Matcher) (*analyze.Snapshot, error) {
+	snap := &analyze.Snapshot{Service: s.service, From: from, To: to, Types: map[string]profile.Type{}}
 	var first time.Time
 	for _, part := range []struct {
 		name    string
@@ -409,10 +432,13 @@ func (l *leader) waste(ctx context.Context, s *subject, at time.Time) ([]analyze
 		{"goroutineleak", []string{"goroutineleak"}, &snap.Leak, &snap.LeakSnapshots},
 		{"runtime", []string{"process_cpu", "gc_cpu", "heap_live", "heap_goal", "memory", "memory_limit", "goroutines", "gomaxprocs", "sched_latency", "sched_latency_time", "mutex_wait", "windows"}, &snap.Runtime, nil},
 	} {
+		if names != nil && !slices.Contains(names, part.name) {
+			continue
+		}
 		for _, sample := range part.samples {
-			res, err := l.selectSum(ctx, s, part.name, sample, from, to)
+			res, err := l.selectSum(ctx, s, part.name, sample, from, to, more...)
 			if err != nil {
-				return nil, false, err
+				return nil, err
 			}
 			if res == nil {
 				continue
@@ -435,7 +461,7 @@ func (l *leader) waste(ctx context.Context, s *subject, at time.Time) ([]analyze
 		}
 	}
 	if first.IsZero() {
-		return nil, false, nil
+		return nil, nil
 	}
 	snap.From = maxTime(from, first)
 	for _, i := range s.known.instances {
@@ -444,23 +470,9 @@ func (l *leader) waste(ctx context.Context, s *subject, at time.Time) ([]analyze
 		}
 	}
 	if snap.Instances == 0 || !snap.To.After(snap.From) {
-		return nil, false, nil
+		return nil, nil
 	}
-	if err := l.perInstance(ctx, s, &snap); err != nil {
-		return nil, false, err
-	}
-	found, err := analyze.Waste(snap, analyze.WasteOptions{})
-	if err != nil {
-		return nil, false, fmt.Errorf("%w: %w", errPart, err)
-	}
-	return found, snap.To.Sub(snap.From) >= time.Minute, nil
-}
-
-func maxTime(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
+	return snap, nil
 }
 
 // perInstance adds each process over time. The range is longer than the rest: growth takes its time.

@@ -245,6 +245,9 @@ func plantsAreFound(t *testing.T, s *server) {
 			}
 		}
 		for i := range list {
+			if f := &list[i].Finding; len(f.Chart) == 0 {
+				t.Errorf("%s of %q, %q has no chart", f.Kind, f.Function, f.Subject)
+			}
 			if w := plantOf(&list[i].Finding); !said[w] {
 				said[w] = true
 				t.Logf("after %v: %s", time.Since(began).Round(time.Second), list[i].Finding.Sentence)
