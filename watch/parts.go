@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
+	"github.com/quantra-l/quantra/profile"
 )
 
 // How anomalies are looked for: windows of a minute of each instance, against the hour before.
@@ -115,9 +116,19 @@ func (l *leader) transitions(ctx context.Context, s *subject, at time.Time) ([]a
 	for i := range slow {
 		in.Known[slow[i].Finding.Subject] = slow[i].Finding.Since
 	}
-	edges, found, err := analyze.Transitions(in, analyze.TransitionOptions{Machines: l.w.opt.Machines()})
+	opt := analyze.TransitionOptions{Machines: l.w.opt.Machines()}
+	edges, found, err := analyze.Transitions(in, opt)
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", errPart, err)
+	}
+	if len(found) > 0 {
+		versions, err := l.spansByVersion(ctx, s, in.Windows[len(in.Windows)-spanNow:])
+		if err != nil {
+			return nil, false, err
+		}
+		if err := analyze.CauseTransitions(found, edges, versions, opt); err != nil {
+			return nil, false, fmt.Errorf("%w: %w", errPart, err)
+		}
 	}
 	s.steps = map[string][2]analyze.Estimate{}
 	for i := range edges {
@@ -127,6 +138,43 @@ func (l *leader) transitions(ctx context.Context, s *subject, at time.Time) ([]a
 	l.w.edges[s.key] = edges
 	l.w.mu.Unlock()
 	return found, true, nil
+}
+
+// maxVersions bounds the versions whose spans are read beside each other.
+const maxVersions = 20
+
+// spansByVersion are the spans of the same windows by version, as far as agents tell one.
+func (l *leader) spansByVersion(ctx context.Context, s *subject, windows []analyze.SpanWindow) ([]analyze.TransitionVersion, error) {
+	var out []analyze.TransitionVersion
+	index := map[string]int{}
+	for _, i := range s.known.instances {
+		if i.version == "" {
+			return nil, nil // whose spans these are is not known
+		}
+		k, ok := index[i.version]
+		if !ok {
+			if k = len(out); k == maxVersions {
+				return nil, nil
+			}
+			index[i.version] = k
+			out = append(out, analyze.TransitionVersion{Version: i.version, First: i.first})
+		}
+		out[k].First = minTime(out[k].First, i.first)
+	}
+	for k := range out {
+		for _, win := range windows {
+			of := analyze.SpanWindow{From: win.From, To: win.To}
+			res, err := l.selectSum(ctx, s, "spans", "spans", win.From, win.To, equal(profile.LabelVersion, out[k].Version))
+			if err != nil {
+				return nil, err
+			}
+			if res != nil {
+				of.Profile, of.Instances = res.Profile, res.Series
+			}
+			out[k].Windows = append(out[k].Windows, of)
+		}
+	}
+	return out, nil
 }
 
 // Transitions are the steps of a service as they were judged last, those that took most time first. On a server that does not
