@@ -71,7 +71,7 @@ type Set struct {
 	programs   [5][7][]program // by kind, action and place of the path's first segment in firsts, and one for all other paths
 	firsts     map[string]int
 	attributes map[string]bool // declared ones
-	roles      []string        // declared ones
+	roles      []string        // declared ones: at most 64, the bits of facts.roles
 	files      []string
 	digest     string
 
@@ -318,7 +318,7 @@ func (s *Set) link() {
 		p.native = true
 		for kind := range Kinds {
 			for action := range Actions {
-				c := compiler{kind, action}
+				c := compiler{kind, action, s.roles}
 				l := linked{test: c.scope(p.ast)}
 				if cond, ok := c.conditions(p.ast); ok {
 					l.test = and(l.test, cond)

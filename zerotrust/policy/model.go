@@ -34,7 +34,7 @@ type model struct {
 
 // Bounds of what a folder's schema declares.
 const (
-	maxDeclared     = 64
+	maxDeclared     = 64 // of roles and of attributes; roles are the bits of a word
 	maxDeclaredName = 64
 )
 

@@ -23,7 +23,7 @@ const (
 	opNot
 	opIf             // a ? b : c
 	opSame           // a == b
-	opRole           // text is among the roles
+	opRole           // one of the roles in the mask is granted
 	opLevel          // the level is at least n
 	opIsolation      // the isolation is at least n
 	opIsolationIs    // the isolation is n
@@ -78,6 +78,7 @@ type test struct {
 	left, right term
 	text        string // opPathIn: with a slash behind it
 	n           int64
+	mask        uint64 // of roles, by their places in the set's
 	list        []string
 	pattern     types.Pattern
 	prefix      netip.Prefix
@@ -132,7 +133,7 @@ func (t *test) holds(f *facts) bool {
 	case opSame:
 		return t.a.holds(f) == t.b.holds(f)
 	case opRole:
-		return slices.Contains(f.r.Roles, t.text)
+		return f.roles&t.mask != 0
 	case opLevel:
 		return int64(f.r.Level) >= t.n
 	case opIsolation:
@@ -200,6 +201,8 @@ func or(a, b *test) *test {
 		return b
 	case b == never:
 		return a
+	case a.op == opRole && b.op == opRole:
+		return &test{op: opRole, mask: a.mask | b.mask}
 	}
 	return &test{op: opOr, a: a, b: b}
 }
@@ -241,6 +244,7 @@ func choose(cond, then, other *test) *test {
 // compiler compiles for one kind of principal and one action, by their places in Kinds and Actions.
 type compiler struct {
 	kind, action int
+	roles        []string
 }
 
 // scope is a policy's head: always native.
@@ -317,7 +321,10 @@ func (c compiler) in(variable types.String, e types.EntityUID) *test {
 	id := string(e.ID)
 	switch {
 	case variable == "principal" && e.Type == typeRole:
-		return &test{op: opRole, text: id}
+		if i := slices.Index(c.roles, id); i >= 0 {
+			return &test{op: opRole, mask: 1 << i}
+		}
+		return never
 	case variable == "principal" && e.Type == typeLevel:
 		l, err := ParseLevel(id)
 		if err != nil {
@@ -396,9 +403,9 @@ func (t *test) conjuncts() []test {
 // cost is a rank: compared numbers, then compared texts, then what has parts.
 func (t *test) cost() int {
 	switch t.op {
-	case opLevel, opTrust, opMFA, opIsolation, opIsolationIs, opTime, opHasRemote:
+	case opLevel, opRole, opTrust, opMFA, opIsolation, opIsolationIs, opTime, opHasRemote:
 		return 0
-	case opRole, opPathIn, opEqual, opRemoteLoopback, opRemoteIn:
+	case opPathIn, opEqual, opRemoteLoopback, opRemoteIn:
 		return 1
 	}
 	return 2

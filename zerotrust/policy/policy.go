@@ -201,6 +201,7 @@ type facts struct {
 	kind      int
 	action    int
 	isolation int
+	roles     uint64     // those of the request that the set knows
 	remote    netip.Addr // unmapped, without a zone
 	time      int64      // ms since 1970, as Cedar has it
 }
@@ -334,6 +335,11 @@ func (s *Set) Decide(r *Request) Result {
 	f, why := factsOf(r)
 	if why != "" {
 		return Result{Reason: why, Native: true}
+	}
+	for _, role := range r.Roles {
+		if i := slices.Index(s.roles, role); i >= 0 {
+			f.roles |= 1 << i
+		}
 	}
 	prog := s.programFor(&f)
 	var by matches
