@@ -73,6 +73,8 @@ var law = map[string][]string{
 	"web/bundle":                      nil,
 	"web/uitest":                      nil,
 	"wire":                            nil,
+	"zerotrust":                       {"internal/jsonapi", "internal/vfs", "seal", "zerotrust/policy"},
+	"zerotrust/policy":                nil,
 }
 
 // pure are the rooms that may not import wire.
