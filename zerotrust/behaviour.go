@@ -16,7 +16,8 @@ type Activity struct {
 const (
 	emaWeight  = 0.1 // of the newest interval
 	zThreshold = 2.5 // standard deviations
-	// A score is |z| / (2 zThreshold), at most 1: so what is past the threshold scores more than scoreBasic.
+	// A score is z / (2 zThreshold), 0 to 1: so what is past the threshold scores more than scoreBasic. To do less than
+	// usual takes nothing from anybody, and scores 0.
 	scoreBasic     = 0.5 // above: down to basic
 	scoreReverify  = 0.7 // at or above: verify again now
 	scoreUntrusted = 0.9 // above: down to untrusted
@@ -74,7 +75,7 @@ func (b *Baseline) look(a Activity, d time.Duration) (score float64, drift bool)
 		mean, sd := float64(b.Mean[i]), max(leastDeviation, math.Sqrt(float64(b.Var[i])))
 		z := (x - mean) / sd
 		if b.N >= scoreAfter {
-			worst = max(worst, min(1, math.Abs(z)/(2*zThreshold)))
+			worst = max(worst, min(1, z/(2*zThreshold)))
 			// A burst does not teach more than the largest ordinary value would.
 			x = mean + sd*max(-zThreshold, min(zThreshold, z))
 		}

@@ -103,7 +103,7 @@ func New(o Options) (*Guard, error) {
 	}
 	var lists map[seal.PublicKey]*revocations
 	if o.Dir != "" {
-		if g.journal, err = openJournal(o.FS, o.Dir, g.records, &g.floor); err != nil {
+		if g.journal, err = openJournal(o.FS, o.Dir, g.records, &g.floor, compactAt); err != nil {
 			return nil, err
 		}
 		if lists, err = readRevocations(o.FS, o.Dir); err != nil {

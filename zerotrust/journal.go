@@ -18,7 +18,7 @@ import (
 
 const (
 	flushEvery = time.Second // what is not waited for is on disk after this
-	// compactAt is how long a log is at least before a snapshot replaces it; it is also at least twice the snapshot.
+	// compactAt is how many bytes of logs there are at least before a snapshot replaces them, and twice as many as the snapshot before had.
 	compactAt = 4 << 20
 	lockName  = "LOCK"
 	tempName  = "trust.tmp"
@@ -32,6 +32,7 @@ type journal struct {
 	table *records
 	lock  io.Closer
 	floor *atomic.Int64 // Unix seconds: the latest time that was ever seen
+	most  int64         // bytes of logs, at least, before a snapshot replaces them
 
 	mu      sync.Mutex
 	queue   []*record
@@ -55,9 +56,9 @@ type tombstone struct {
 	seq       uint64
 }
 
-// openJournal reads what is in dir into the table, and starts the goroutine that writes.
-func openJournal(f vfs.FS, dir string, t *records, floor *atomic.Int64) (j *journal, err error) {
-	if err := f.MkdirAll(dir); err != nil {
+// openJournal reads what is in dir into the table, and starts the goroutine that writes. most is compactAt, but for tests.
+func openJournal(f vfs.FS, dir string, t *records, floor *atomic.Int64, most int64) (j *journal, err error) {
+	if err := errors.Join(f.MkdirAll(dir), f.SyncDir(filepath.Dir(dir))); err != nil {
 		return nil, fmt.Errorf("zerotrust: %w", err)
 	}
 	lock, err := f.Lock(filepath.Join(dir, lockName))
@@ -97,7 +98,7 @@ func openJournal(f vfs.FS, dir string, t *records, floor *atomic.Int64) (j *jour
 	if kept.floor > floor.Load() {
 		floor.Store(kept.floor)
 	}
-	j = &journal{fs: f, dir: dir, table: t, lock: lock, floor: floor, wake: make(chan struct{}, 1), done: make(chan struct{}),
+	j = &journal{fs: f, dir: dir, table: t, lock: lock, floor: floor, most: most, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		number: kept.number, good: kept.good, snapshot: kept.snapshotBytes, since: kept.logBytes}
 	t.journal = j
 	go j.run()
@@ -182,7 +183,7 @@ func (j *journal) flush(queue []*record, gone []tombstone) error {
 		r.mu.Unlock()
 	}
 	err := j.write(entries)
-	if err == nil && j.since > max(compactAt, 2*j.snapshot) {
+	if err == nil && j.since > max(j.most, 2*j.snapshot) {
 		err = j.compact()
 	}
 	if err == nil {
