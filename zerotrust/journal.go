@@ -1,6 +1,7 @@
 package zerotrust
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -316,7 +317,7 @@ func (j *journal) writeSnapshot(name string, entries []entry) (size int64, err e
 	return size, f.Sync()
 }
 
-// entries is the state of all records.
+// entries is the state of all records, the oldest change first.
 func (t *records) entries() (out []entry) {
 	for i := range t.shards {
 		s := &t.shards[i]
@@ -328,6 +329,7 @@ func (t *records) entries() (out []entry) {
 		}
 		s.mu.RUnlock()
 	}
+	slices.SortFunc(out, func(a, b entry) int { return cmp.Compare(a.seq, b.seq) })
 	return out
 }
 

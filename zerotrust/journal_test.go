@@ -32,11 +32,15 @@ const (
 	crashFrames = 900 // bytes of logs before a snapshot: a few commits
 )
 
-// table is records of a folder, as a guard opens them.
-func table(f vfs.FS, room int) (*records, error) {
-	t := newRecords(room, func() time.Time { return birth })
-	_, err := openJournal(f, crashDir, t, new(atomic.Int64), crashFrames)
-	return t, err
+// table is records of a folder, as a guard opens them. It is closed with the test, also one that has failed: its goroutine would keep
+// the bubble's time going for ever.
+func table(t *testing.T, f vfs.FS, room int) (*records, error) {
+	tb := newRecords(room, func() time.Time { return birth })
+	j, err := openJournal(f, crashDir, tb, new(atomic.Int64), crashFrames)
+	if err == nil {
+		t.Cleanup(func() { _ = j.close() }) // again, or without power
+	}
+	return tb, err
 }
 
 // counts are failures by principal: what the tests' model has of a record.
@@ -87,7 +91,7 @@ func TestCrashEverywhere(t *testing.T) {
 				return nil
 			})
 			var acked, asked counts
-			tb, err := table(f, crashRoom)
+			tb, err := table(t, f, crashRoom)
 			if err == nil {
 				acked, asked = work(tb)
 				synctest.Wait()
@@ -119,7 +123,7 @@ func survives(t *testing.T, f vfs.FS, acked, asked counts, where string) {
 	if _, err := Fsck(f, crashDir); err != nil {
 		t.Fatalf("%s: fsck: %v", where, err)
 	}
-	tb, err := table(f, crashRoom)
+	tb, err := table(t, f, crashRoom)
 	if err != nil {
 		t.Fatalf("%s: %v", where, err)
 	}
@@ -143,7 +147,7 @@ func survives(t *testing.T, f vfs.FS, acked, asked counts, where string) {
 	if err := tb.journal.close(); err != nil {
 		t.Fatalf("%s: after the crash: %v", where, err)
 	}
-	again, err := table(f, crashRoom)
+	again, err := table(t, f, crashRoom)
 	if err != nil {
 		t.Fatalf("%s: the second time: %v", where, err)
 	}
@@ -169,7 +173,7 @@ func TestFaultEverywhere(t *testing.T) {
 				}
 				return err
 			})
-			tb, err := table(f, crashRoom)
+			tb, err := table(t, f, crashRoom)
 			if err != nil {
 				continue
 			}
@@ -191,7 +195,7 @@ func TestFaultEverywhere(t *testing.T) {
 			if err := tb.journal.healthy(); err != nil {
 				t.Fatalf("operation %d: %v", n, err)
 			}
-			again, err := table(mem.Crash(nil), crashRoom)
+			again, err := table(t, mem.Crash(nil), crashRoom)
 			if err != nil {
 				t.Fatalf("operation %d: %v", n, err)
 			}
@@ -212,7 +216,7 @@ func TestFaultEverywhere(t *testing.T) {
 func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rec := &vfs.Recorder{Root: crashDir}
-		tb, err := table(vfs.Hook(vfs.NewMem(), rec.Hook), crashRoom)
+		tb, err := table(t, vfs.Hook(vfs.NewMem(), rec.Hook), crashRoom)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +287,7 @@ func folderOf(t *testing.T, files map[string][]byte) vfs.FS {
 func TestDamage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := vfs.NewMem()
-		tb, err := table(mem, crashRoom)
+		tb, err := table(t, mem, crashRoom)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -341,7 +345,7 @@ func TestDamage(t *testing.T) {
 func TestKeptFixture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := vfs.NewMem()
-		tb, err := table(mem, crashRoom)
+		tb, err := table(t, mem, crashRoom)
 		if err != nil {
 			t.Fatal(err)
 		}

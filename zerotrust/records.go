@@ -149,7 +149,7 @@ func (s *recordShard) victim(c int) (out *record) {
 		if rc > class || rc == class && rc == c && c != stranger {
 			continue
 		}
-		if out == nil || rc < class || seen.Before(last) {
+		if out == nil || rc < class || seen.Before(last) || seen.Equal(last) && r.principal < out.principal {
 			out, class, last = r, rc, seen
 		}
 	}
