@@ -226,7 +226,7 @@ func (g *Guard) Revoke(raw []byte) error {
 
 // keep makes a list durable, once.
 func (g *Guard) keep(l *revocations) error {
-	if l.kept || g.opt.Dir == "" {
+	if l.kept || g.opt.Dir == "" || g.opt.ReadOnly {
 		return nil
 	}
 	if err := keepRevocations(g.opt.FS, g.opt.Dir, l.Issuer, l.raw); err != nil {

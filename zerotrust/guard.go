@@ -23,6 +23,8 @@ type Options struct {
 	// Dir is the folder of the records and revocations; "" keeps them in memory only.
 	Dir string
 	FS  vfs.FS // of Dir; nil is the host's
+	// ReadOnly looks at Dir as it is, also while another process has it, and keeps nothing: to judge on files.
+	ReadOnly bool
 	// Policy is the policies in force; nil is [policy.Standard].
 	Policy func() *policy.Set
 	// Issuers are the keys that may vouch for others and revoke. SelfSigned are the kinds of identities that may vouch for themselves;
@@ -102,7 +104,18 @@ func New(o Options) (*Guard, error) {
 		g.sessions[i].open = map[*Session]struct{}{}
 	}
 	var lists map[seal.PublicKey]*revocations
-	if o.Dir != "" {
+	switch {
+	case o.Dir != "" && o.ReadOnly:
+		kept, err := readDir(o.FS, o.Dir)
+		if err != nil {
+			return nil, err
+		}
+		kept.fill(g.records)
+		g.floor.Store(kept.floor)
+		if lists, err = readRevocations(o.FS, o.Dir); err != nil {
+			return nil, err
+		}
+	case o.Dir != "":
 		if g.journal, err = openJournal(o.FS, o.Dir, g.records, &g.floor, compactAt); err != nil {
 			return nil, err
 		}

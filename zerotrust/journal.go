@@ -80,22 +80,7 @@ func openJournal(f vfs.FS, dir string, t *records, floor *atomic.Int64, most int
 			return nil, fmt.Errorf("zerotrust: %w", err)
 		}
 	}
-	now := t.now()
-	var seq uint64
-	for _, e := range kept.entries {
-		seq = max(seq, e.seq)
-		if e.removed {
-			continue
-		}
-		r := makeRecord(e.state)
-		r.seq = e.seq
-		r.publish(now)
-		t.shard(r.principal).all[r.principal] = r
-	}
-	t.seq.Store(seq)
-	for i := range t.shards {
-		t.most = max(t.most, len(t.shards[i].all))
-	}
+	kept.fill(t)
 	if kept.floor > floor.Load() {
 		floor.Store(kept.floor)
 	}

@@ -268,6 +268,26 @@ func (k *kept) take(e entry, floor int64) {
 	}
 }
 
+// fill puts what was kept into a table. One that has grown smaller by its options holds all the same.
+func (k *kept) fill(t *records) {
+	now := t.now()
+	var seq uint64
+	for _, e := range k.entries {
+		seq = max(seq, e.seq)
+		if e.removed {
+			continue
+		}
+		r := makeRecord(e.state)
+		r.seq = e.seq
+		r.publish(now)
+		t.shard(r.principal).all[r.principal] = r
+	}
+	t.seq.Store(seq)
+	for i := range t.shards {
+		t.most = max(t.most, len(t.shards[i].all))
+	}
+}
+
 // readDir reads a folder of records, and changes nothing. Damage is [ErrCorrupt], and names the file.
 func readDir(f vfs.FS, dir string) (*kept, error) {
 	k := &kept{entries: map[string]entry{}}
