@@ -467,11 +467,8 @@ func (g *Guard) judge(ctx context.Context, w *who, req *Request, s *Session, m m
 			w.c.record.Store(w.r)
 		}
 	}
-	if rate := res.Conditions.Rate; rate.Count > 0 {
-		b := bucket{max(1, rate.Per/time.Duration(rate.Count)), rate.Count}
-		if !b.take(&w.r.arrival, m.mono) {
-			return reasonRate, nil
-		}
+	if rate := res.Conditions.Rate; rate != (policy.Rate{}) && !(bucket{rate.Every, rate.Burst}).take(&w.r.arrival, m.mono) {
+		return reasonRate, nil
 	}
 	if d.Level < policy.Privileged || s != nil {
 		return "", nil
@@ -486,16 +483,13 @@ func (g *Guard) judge(ctx context.Context, w *who, req *Request, s *Session, m m
 	return "", nil
 }
 
-// isolations are what a session may run in, the weaker first.
-var isolations = []string{"", "wasm", "process", "oci", "microvm"}
-
 // conditions is which of what a policy asks for is not met, "" where all is. What is not understood is not met.
 func (g *Guard) conditions(req *Request, c *policy.Conditions) string {
 	if c.MFA && !req.MFA {
 		return reasonMFA
 	}
 	if c.Isolation != "" {
-		need, has := slices.Index(isolations, c.Isolation), slices.Index(isolations, req.Isolation)
+		need, has := slices.Index(policy.Isolations, c.Isolation), slices.Index(policy.Isolations, req.Isolation)
 		if need < 0 || has < need {
 			return reasonIsolation
 		}

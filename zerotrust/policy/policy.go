@@ -69,10 +69,13 @@ type Request struct {
 	Time       time.Time
 }
 
-// Rate is how often a principal may; the zero value is no bound.
+// Isolations are what a session may run in, the weaker first.
+var Isolations = []string{"", "wasm", "process", "oci", "microvm"}
+
+// Rate is a bucket of Burst tokens, with one more for each Every; the zero value is no bound.
 type Rate struct {
-	Count int
-	Per   time.Duration
+	Burst int
+	Every time.Duration
 }
 
 // Conditions are what an allowed request must keep to.
