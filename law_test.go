@@ -74,6 +74,7 @@ var law = map[string][]string{
 	"web/uitest":                      nil,
 	"wire":                            nil,
 	"zerotrust/policy":                {"internal/strictyaml"},
+	"zerotrust":                       {"internal/jsonapi", "internal/vfs", "seal", "zerotrust/policy"},
 }
 
 // pure are the rooms that may not import wire.

@@ -12,6 +12,7 @@ import (
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
+	"github.com/quantra-l/quantra/zerotrust"
 )
 
 // The exit codes. Scripts branch on them: their meaning never changes.
@@ -24,6 +25,7 @@ const (
 	exitInUse       = 5
 	exitUndecided   = 6
 	exitGate        = 7
+	exitDenied      = 8
 	exitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
@@ -38,6 +40,7 @@ that starts with "quantraband: " unless the code is 0.
     5  the address or the data folder is in use by another process
     6  it measured, and cannot tell: more samples, more trials or a quieter machine are needed
     7  a gate did not let it pass: it measured, and something is surely above a limit that was given
+    8  it was denied: somebody was judged, and may not do what was asked
   130  it was interrupted (up ends with 0 when it is: that is how it is stopped)`
 
 // codedError is an error with the exit code it asks for.
@@ -69,6 +72,10 @@ func undecidedf(format string, args ...any) error {
 	return &codedError{exitUndecided, fmt.Errorf(format, args...)}
 }
 
+func deniedf(format string, args ...any) error {
+	return &codedError{exitDenied, fmt.Errorf(format, args...)}
+}
+
 // exitCode is the code that err asks for.
 func exitCode(err error) int {
 	var coded *codedError
@@ -77,12 +84,14 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.Is(err, profile.ErrCorrupt), errors.Is(err, profile.ErrTooLarge), errors.Is(err, store.ErrCorrupt):
+	case errors.Is(err, profile.ErrCorrupt), errors.Is(err, profile.ErrTooLarge), errors.Is(err, store.ErrCorrupt), errors.Is(err, zerotrust.ErrCorrupt):
 		return exitCorrupt
 	case errors.Is(err, vfs.ErrLocked):
 		return exitInUse
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrOverloaded):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrOverloaded), errors.Is(err, zerotrust.ErrUnavailable):
 		return exitUnavailable
+	case errors.Is(err, zerotrust.ErrDenied):
+		return exitDenied
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	}

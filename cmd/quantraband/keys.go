@@ -169,35 +169,48 @@ func parseAgentKeys(raw []byte) (map[[ed25519.PublicKeySize]byte]bool, error) {
 	return keys, nil
 }
 
-// ownAgentKey is the key with which the server's own agents sign, in its data folder, and made there if it is missing: PKCS#8 in PEM,
-// which only its user can read. The server has the folder for itself, so nobody else makes it at the same time.
+// ownAgentKey is the key with which the server's own agents sign, in its data folder, and made there if it is missing. The server has the
+// folder for itself, so nobody else makes it at the same time.
 func ownAgentKey(dir string) (path string, pub ed25519.PublicKey, err error) {
 	path = filepath.Join(dir, ownKeyFile)
+	key, err := privateKey(path, true)
+	if err != nil {
+		return "", nil, err
+	}
+	return path, key.Public().(ed25519.PublicKey), nil
+}
+
+// privateKey reads a key: PKCS#8 in PEM, which only its user can read. A missing one is made where that is wanted.
+func privateKey(path string, orMake bool) (ed25519.PrivateKey, error) {
+	remedy := ""
 	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		raw, err = makeAgentKey(path)
+	if orMake {
+		remedy = ": delete it, and a new one is made"
+		if errors.Is(err, fs.ErrNotExist) {
+			raw, err = makeAgentKey(path)
+		}
 	}
 	if err != nil {
-		return "", nil, pathError("read", path, err)
+		return nil, pathError("read", path, err)
 	}
 	if info, err := os.Stat(path); err != nil {
-		return "", nil, pathError("read", path, err)
+		return nil, pathError("read", path, err)
 	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 { // Windows has no such bits
-		return "", nil, fmt.Errorf("%s can be read by others (%v): chmod 600 it, or delete it and a new one is made", path, info.Mode().Perm())
+		return nil, fmt.Errorf("%s can be read by others (%v): chmod 600 it, or make a new one", path, info.Mode().Perm())
 	}
 	block, rest := pem.Decode(raw)
 	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return "", nil, fmt.Errorf("%s is not one PEM block PRIVATE KEY: delete it, and a new one is made", path)
+		return nil, fmt.Errorf("%s is not one PEM block PRIVATE KEY%s", path, remedy)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return "", nil, fmt.Errorf("%s: %w; delete it, and a new one is made", path, err)
+		return nil, fmt.Errorf("%s: %w%s", path, err, remedy)
 	}
 	key, ok := parsed.(ed25519.PrivateKey)
 	if !ok {
-		return "", nil, fmt.Errorf("%s is a key of another kind (%T), it must be Ed25519: delete it, and a new one is made", path, parsed)
+		return nil, fmt.Errorf("%s is a key of another kind (%T), it must be Ed25519%s", path, parsed, remedy)
 	}
-	return path, key.Public().(ed25519.PublicKey), nil
+	return key, nil
 }
 
 // makeAgentKey writes a new key. The file appears whole or not at all.

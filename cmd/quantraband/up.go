@@ -39,6 +39,7 @@ type upOptions struct {
 	machines      string
 	policy        string
 	url           string
+	guard         guardOptions
 	engine        engineOptions
 	log           logOptions
 }
@@ -83,6 +84,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
+	o.guard.flags(cmd)
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -136,11 +138,16 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	guard, err := openGuard(dir, o.guard, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, guard.Close()) }()
 	base := baseURL(ln.Addr().(*net.TCPAddr))
 	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
 	audit := &auditLog{name: filepath.Join(dir, auditFile)}
 	defer func() { err = errors.Join(err, audit.Close()) }()
-	all, err := assemble(e, o, rules, changes, audit, sign.verifier, log)
+	all, err := assemble(e, o, rules, changes, audit, guard, sign.verifier, log)
 	if err != nil {
 		return err
 	}
@@ -154,13 +161,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
 
 	addr := ln.Addr().(*net.TCPAddr)
-	if !addr.IP.IsLoopback() {
-		send := " and send"
-		if o.signed() {
-			send = ""
-		}
-		a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read%s profiles, and lease settings to agents", addr, send))
-	}
+	a.warnOfReach(addr, o)
 	if !o.noSelfProfile {
 		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: sign.keyFile, SpoolBytes: -1, Logger: log})
 		if err != nil {
@@ -185,6 +186,18 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	case err := <-served:
 		return fmt.Errorf("serve %s: %w", addr, err)
 	}
+}
+
+// warnOfReach says what an address lets others do that is not this machine's alone.
+func (a *app) warnOfReach(addr *net.TCPAddr, o upOptions) {
+	if addr.IP.IsLoopback() {
+		return
+	}
+	send := " and send"
+	if o.signed() {
+		send = ""
+	}
+	a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read%s profiles, lease settings to agents, and end connections of peers", addr, send))
 }
 
 // inBackground lets run work until the function that it returns is called.

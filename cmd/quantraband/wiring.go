@@ -25,6 +25,7 @@ import (
 	"github.com/quantra-l/quantra/watch"
 	"github.com/quantra-l/quantra/watch/alert"
 	"github.com/quantra-l/quantra/web"
+	"github.com/quantra-l/quantra/zerotrust"
 )
 
 // parts are what answers, and what works beside it.
@@ -36,7 +37,7 @@ type parts struct {
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
-func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
+func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -89,6 +90,8 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	for _, path := range []string{optimize.ChangesPath, optimize.IncidentsPath} {
 		routes[path], routes[path+"/"] = acts, acts
 	}
+	guarded := guard.Handler(log)
+	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
 	ui, err := web.New(web.Options{
 		Store:    db,
 		Ready:    func() error { return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy()) }, // what is stuck is no reason to start the process anew

@@ -1,0 +1,5 @@
+//go:build !race
+
+package zerotrust_test
+
+const raceEnabled = false

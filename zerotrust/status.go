@@ -1,0 +1,99 @@
+package zerotrust
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is what a guard is doing.
+type Status struct {
+	Allowed     uint64       `json:"allowed"`
+	Denied      uint64       `json:"denied"`
+	Verified    uint64       `json:"documents_verified"` // signatures that were checked: the others were known
+	Records     int          `json:"records"`
+	Connections int          `json:"connections"`
+	Issuers     []string     `json:"issuers"`
+	Revocations []ListStatus `json:"revocations"`
+	// Clock is the latest time seen; where the host's clock is behind it, it has gone back, and expiry goes by this one.
+	Clock time.Time `json:"clock"`
+	// Fault is why changes of trust cannot be kept, "" where they can.
+	Fault string `json:"fault,omitempty"`
+}
+
+// ListStatus is a list of revocations in force.
+type ListStatus struct {
+	Issuer  string    `json:"issuer"`
+	Number  uint64    `json:"number"`
+	Issued  time.Time `json:"issued"`
+	Entries int       `json:"entries"`
+}
+
+// Status is what the guard is doing now.
+func (g *Guard) Status() Status {
+	s := Status{Verified: g.verified.Load(), Records: g.records.count(), Connections: len(g.openSessions()), Clock: time.Unix(g.moment().unix, 0).UTC()}
+	for i := range g.counts {
+		s.Allowed += g.counts[i].allowed.Load()
+		s.Denied += g.counts[i].denied.Load()
+	}
+	a := g.authority.Load()
+	s.Issuers, s.Revocations = []string{}, []ListStatus{}
+	for k := range a.issuers {
+		s.Issuers = append(s.Issuers, IDOf(k))
+	}
+	slices.Sort(s.Issuers)
+	for _, l := range a.lists {
+		s.Revocations = append(s.Revocations, ListStatus{IDOf(l.Issuer), l.Number, l.Issued, len(l.Entries)})
+	}
+	slices.SortFunc(s.Revocations, func(a, b ListStatus) int { return strings.Compare(a.Issuer, b.Issuer) })
+	if err := g.Healthy(); err != nil {
+		s.Fault = err.Error()
+	}
+	return s
+}
+
+// Connection is an open session.
+type Connection struct {
+	ID        string    `json:"id"`
+	Principal string    `json:"principal"`
+	Kind      string    `json:"kind"`
+	Remote    string    `json:"remote,omitempty"`
+	Since     time.Time `json:"since"`
+	Trust     int       `json:"trust"`
+	Level     string    `json:"level"`
+	Score     float64   `json:"score"` // of behaviour, 0 to 1: above 0.5 it is out of the ordinary
+	Isolation string    `json:"isolation,omitempty"`
+}
+
+// Connections are the open sessions, the oldest first.
+func (g *Guard) Connections() []Connection {
+	out := []Connection{}
+	for _, s := range g.openSessions() {
+		c := Connection{ID: s.id, Principal: s.w.principal, Kind: s.w.kind, Since: s.from.UTC(), Trust: int(s.w.r.trust.Load()), Level: s.Level().String(), Score: s.w.r.meter.lastScore(), Isolation: s.basis.Isolation}
+		if s.remote.IsValid() {
+			c.Remote = s.remote.String()
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b Connection) int {
+		if c := a.Since.Compare(b.Since); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return out
+}
+
+// Records are all records, by principal.
+func (g *Guard) Records() []Record { return g.records.list() }
+
+// Terminate ends the session with this id, and is false where there is none.
+func (g *Guard) Terminate(id, reason string) bool {
+	for _, s := range g.openSessions() {
+		if s.id == id {
+			s.Terminate(reason)
+			return true
+		}
+	}
+	return false
+}
