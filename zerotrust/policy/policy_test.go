@@ -517,11 +517,7 @@ func TestRun(t *testing.T) {
 
 // FuzzTests: what is taken is requests that a set can decide; what is not is said as such.
 func FuzzTests(f *testing.F) {
-	standard, err := os.ReadFile(filepath.Join("testdata", "standard.yaml"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(string(standard))
+	f.Add("# a\ntests:\n  - name: n\n    request: {principal: p, kind: person, roles: [reader], level: verified, mfa: true, action: read, resource: findings}\n    expect: allow\n    by: [readers]\n")
 	f.Add("policies: x\ntests: [{name: n, expect: deny, by: [], conditions: {rate: 5/s, isolation: oci}, request: {principal: p, kind: token, action: read, resource: a/b, remote: '::1', time: 2026-01-01T00:00:00Z, attributes: {a: b}}}]")
 	f.Add("tests: &a [*a]")
 	f.Fuzz(func(t *testing.T, text string) {
