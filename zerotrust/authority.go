@@ -21,8 +21,8 @@ import (
 // authority is who may vouch for others, and who was revoked. It never changes: a new one takes its place, so that decisions read it
 // without a lock, and know by its address whether what they have checked before still holds.
 type authority struct {
-	issuers    map[seal.PublicKey]bool
-	selfSigned map[string]bool // kinds that may vouch for themselves
+	issuers    map[seal.PublicKey]string // their ids
+	selfSigned map[string]bool           // kinds that may vouch for themselves
 	lists      map[seal.PublicKey]*revocations
 	principals map[string]string // revoked, with the reason
 	documents  map[[sha256.Size]byte]string
@@ -35,8 +35,8 @@ type revocations struct {
 	kept bool // on disk; guarded by Guard.revoking
 }
 
-// with is an authority with these issuers and lists.
-func newAuthority(issuers map[seal.PublicKey]bool, selfSigned map[string]bool, lists map[seal.PublicKey]*revocations) *authority {
+// newAuthority is an authority of these issuers and lists.
+func newAuthority(issuers map[seal.PublicKey]string, selfSigned map[string]bool, lists map[seal.PublicKey]*revocations) *authority {
 	a := &authority{issuers: issuers, selfSigned: selfSigned, lists: lists, principals: map[string]string{}, documents: map[[sha256.Size]byte]string{}}
 	for _, l := range lists {
 		for i := range l.Entries {
@@ -78,23 +78,20 @@ type passport struct {
 	doc        []byte // its bytes
 	sum        [sha256.Size]byte
 	id         string // ID, made once
-	issuerID   string
-	from, to   int64 // Unix seconds
+	from, to   int64  // Unix seconds
 	roles      []string
 	attributes map[string]string // those that an issuer has signed; of one who vouches for himself none
 }
 
-func newPassport(doc []byte) (*passport, error) {
-	d, err := VerifyDocument(doc)
-	if err != nil {
+// newPassport verifies a document that was decoded.
+func newPassport(d *Identity, doc []byte) (*passport, error) {
+	if err := d.verify(doc); err != nil {
 		return nil, err
 	}
 	p := &passport{Identity: *d, doc: bytes.Clone(doc), sum: sha256.Sum256(doc), id: d.ID(), from: d.NotBefore.Unix(), to: d.Expires.Unix()}
-	p.issuerID = p.id
 	if d.SelfSigned() {
 		return p, nil
 	}
-	p.issuerID = IDOf(d.Issuer)
 	p.attributes = map[string]string{}
 	for _, a := range d.Attributes {
 		p.attributes[a.Name] = a.Value
@@ -109,18 +106,23 @@ func newPassport(doc []byte) (*passport, error) {
 	return p, nil
 }
 
-// refuses is why a passport is not believed, "" where it is; revoked says that it was taken back.
+// vouched says that whoever has signed an identity, if he has, may.
+func (a *authority) vouched(d *Identity) bool {
+	if d.SelfSigned() {
+		return a.selfSigned[d.Kind]
+	}
+	return a.issuers[d.Issuer] != ""
+}
+
+// refuses is why a passport is not believed, "" where it is.
 func (a *authority) refuses(p *passport) (reason string) {
-	switch {
-	case p.SelfSigned() && !a.selfSigned[p.Kind]:
-		return reasonIssuer
-	case !p.SelfSigned() && !a.issuers[p.Issuer]:
+	if !a.vouched(&p.Identity) {
 		return reasonIssuer
 	}
 	if _, ok := a.principals[p.id]; ok {
 		return reasonRevoked
 	}
-	if _, ok := a.principals[p.issuerID]; ok {
+	if _, ok := a.principals[a.issuers[p.Issuer]]; ok && !p.SelfSigned() {
 		return reasonRevoked
 	}
 	if _, ok := a.documents[p.sum]; ok {
@@ -201,7 +203,7 @@ func (g *Guard) Revoke(raw []byte) error {
 	g.revoking.Lock()
 	defer g.revoking.Unlock()
 	a := g.authority.Load()
-	if !a.issuers[l.Issuer] {
+	if a.issuers[l.Issuer] == "" {
 		return fmt.Errorf("%w: revocations: %s is none of the issuers of this guard", ErrDenied, IDOf(l.Issuer))
 	}
 	if have := a.lists[l.Issuer]; have != nil {
@@ -249,13 +251,13 @@ func (g *Guard) SetIssuers(issuers []seal.PublicKey) error {
 	return nil
 }
 
-func issuerSet(issuers []seal.PublicKey) (map[seal.PublicKey]bool, error) {
-	set := map[seal.PublicKey]bool{}
+func issuerSet(issuers []seal.PublicKey) (map[seal.PublicKey]string, error) {
+	set := map[seal.PublicKey]string{}
 	for i, k := range issuers {
 		if err := checkKey(k); err != nil {
 			return nil, fmt.Errorf("zerotrust: issuer %d: %w", i+1, err)
 		}
-		set[k] = true
+		set[k] = IDOf(k)
 	}
 	return set, nil
 }

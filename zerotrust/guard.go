@@ -357,10 +357,24 @@ func (g *Guard) identify(req *Request, m moment) (w who, reason string) {
 		}
 		return w, ""
 	}
-	c, err := g.passport(req.Document)
-	if err != nil {
-		g.blame(req.Key)
-		return w, reasonIdentity + ": " + err.Error()
+	c := g.cached(req.Document)
+	if c == nil {
+		// What costs nothing is asked first: who would have to be believed, and whether the key is the channel's.
+		d, err := Decode(req.Document)
+		switch {
+		case err != nil:
+			g.blame(req.Key)
+			return w, reasonIdentity + ": " + err.Error()
+		case d.Key != req.Key:
+			g.blame(req.Key)
+			return w, reasonProof
+		case !g.authority.Load().vouched(d):
+			return w, reasonIssuer
+		}
+		if c, err = g.verify(d, req.Document); err != nil {
+			g.blame(req.Key)
+			return w, reasonIdentity + ": " + err.Error()
+		}
 	}
 	if c.Key != req.Key {
 		g.blame(req.Key)
@@ -396,25 +410,28 @@ func (g *Guard) holds(c *cached, m moment) string {
 	return ""
 }
 
-// passport is a verified document, from the cache where it was here before.
-func (g *Guard) passport(doc []byte) (*cached, error) {
-	if len(doc) <= MaxDocument {
-		if c := g.cache.get(doc); c != nil {
-			return c, nil
-		}
+// cached is a document that was verified before, nil where it was not.
+func (g *Guard) cached(doc []byte) *cached {
+	if len(doc) > MaxDocument {
+		return nil
 	}
-	p, err := newPassport(doc)
+	return g.cache.get(doc)
+}
+
+// verify checks a document's signature, and remembers it where it is believed.
+func (g *Guard) verify(d *Identity, doc []byte) (*cached, error) {
+	g.verified.Add(1)
+	p, err := newPassport(d, doc)
 	if err != nil {
 		return nil, err
 	}
-	g.verified.Add(1)
 	c := &cached{passport: *p}
 	if a := g.authority.Load(); a.refuses(p) == "" {
 		c.checked.Store(a)
 		if !p.SelfSigned() {
 			c.class = vouched
 		}
-		g.cache.put(c) // of those whom nobody vouches for nothing is remembered
+		g.cache.put(c)
 	}
 	return c, nil
 }

@@ -1,6 +1,7 @@
 package zerotrust
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/quantra-l/quantra/seal"
@@ -15,28 +16,33 @@ const base58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 // IDOf is the id of a key: its libp2p peer id as text, 52 characters that begin with 12D3KooW.
 func IDOf(key seal.PublicKey) string {
-	raw := append(idPrefix[:], key[:]...)
-	// 38 bytes, of which the first is zero and stands as one '1'; the rest is a number of 37 bytes, at most 51 digits.
-	var digits [52]byte // least first
-	n := 0
-	for _, b := range raw[1:] {
-		carry := int(b)
-		for i := range n {
-			carry += int(digits[i]) << 8
-			digits[i] = byte(carry % 58)
-			carry /= 58
-		}
-		for ; carry > 0; carry /= 58 {
-			digits[n] = byte(carry % 58)
-			n++
+	// 38 bytes, of which the first is zero and stands as one '1'. The rest is a number of 37 bytes, at most 51 digits: it is taken four
+	// bytes at a time into limbs of five digits, the least first, as five are what fits with a carry.
+	var raw [40]byte
+	copy(raw[2:], idPrefix[:])
+	copy(raw[2+len(idPrefix):], key[:])
+	const limb = 58 * 58 * 58 * 58 * 58
+	var limbs [11]uint64
+	for i := 0; i < len(raw); i += 4 {
+		carry := uint64(binary.BigEndian.Uint32(raw[i:]))
+		for j := range limbs {
+			v := limbs[j]<<32 | carry
+			limbs[j], carry = v%limb, v/limb
 		}
 	}
-	out := make([]byte, 0, n+1)
-	out = append(out, base58[0])
-	for i := n - 1; i >= 0; i-- {
-		out = append(out, base58[digits[i]])
+	var out [1 + 5*len(limbs)]byte
+	for j, v := range limbs {
+		for k := range 5 {
+			out[len(out)-1-5*j-k] = base58[v%58]
+			v /= 58
+		}
 	}
-	return string(out)
+	first := 1                    // out[0] is for the '1' in front
+	for out[first] == base58[0] { // the prefix is not zero: there is another digit
+		first++
+	}
+	out[first-1] = base58[0]
+	return string(out[first-1:])
 }
 
 // ParseID is the key of an id. Each key has one id: what [IDOf] does not write is refused.

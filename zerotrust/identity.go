@@ -235,11 +235,19 @@ func VerifyDocument(doc []byte) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, sig := doc[:len(doc)-seal.SignatureSize], seal.Signature(doc[len(doc)-seal.SignatureSize:])
-	if err := d.Issuer.Verify(domainIdentity, body, sig); err != nil {
-		return nil, fmt.Errorf("%w: identity: %w", ErrDenied, err)
+	if err := d.verify(doc); err != nil {
+		return nil, err
 	}
 	return d, nil
+}
+
+// verify checks the signature of the document that d was decoded from.
+func (d *Identity) verify(doc []byte) error {
+	body, sig := doc[:len(doc)-seal.SignatureSize], seal.Signature(doc[len(doc)-seal.SignatureSize:])
+	if err := d.Issuer.Verify(domainIdentity, body, sig); err != nil {
+		return fmt.Errorf("%w: identity: %w", ErrDenied, err)
+	}
+	return nil
 }
 
 // smallOrder are the y coordinates of the points of small order, without the sign of x: 1 (order 1), -1 (order 2), 0 (order 4) and the

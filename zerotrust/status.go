@@ -38,8 +38,8 @@ func (g *Guard) Status() Status {
 	}
 	a := g.authority.Load()
 	s.Issuers, s.Revocations = []string{}, []ListStatus{}
-	for k := range a.issuers {
-		s.Issuers = append(s.Issuers, IDOf(k))
+	for _, id := range a.issuers {
+		s.Issuers = append(s.Issuers, id)
 	}
 	slices.Sort(s.Issuers)
 	for _, l := range a.lists {
