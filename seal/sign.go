@@ -97,11 +97,35 @@ var rule = &voi.VerifyOptions{AllowSmallOrderR: true}
 
 // Verify returns [ErrSignature] unless s is k's signature over the message in the domain.
 func (k PublicKey) Verify(domain string, message []byte, s Signature) error {
+	return verify(nil, domain, k, message, s, 0)
+}
+
+// Verify is [PublicKey.Verify] by a key that may be in the cache, where it is about a third faster.
+func (c *KeyCache) Verify(domain string, k PublicKey, message []byte, s Signature) error {
+	return verify(c, domain, k, message, s, 0)
+}
+
+// verify verifies one signature. The hash is 0, or SHA-512 where the message is a digest by it (Ed25519ph).
+func verify(c *KeyCache, domain string, k PublicKey, message []byte, s Signature, hash crypto.Hash) error {
 	if err := checkDomain(domain); err != nil {
 		return err
 	}
-	if !voi.VerifyWithOptions(k[:], message, s[:], &voi.Options{Context: domain, Verify: rule}) {
+	if !verifyBy(c, k, message, s, &voi.Options{Context: domain, Verify: rule, Hash: hash}) {
 		return ErrSignature
 	}
 	return nil
+}
+
+func verifyBy(c *KeyCache, k PublicKey, message []byte, s Signature, o *voi.Options) bool {
+	if c == nil {
+		return voi.VerifyWithOptions(k[:], message, s[:], o)
+	}
+	if form := c.get(k); form != nil {
+		return voi.VerifyExpandedWithOptions(form, message, s[:], o)
+	}
+	if !voi.VerifyWithOptions(k[:], message, s[:], o) {
+		return false
+	}
+	c.verified(k)
+	return true
 }
