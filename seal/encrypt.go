@@ -18,7 +18,6 @@ import (
 
 // Bounds on encrypted files of others.
 const (
-	maxHeader     = 1 << 20 // bytes that name recipients: about 5,000
 	maxArmorLine  = 1 << 10 // bytes; the format has 64
 	maxIdentities = 256     // in a file
 )
@@ -242,15 +241,13 @@ func Decrypt(src io.Reader, by ...Identity) (io.Reader, error) {
 	if start, _ := buffered.Peek(len(armor.Header) + 1024); bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte(armor.Header)) {
 		file = armor.NewReader(&shortLines{r: buffered})
 	}
-	header := &limited{r: file, left: maxHeader}
 	var err error
-	if o.clear, err = age.Decrypt(header, identities...); err != nil {
+	if o.clear, err = age.Decrypt(file, identities...); err != nil { // which holds 2 MiB of a header at most
 		if o.src.err != nil {
 			return nil, o.src.err
 		}
 		return nil, openError(err)
 	}
-	header.left = -1
 	return o, nil
 }
 
@@ -322,26 +319,6 @@ func (s *source) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		s.err = err
 	}
-	return n, err
-}
-
-var errHeader = fmt.Errorf("the part that names recipients has more than %d bytes", maxHeader)
-
-// limited reads left bytes, or as many as there are where left is below 0: the header is parsed in memory.
-type limited struct {
-	r    io.Reader
-	left int
-}
-
-func (l *limited) Read(p []byte) (int, error) {
-	if l.left < 0 {
-		return l.r.Read(p)
-	}
-	if l.left == 0 {
-		return 0, errHeader
-	}
-	n, err := l.r.Read(p[:min(len(p), l.left)])
-	l.left -= n
 	return n, err
 }
 
