@@ -59,6 +59,7 @@ var law = map[string][]string{
 	"optimize/pull":                   nil,
 	"profile":                         nil,
 	"seal":                            nil,
+	"seal/pgp":                        nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
 	"store/block":                     {"profile", "internal/vfs"},
 	"store/bucket":                    {"internal/vfs"},

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 
 	voi "github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
 )
@@ -31,10 +32,21 @@ type PublicKey [PublicKeySize]byte
 // Signature is an Ed25519 signature.
 type Signature [SignatureSize]byte
 
-// Key is an Ed25519 key pair. Its zero value signs nothing.
+// Key is an Ed25519 key pair. Its zero value signs nothing. Copies share the secret.
 type Key struct {
-	private ed25519.PrivateKey
-	public  PublicKey
+	secret *secret
+	public PublicKey
+}
+
+// secret is behind two pointers, so that printing what holds a key prints no secret: fmt follows one where a verb does not fit.
+type secret struct{ private *ed25519.PrivateKey }
+
+// private is nil for no key.
+func (k Key) private() ed25519.PrivateKey {
+	if k.secret == nil {
+		return nil
+	}
+	return *k.secret.private
 }
 
 // NewKey makes a key of the system's randomness.
@@ -50,22 +62,37 @@ func KeyFromSeed(seed []byte) (Key, error) {
 	if len(seed) != ed25519.SeedSize {
 		return Key{}, fmt.Errorf("a seed has %d bytes, not %d", ed25519.SeedSize, len(seed))
 	}
-	k := Key{private: ed25519.NewKeyFromSeed(seed)}
-	copy(k.public[:], k.private[ed25519.SeedSize:])
+	private := ed25519.NewKeyFromSeed(seed)
+	k := Key{secret: &secret{&private}}
+	copy(k.public[:], private[ed25519.SeedSize:])
 	return k, nil
 }
 
 // Public is the key that others verify by.
 func (k Key) Public() PublicKey { return k.public }
 
-// Seed is what [KeyFromSeed] takes: a secret.
-func (k Key) Seed() []byte { return k.private.Seed() }
+// Seed is what [KeyFromSeed] takes: a secret. It is nil for no key.
+func (k Key) Seed() []byte {
+	if len(k.private()) == 0 {
+		return nil
+	}
+	return k.private().Seed()
+}
+
+// Wipe sets the secret to zero, for all copies of the key, which sign nothing from then on. What the runtime has copied elsewhere it does
+// not reach.
+func (k Key) Wipe() {
+	if k.secret != nil {
+		clear(*k.secret.private)
+		*k.secret.private = nil
+	}
+}
 
 // String shows no secret.
 func (k Key) String() string { return fmt.Sprintf("seal.Key(%x)", k.public[:4]) }
 
-// GoString shows no secret.
-func (k Key) GoString() string { return k.String() }
+// Format shows no secret, whatever the verb.
+func (k Key) Format(f fmt.State, _ rune) { io.WriteString(f, k.String()) }
 
 // Sign signs a message for a domain, which says what the message is ("quantra identity v1"): a signature of one domain is none of
 // another's (Ed25519ctx, RFC 8032 section 5.1). A domain has 1 to 255 bytes.
@@ -74,10 +101,10 @@ func (k Key) Sign(domain string, message []byte) (Signature, error) {
 	if err := checkDomain(domain); err != nil {
 		return s, err
 	}
-	if len(k.private) == 0 {
+	if len(k.private()) == 0 {
 		return s, errors.New("signing with no key")
 	}
-	b, err := k.private.Sign(nil, message, &ed25519.Options{Hash: crypto.Hash(0), Context: domain})
+	b, err := k.private().Sign(nil, message, &ed25519.Options{Hash: crypto.Hash(0), Context: domain})
 	if err != nil {
 		return s, err
 	}
@@ -97,11 +124,35 @@ var rule = &voi.VerifyOptions{AllowSmallOrderR: true}
 
 // Verify returns [ErrSignature] unless s is k's signature over the message in the domain.
 func (k PublicKey) Verify(domain string, message []byte, s Signature) error {
+	return verify(nil, domain, k, message, s, 0)
+}
+
+// Verify is [PublicKey.Verify] by a key that may be in the cache, where it is about a third faster.
+func (c *KeyCache) Verify(domain string, k PublicKey, message []byte, s Signature) error {
+	return verify(c, domain, k, message, s, 0)
+}
+
+// verify verifies one signature. The hash is 0, or SHA-512 where the message is a digest by it (Ed25519ph).
+func verify(c *KeyCache, domain string, k PublicKey, message []byte, s Signature, hash crypto.Hash) error {
 	if err := checkDomain(domain); err != nil {
 		return err
 	}
-	if !voi.VerifyWithOptions(k[:], message, s[:], &voi.Options{Context: domain, Verify: rule}) {
+	if !verifyBy(c, k, message, s, &voi.Options{Context: domain, Verify: rule, Hash: hash}) {
 		return ErrSignature
 	}
 	return nil
+}
+
+func verifyBy(c *KeyCache, k PublicKey, message []byte, s Signature, o *voi.Options) bool {
+	if c == nil {
+		return voi.VerifyWithOptions(k[:], message, s[:], o)
+	}
+	if form := c.get(k); form != nil {
+		return voi.VerifyExpandedWithOptions(form, message, s[:], o)
+	}
+	if !voi.VerifyWithOptions(k[:], message, s[:], o) {
+		return false
+	}
+	c.verified(k)
+	return true
 }

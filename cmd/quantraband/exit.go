@@ -11,6 +11,8 @@ import (
 
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/seal"
+	"github.com/quantra-l/quantra/seal/pgp"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/zerotrust"
 )
@@ -84,11 +86,12 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.Is(err, profile.ErrCorrupt), errors.Is(err, profile.ErrTooLarge), errors.Is(err, store.ErrCorrupt), errors.Is(err, zerotrust.ErrCorrupt):
+	case errors.Is(err, profile.ErrCorrupt), errors.Is(err, profile.ErrTooLarge), errors.Is(err, store.ErrCorrupt), errors.Is(err, zerotrust.ErrCorrupt),
+		errors.Is(err, seal.ErrCorrupt), errors.Is(err, pgp.ErrCorrupt):
 		return exitCorrupt
 	case errors.Is(err, vfs.ErrLocked):
 		return exitInUse
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrOverloaded), errors.Is(err, zerotrust.ErrUnavailable):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrOverloaded), errors.Is(err, zerotrust.ErrUnavailable), errors.Is(err, seal.ErrUnavailable):
 		return exitUnavailable
 	case errors.Is(err, zerotrust.ErrDenied):
 		return exitDenied

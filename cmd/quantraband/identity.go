@@ -42,15 +42,6 @@ docs/guard.md tells of it, docs/format/identity.md draws it.`,
 	}, a.identityCreate(), a.identityShow(), a.identityList(), a.identityRevoke())
 }
 
-// sealKey reads a private key.
-func sealKey(path string, orMake bool) (seal.Key, error) {
-	k, err := privateKey(path, orMake)
-	if err != nil {
-		return seal.Key{}, err
-	}
-	return seal.KeyFromSeed(k.Seed())
-}
-
 func (a *app) identityCreate() *cobra.Command {
 	var key, issuerKey, kind, out string
 	var attrs, roles []string
@@ -65,7 +56,9 @@ Roles count only where an issuer signs, and so do attributes.`,
   quantraband identity create --key node.key --issuer-key issuer.key --kind agent --attr team=payments --days 90 -o node.qid`,
 		Args: cobra.NoArgs,
 	}
-	cmd.RunE = func(*cobra.Command, []string) error {
+	var pass passphrases
+	pass.flags(cmd, a, false)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if key == "" || out == "" {
 			return usagef("create needs --key FILE and -o FILE")
 		}
@@ -76,13 +69,13 @@ Roles count only where an issuer signs, and so do attributes.`,
 				return usagef("--from %q: it must be RFC 3339, as 2026-11-23T15:04:05Z", from)
 			}
 		}
-		owner, err := sealKey(key, true)
+		owner, err := keyFile(key, true, pass.ask(cmd.Context(), key))
 		if err != nil {
 			return err
 		}
 		issuer := owner
 		if issuerKey != "" {
-			if issuer, err = sealKey(issuerKey, false); err != nil {
+			if issuer, err = keyFile(issuerKey, false, pass.ask(cmd.Context(), issuerKey)); err != nil {
 				return err
 			}
 		}
@@ -305,11 +298,13 @@ at once: open sessions of those who were revoked end.`,
   quantraband identity revoke --documents old.qid --issuer-key issuer.key --list revoked.qrl`,
 	}
 	q.serverFlags(cmd)
+	var pass passphrases
+	pass.flags(cmd, a, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if issuerKey == "" || listFile == "" || len(args) == 0 && !push {
 			return usagef("revoke needs whom to revoke, --issuer-key FILE and --list FILE")
 		}
-		issuer, err := sealKey(issuerKey, false)
+		issuer, err := keyFile(issuerKey, false, pass.ask(cmd.Context(), issuerKey))
 		if err != nil {
 			return err
 		}

@@ -4,10 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -15,12 +12,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/seal"
 )
 
 // keyFileEnv tells an agent where its key is, as agent.Options.KeyFile does.
@@ -169,76 +166,29 @@ func parseAgentKeys(raw []byte) (map[[ed25519.PublicKeySize]byte]bool, error) {
 	return keys, nil
 }
 
-// ownAgentKey is the key with which the server's own agents sign, in its data folder, and made there if it is missing. The server has the
-// folder for itself, so nobody else makes it at the same time.
+// ownAgentKey is the key with which the server's own agents sign, in its data folder, and made there if it is missing. The server has
+// the folder for itself, so nobody else makes it at the same time.
 func ownAgentKey(dir string) (path string, pub ed25519.PublicKey, err error) {
 	path = filepath.Join(dir, ownKeyFile)
-	key, err := privateKey(path, true)
-	if err != nil {
-		return "", nil, err
+	k, err := keyFile(path, true, nil)
+	defer k.Wipe()
+	switch public := k.Public(); {
+	case err == nil:
+		return path, public[:], nil
+	case errors.Is(err, seal.ErrUnsafe):
+		return "", nil, fmt.Errorf("%w; or delete it, and a new one is made", err)
+	case errors.As(err, new(*fs.PathError)), errors.As(err, new(*os.LinkError)):
+		return "", nil, pathError("read", path, err)
 	}
-	return path, key.Public().(ed25519.PublicKey), nil
+	return "", nil, fmt.Errorf("%w; delete it, and a new one is made", err)
 }
 
-// privateKey reads a key: PKCS#8 in PEM, which only its user can read. A missing one is made where that is wanted.
-func privateKey(path string, orMake bool) (ed25519.PrivateKey, error) {
-	remedy := ""
-	raw, err := os.ReadFile(path)
-	if orMake {
-		remedy = ": delete it, and a new one is made"
-		if errors.Is(err, fs.ErrNotExist) {
-			raw, err = makeAgentKey(path)
-		}
+// keyFile reads the key in a file, whose passphrase is asked for if it has one. A missing one is made where that is wanted, without.
+func keyFile(path string, orMake bool, ask seal.Passphrase) (seal.Key, error) {
+	k, err := seal.LoadKey(path, ask)
+	if orMake && errors.Is(err, fs.ErrNotExist) {
+		k = seal.NewKey()
+		err = seal.SaveKey(path, k, seal.KeyOptions{})
 	}
-	if err != nil {
-		return nil, pathError("read", path, err)
-	}
-	if info, err := os.Stat(path); err != nil {
-		return nil, pathError("read", path, err)
-	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 { // Windows has no such bits
-		return nil, fmt.Errorf("%s can be read by others (%v): chmod 600 it, or make a new one", path, info.Mode().Perm())
-	}
-	block, rest := pem.Decode(raw)
-	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%s is not one PEM block PRIVATE KEY%s", path, remedy)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w%s", path, err, remedy)
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s is a key of another kind (%T), it must be Ed25519%s", path, parsed, remedy)
-	}
-	return key, nil
-}
-
-// makeAgentKey writes a new key. The file appears whole or not at all.
-func makeAgentKey(path string) (raw []byte, err error) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	raw = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	f, err := os.CreateTemp(filepath.Dir(path), ".agent-*.key") // 0600
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	return raw, os.Rename(f.Name(), path)
+	return k, err
 }
