@@ -21,14 +21,15 @@ type AdmissionOptions struct {
 	// PerAddress is how many connections a minute an address may begin, and at once; for IPv6 a /64 is one address, as a host has all
 	// of it. 0 is 60.
 	PerAddress int
-	// Total is how many handshakes a second may begin, and at once. 0 is 1,000: a few hundredths of a core in signatures.
+	// Total is how many handshakes a second may begin, and at once. 0 is 1,000: about a twentieth of a core in
+	// signatures.
 	Total int
 	// MaxBits is the hardest puzzle that is asked: each bit doubles a stranger's work. 0 is 22 (about a second of one core), at most 32.
 	MaxBits int
 	Now     func() time.Time // nil is time.Now
 }
 
-// Admission stands before any work with public keys. It takes a fixed 1.5 MB, no lock, and at most two hashes for each attempt.
+// Admission stands before any work with public keys. It takes a fixed 1 MB, no lock, and at most two hashes for each attempt.
 //
 // While little is going on all come in, each address within its own rate. From half of the total rate on a stranger must first show that
 // it receives what is sent to its address, and then that it has worked: a puzzle, which costs us one hash to make and one to check, and of

@@ -14,7 +14,7 @@ import (
 	"github.com/quantra-l/quantra/zerotrust/policy"
 )
 
-// DefaultMaxRecords bounds the records where nothing else is said: about 50 MB.
+// DefaultMaxRecords bounds the records where nothing else is said: about 60 MB.
 const DefaultMaxRecords = 100_000
 
 // record is a [Record] in use. What the way of a decision reads is atomic; the rest is under mu. Lock order: a shard, then a record,

@@ -119,7 +119,7 @@ func (a *app) zerotrustStatus() *cobra.Command {
 		for _, l := range st.Revocations {
 			fmt.Fprintf(a.stdout, "revocations %d of %s, %s: %d entries\n", l.Number, plain(l.Issuer), l.Issued.Format(time.RFC3339), l.Entries)
 		}
-		if behind := st.Clock.Sub(time.Now()); behind > time.Minute {
+		if behind := time.Until(st.Clock); behind > time.Minute {
 			fmt.Fprintf(a.stdout, "the clock has gone back by %s: expiry goes by %s\n", behind.Round(time.Second), st.Clock.Format(time.RFC3339))
 		}
 		if st.Fault != "" {
