@@ -73,6 +73,7 @@ var law = map[string][]string{
 	"web/bundle":                      nil,
 	"web/uitest":                      nil,
 	"wire":                            nil,
+	"zerotrust/audit":                 {"seal", "internal/vfs"},
 }
 
 // pure are the rooms that may not import wire.
