@@ -358,7 +358,7 @@ func (l *Log) behind() error {
 		n, fault, taken := l.pendingN, l.publisher.fault, l.taken
 		l.mu.Unlock()
 		switch {
-		case n <= maxPending:
+		case n <= l.o.PendingBytes:
 			return nil
 		case fault != nil:
 			return fmt.Errorf("%d bytes wait for tiles, which cannot be written: %w", n, fault)
@@ -375,7 +375,8 @@ func (l *Log) failed(err error) {
 	l.fault, l.failedAt = err, time.Now()
 	l.stats.Failures++
 	close(l.tried)
-	l.tried = make(chan struct{})
+	close(l.room)
+	l.tried, l.room = make(chan struct{}), make(chan struct{})
 	l.mu.Unlock()
 	if was == nil {
 		l.o.Logger.Error("THE AUDIT LOG CANNOT BE WRITTEN: what must be recorded is refused until it can", "dir", l.o.Dir, "err", err)

@@ -68,6 +68,8 @@ type Options struct {
 	PublishEvery time.Duration // how often tiles and checkpoint are written, at most; 0 is 1 s
 	RetryEvery   time.Duration // how often what failed is tried again, at least; 0 is 1 s
 	Writers      int           // files written at a time; 0 is 4
+	// PendingBytes bounds what is committed and in no tile: past it nothing is committed. 0 is 64 MiB.
+	PendingBytes int64
 
 	Logger *slog.Logger     // nil is silent
 	Now    func() time.Time // of entries of the log's own; nil is time.Now
@@ -77,8 +79,7 @@ type Options struct {
 const (
 	maxBatchEntries = 4096
 	maxBatchBytes   = 4 << 20
-	publishEntries  = 4096     // these are published without waiting for PublishEvery
-	maxPending      = 64 << 20 // bytes that are committed and in no tile: past this nothing is committed
+	publishEntries  = 4096 // these are published without waiting for PublishEvery
 	probeEvery      = 100 * time.Millisecond
 )
 
@@ -106,8 +107,8 @@ func (o Options) check() (Options, error) {
 	o.QueueEntries, o.QueueBytes = cmp.Or(o.QueueEntries, 16384), cmp.Or(o.QueueBytes, 16<<20)
 	o.BatchEntries, o.BatchAge = cmp.Or(o.BatchEntries, 100), cmp.Or(o.BatchAge, 5*time.Second)
 	o.PublishEvery, o.RetryEvery = cmp.Or(o.PublishEvery, time.Second), cmp.Or(o.RetryEvery, time.Second)
-	o.Writers = cmp.Or(o.Writers, 4)
-	if o.QueueEntries < 1 || o.QueueBytes < 1 || o.BatchEntries < 1 || o.BatchAge < 0 || o.PublishEvery < 0 || o.RetryEvery < 0 || o.Writers < 1 {
+	o.Writers, o.PendingBytes = cmp.Or(o.Writers, 4), cmp.Or(o.PendingBytes, 64<<20)
+	if o.QueueEntries < 1 || o.QueueBytes < 1 || o.BatchEntries < 1 || o.BatchAge < 0 || o.PublishEvery < 0 || o.RetryEvery < 0 || o.Writers < 1 || o.PendingBytes < 1 {
 		return o, errors.New("audit: a bound below 1")
 	}
 	return o, nil
@@ -147,7 +148,7 @@ type Log struct {
 	fault    error
 	failedAt time.Time
 	tried    chan struct{} // closed when it is tried again
-	room     chan struct{} // closed when there is room in the queue
+	room     chan struct{} // closed when there is room in the queue, or a write failed
 	roomFor  int           // how many wait for that
 	pending  []committed
 	pendingN int64 // its bytes
@@ -277,19 +278,23 @@ func (l *Log) offer(it item) (full bool, err error) {
 	return false, nil
 }
 
-// offerWaiting puts an item into the queue when there is room.
+// offerWaiting puts an item into the queue when there is room, unless the log cannot be written.
 func (l *Log) offerWaiting(ctx context.Context, it item) error {
 	for {
 		if full, err := l.offer(it); err != nil || !full {
 			return err
 		}
 		l.mu.Lock()
-		room := l.room
+		room, fault := l.room, l.fault
 		l.roomFor++
 		l.mu.Unlock()
 		signal(l.wake)           // who waits for room wants it soon
 		full, err := l.offer(it) // room may have come before roomFor said that someone waits
-		if err == nil && full {
+		switch {
+		case err != nil || !full:
+		case fault != nil:
+			err = fmt.Errorf("audit: %s: %w: %w", l.o.Dir, ErrUnavailable, fault)
+		default:
 			select {
 			case <-room:
 			case <-l.closing:

@@ -117,3 +117,9 @@ func (p *Proof) Check(trust []PublicKey) (Checkpoint, error) {
 	}
 	return c, nil
 }
+
+// ProveSince is the proof that the published tree grew from the one of size entries (RFC 6962 section 2.1.2).
+func (v *View) ProveSince(size uint64) ([]tlog.Hash, error) {
+	p, err := tlog.ProveTree(int64(v.c.Size), int64(size), v.d.reader(v.c))
+	return p, broken(err)
+}

@@ -43,7 +43,8 @@ func (l *Log) publish() {
 	for {
 		next := time.Hour
 		l.mu.Lock()
-		waiting, entries := len(l.pending) > 0, l.stats.Size-p.size
+		waiting := len(l.pending) > 0
+		much := l.stats.Size-p.size >= publishEntries || l.pendingN >= l.o.PendingBytes/2
 		fault := p.fault
 		l.mu.Unlock()
 		if waiting || p.todo != nil {
@@ -52,7 +53,7 @@ func (l *Log) publish() {
 				every = max(every, l.o.RetryEvery)
 			}
 			next = every - time.Since(p.last)
-			if entries >= publishEntries && fault == nil {
+			if much && fault == nil {
 				next = 0
 			}
 		}
