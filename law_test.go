@@ -40,7 +40,6 @@ var law = map[string][]string{
 	"internal/strictyaml":             nil,
 	"internal/vfs":                    nil,
 	"optimize":                        {"analyze", "internal/jsonapi", "profile", "optimize/judge"},
-	"optimize/chain":                  {"internal/vfs"},
 	"optimize/journal":                {"control", "optimize"},
 	"optimize/judge":                  {"analyze", "profile"},
 	"optimize/simulate":               {"analyze", "optimize", "optimize/judge", "profile"},

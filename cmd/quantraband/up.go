@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -38,6 +37,7 @@ type upOptions struct {
 	prices        string
 	machines      string
 	policy        string
+	auditKey      string
 	url           string
 	engine        engineOptions
 	log           logOptions
@@ -82,6 +82,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
+	f.StringVar(&o.auditKey, "audit-key", "", "`file` of the key that signs the audit log, made if it is missing; never in the log's folder: docs/audit.md (default: quantra/audit.key in the user's configuration)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
@@ -138,7 +139,10 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	base := baseURL(ln.Addr().(*net.TCPAddr))
 	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
-	audit := &auditLog{name: filepath.Join(dir, auditFile)}
+	audit, err := openAuditLog(dir, o.auditKey, log)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, audit.Close()) }()
 	all, err := assemble(e, o, rules, changes, audit, sign.verifier, log)
 	if err != nil {
