@@ -252,6 +252,11 @@ func (l *Log) take() (item, bool) {
 func (l *Log) makeBatch(entries [][]byte, waits []wait) *batch {
 	tree := frontier{l.committer.tree.size, append([]tlog.Hash(nil), l.committer.tree.hashes...)}
 	b := &batch{record: record{first: tree.size, count: len(entries)}, waits: waits}
+	size := 0
+	for _, e := range entries {
+		size += 2 + len(e)
+	}
+	b.entries = make([]byte, 0, size)
 	for _, e := range entries {
 		tree.add(tlog.RecordHash(e))
 		b.entries = appendEntry(b.entries, e)
