@@ -115,6 +115,7 @@ func FuzzFiles(f *testing.F) {
 	f.Add(append(bytes.Clone(raw[:len(raw)/2]), raw...), 3)
 	f.Add(appendEntry(appendEntry(nil, []byte(`{"a":1}`)), []byte(`{}`)), 2)
 	f.Add(make([]byte, 64), 2)
+	f.Add([]byte("0"), -72)
 	f.Fuzz(func(t *testing.T, b []byte, n int) {
 		if es, err := splitBundle(b, n); err == nil {
 			var back []byte

@@ -66,7 +66,7 @@ func appendEntry(b, entry []byte) []byte {
 
 // splitBundle is the entries of a bundle, which must be want many and nothing else. They share b's memory.
 func splitBundle(b []byte, want int) ([][]byte, error) {
-	out := make([][]byte, 0, min(want, len(b)/2))
+	out := make([][]byte, 0, max(0, min(want, len(b)/2))) // on 32 bits a count of a record may come out below 0
 	for len(b) > 0 {
 		if len(b) < 2 {
 			return nil, fmt.Errorf("it ends in the length of entry %d", len(out))
