@@ -40,7 +40,6 @@ var law = map[string][]string{
 	"internal/strictyaml":             nil,
 	"internal/vfs":                    nil,
 	"optimize":                        {"analyze", "internal/jsonapi", "profile", "optimize/judge"},
-	"optimize/chain":                  {"internal/vfs"},
 	"optimize/journal":                {"control", "optimize"},
 	"optimize/judge":                  {"analyze", "profile"},
 	"optimize/simulate":               {"analyze", "optimize", "optimize/judge", "profile"},
@@ -76,6 +75,7 @@ var law = map[string][]string{
 	"wire":                            nil,
 	"zerotrust/policy":                {"internal/strictyaml"},
 	"zerotrust":                       {"internal/jsonapi", "internal/vfs", "seal", "zerotrust/policy"},
+	"zerotrust/audit":                 {"seal", "internal/vfs"},
 }
 
 // pure are the rooms that may not import wire.

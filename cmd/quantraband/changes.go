@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,9 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/optimize"
-	"github.com/quantra-l/quantra/optimize/chain"
 	"github.com/quantra-l/quantra/optimize/judge"
 	"github.com/quantra-l/quantra/optimize/policyfile"
 )
@@ -640,44 +637,4 @@ func metricsText(metrics []judge.Metric) string {
 		}
 	}
 	return strings.Join(out, ", ")
-}
-
-func (a *app) auditCommand() *cobra.Command {
-	var head string
-	verify := &cobra.Command{
-		Use:   "verify FILE",
-		Short: "Say whether an audit log is as it was written, or which line was altered, removed or moved",
-		Long: `Read an audit log with its heads, and say how many lines it has and the hash of the last one, or which line was altered,
-removed or moved (code 3). With --head it must also have a line that an earlier run said.`,
-		Example: `  quantraband audit verify /var/lib/quantra/audit.jsonl
-  quantraband audit verify audit.jsonl --head 2:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08`,
-		Args: cobra.ExactArgs(1),
-	}
-	verify.RunE = func(_ *cobra.Command, args []string) error {
-		anchors, err := chain.ParseAnchors(head)
-		if err != nil {
-			return usagef("--head %q: %w", head, err)
-		}
-		r, err := chain.Verify(vfs.Default, args[0], anchors...)
-		switch {
-		case errors.Is(err, chain.ErrBroken):
-			return corruptf("%w", err)
-		case err != nil:
-			return err
-		}
-		torn := ""
-		if r.Torn {
-			torn = "; behind them is the beginning of one that never counted, as a crash leaves it"
-		}
-		_, err = fmt.Fprintf(a.stdout, "%s is whole: %d lines%s\nhead %d:%s\n", args[0], r.Lines, torn, r.Lines, r.Head)
-		return err
-	}
-	verify.Flags().StringVar(&head, "head", "", "a line's number and hash, as `N:HASH`, that must be in it")
-	return a.group(&cobra.Command{
-		Use:     "audit",
-		GroupID: "main",
-		Short:   "Check the log of what was done to the fleet: verify",
-		Long:    `What a server does to the fleet is in the audit log of its data folder: docs/format/audit.md.`,
-		Example: `  quantraband audit verify /var/lib/quantra/audit.jsonl`,
-	}, verify)
 }

@@ -41,7 +41,7 @@ func scriptProposal(ts *testscript.TestScript, neg bool, args []string) {
 // TestChangesDocs: the commands that docs/changes.md shows are commands with flags that they have. Its policy is decoded in optimize/policyfile.
 func TestChangesDocs(t *testing.T) {
 	n := 0
-	for _, name := range []string{"changes.md", filepath.Join("format", "audit.md"), "alerts.md"} {
+	for _, name := range []string{"changes.md", "audit.md", "alerts.md"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
 		if err != nil {
 			t.Fatal(err)

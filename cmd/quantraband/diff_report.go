@@ -194,7 +194,7 @@ func (r *gateReport) text(w io.Writer, n int) error {
 // printable is a name of a profile without what could steer a terminal or break a line.
 func printable(s string) string {
 	return strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c >= 0x80 && c < 0xa0 {
+		if steers(c) {
 			return '?'
 		}
 		return c

@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 			"lists":         scriptLists,
 			"exit-code":     scriptExitCode,
 			"empty-profile": scriptEmptyProfile,
-			"server":        scriptServer, "take-port": scriptTakePort, "post": scriptPost,
+			"server":        scriptServer, "stop-server": scriptStopServer, "take-port": scriptTakePort, "post": scriptPost,
 			"agent": scriptAgent, "leased": scriptLeased, "proposal": scriptProposal,
 		},
 	})

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,9 +18,7 @@ import (
 	"github.com/quantra-l/quantra/analyze/price"
 	"github.com/quantra-l/quantra/cmd/quantraband/tune"
 	"github.com/quantra-l/quantra/fleet"
-	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/optimize"
-	"github.com/quantra-l/quantra/optimize/chain"
 	"github.com/quantra-l/quantra/optimize/journal"
 	"github.com/quantra-l/quantra/optimize/measure"
 	"github.com/quantra-l/quantra/optimize/notices"
@@ -31,11 +28,8 @@ import (
 	"github.com/quantra-l/quantra/watch"
 )
 
-// The files in the data folder that changes have.
-const (
-	auditFile = "audit.jsonl"
-	killFile  = "optimizer.off" // its presence freezes all changes
-)
+// killFile is in the data folder: its presence freezes all changes.
+const killFile = "optimizer.off"
 
 // envOptimizer is the switch of agents and servers alike.
 const envOptimizer = "PROFILER_OPTIMIZER_ENABLED"
@@ -183,37 +177,4 @@ func priceOf(prices func() *price.File, agents *fleet.Fleet) func(service string
 		m := prices().Cores(cores, machines...)
 		return &m
 	}
-}
-
-// auditLog is the audit log of the data folder. It is opened with the first act: a server that makes no changes has none, and one whose
-// log is broken serves profiles all the same, and makes no changes.
-type auditLog struct {
-	name string
-
-	mu    sync.Mutex
-	chain *chain.Log
-}
-
-// record is optimize.Options.Record.
-func (a *auditLog) record(_ context.Context, e optimize.Entry) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.chain == nil {
-		c, err := chain.Open(vfs.Default, a.name)
-		if err != nil {
-			return err
-		}
-		a.chain = c
-	}
-	return a.chain.Append(e)
-}
-
-// Close closes it, after the last act.
-func (a *auditLog) Close() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.chain == nil {
-		return nil
-	}
-	return a.chain.Close()
 }

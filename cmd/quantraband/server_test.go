@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -59,6 +60,11 @@ func startServer(args ...string) (*server, error) {
 	}
 	s := &server{ended: make(chan struct{})}
 	s.cmd = exec.Command(path, append([]string{"up", "--listen", "127.0.0.1:0"}, args...)...)
+	for i, arg := range args {
+		if arg == "--data" && i+1 < len(args) { // the keys of its audit log are not to be the developer's own
+			s.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Clean(args[i+1])+"-config")
+		}
+	}
 	s.cmd.Stderr = &s.stderr
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -154,6 +160,7 @@ func scriptServer(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	s, err := startServer(append([]string{"--no-self-profile"}, args...)...)
 	ts.Check(err)
+	scriptServers.Store(ts, s)
 	ts.Setenv("QUANTRA_SERVER", s.base)
 	ts.Setenv("PORT", s.base[strings.LastIndexByte(s.base, ':')+1:])
 	ts.Check(os.WriteFile(ts.MkAbs("ready"), []byte(s.ready), 0o666))
@@ -162,6 +169,20 @@ func scriptServer(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Logf("server: code %d, %v, %s", code, err, &s.stderr)
 		}
 	})
+}
+
+// scriptServers are the servers that scripts started last, by script.
+var scriptServers sync.Map
+
+// stop-server ends the server that was started last, which must end well.
+func scriptStopServer(ts *testscript.TestScript, neg bool, args []string) {
+	s, ok := scriptServers.Load(ts)
+	if neg || len(args) > 0 || !ok {
+		ts.Fatalf("usage: stop-server, behind server")
+	}
+	if code, err := s.(*server).stop(os.Interrupt); err != nil || code != exitOK {
+		ts.Fatalf("server: code %d, %v, %s", code, err, &s.(*server).stderr)
+	}
 }
 
 // post FILE QUERY [STATUS] sends a profile to $QUANTRA_SERVER, which must answer STATUS, or else 200 or 204.

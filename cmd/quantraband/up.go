@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -38,6 +37,7 @@ type upOptions struct {
 	prices        string
 	machines      string
 	policy        string
+	auditKey      string
 	url           string
 	guard         guardOptions
 	engine        engineOptions
@@ -83,6 +83,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
+	f.StringVar(&o.auditKey, "audit-key", "", "`file` of the key that signs the audit log, made if it is missing; never in the log's folder: docs/audit.md (default: quantra/audit.key in the user's configuration)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.guard.flags(cmd)
 	o.engine.flags(cmd)
@@ -138,20 +139,26 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	guard, err := openGuard(dir, o.guard, log)
+	audit, err := openAuditLog(dir, o.auditKey, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, audit.Close()) }()
+	guard, policies, err := openGuard(dir, o.guard, audit.decided, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, guard.Close()) }()
 	base := baseURL(ln.Addr().(*net.TCPAddr))
 	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
-	audit := &auditLog{name: filepath.Join(dir, auditFile)}
-	defer func() { err = errors.Join(err, audit.Close()) }()
 	all, err := assemble(e, o, rules, changes, audit, guard, sign.verifier, log)
 	if err != nil {
 		return err
 	}
 	// Both end after the server has, and before the store.
+	if policies != nil {
+		defer inBackground(ctx, policies.Run)()
+	}
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
 	srv := newHTTPServer(all, log)

@@ -44,6 +44,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		newStatsCollector("quantra_store_", db.Stats, storeMetrics),
+		newStatsCollector("quantra_audit_", audit.stats, auditMetrics),
 	)
 	if e.clickhouse != nil {
 		registry.MustRegister(newStatsCollector("quantra_clickhouse_", e.clickhouse.Stats, clickhouseMetrics))
@@ -93,8 +94,10 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
 	ui, err := web.New(web.Options{
-		Store:    db,
-		Ready:    func() error { return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy()) }, // what is stuck is no reason to start the process anew
+		Store: db,
+		Ready: func() error { // what is stuck is no reason to start the process anew
+			return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy(), audit.Healthy())
+		},
 		Hosts:    o.hosts,
 		Routes:   routes,
 		Version:  readBuild().Version,

@@ -24,12 +24,14 @@ const guardDir = "guard"
 
 // guardOptions are whom a guard believes.
 type guardOptions struct {
+	policies   string
 	issuers    string
 	selfSigned []string
 }
 
 func (o *guardOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
+	f.StringVar(&o.policies, "policies", "", "`folder` (or file) of Cedar policies of who may do what, read again when it changes (default: those of quantraband policy standard)")
 	f.StringVar(&o.issuers, "issuers", "", "`file` of the ids of those who may vouch for identities and revoke them, one a line")
 	f.StringSliceVar(&o.selfSigned, "self-signed", []string{"peer"}, "`kinds` of identities that may vouch for themselves, or none")
 }
@@ -70,19 +72,22 @@ func (o *guardOptions) options() (out zerotrust.Options, err error) {
 	return out, nil
 }
 
-// openGuard opens the guard of a server.
-func openGuard(dir string, o guardOptions, log *slog.Logger) (*zerotrust.Guard, error) {
+// openGuard opens the guard of a server. policies is what keeps its policies fresh; nil where they are the standard ones.
+func openGuard(dir string, o guardOptions, record func(context.Context, zerotrust.Event) error, log *slog.Logger) (g *zerotrust.Guard, policies *policy.Source, err error) {
 	opt, err := o.options()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if o.policies != "" {
+		if policies, err = policy.Open(o.policies, log, nil); err != nil {
+			return nil, nil, usagef("--policies: %w", err)
+		}
+		opt.Policy = policies.Set
 	}
 	opt.Dir = filepath.Join(dir, guardDir)
-	opt.Record = func(_ context.Context, e zerotrust.Event) error {
-		log.Info("guard", "what", e.What, "decision", e.Decision, "principal", e.Principal, "action", e.Action, "resource", e.Resource,
-			"allowed", e.Allowed, "level", e.Level, "policies", e.Policies, "reason", e.Reason)
-		return nil
-	}
-	return zerotrust.New(opt)
+	opt.Record = record
+	g, err = zerotrust.New(opt)
+	return g, policies, err
 }
 
 func (a *app) zerotrustCommand() *cobra.Command {
