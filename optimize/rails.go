@@ -26,18 +26,31 @@ func (r *round) blocked(c *Change, kp *KindPolicy) string {
 	if other := r.busy[c.Service]; other != "" && other != c.ID {
 		return fmt.Sprintf("Change %s of %s is under way: there is one at a time.", other, c.Service)
 	}
-	if c.ApprovedBy == "" {
-		if kp.Approve {
-			return fmt.Sprintf("A change of the kind %s needs an approval.", c.Kind)
-		}
-		if c.Cost > r.policy.ApproveAbove {
-			return fmt.Sprintf("It adds %.0f a month, above %.0f: it needs an approval.", c.Cost, r.policy.ApproveAbove)
-		}
+	if why := r.policy.unapproved(c, kp); why != "" {
+		return why
 	}
 	if spent := r.rails.Spent[month(r.now)]; c.Cost > 0 && spent+c.Cost > r.policy.Budget {
 		return fmt.Sprintf("It adds %.0f a month; with the %.0f that changes of this month have added it is above the budget of %.0f.", c.Cost, spent, r.policy.Budget)
 	}
 	return r.broken(c)
+}
+
+// unapproved says in a sentence why c needs a person's approval that it has not; "" is that it needs none, or has one.
+func (p *Policy) unapproved(c *Change, kp *KindPolicy) string {
+	switch {
+	case c.ApprovedBy != "":
+	case kp.Approve:
+		return fmt.Sprintf("A change of the kind %s needs an approval.", c.Kind)
+	case c.Cost > p.ApproveAbove:
+		return fmt.Sprintf("It adds %.0f a month, above %.0f: it needs an approval.", c.Cost, p.ApproveAbove)
+	}
+	return ""
+}
+
+// mark sets c.NeedsApproval by the policy, for an answer.
+func (p *Policy) mark(c *Change) {
+	kp := p.For(c.Kind, c.Service)
+	c.NeedsApproval = (c.State == Proposed || c.State == Waiting) && p.unapproved(c, &kp) != ""
 }
 
 // open says that changes may start and be promoted at t.
