@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -192,6 +193,30 @@ type auditLog struct {
 
 	mu    sync.Mutex
 	chain *chain.Log
+}
+
+// leased is fleet.Options.Record: what people lease and release over the API stands in the log before it happens. What the optimizer
+// leases is there as its own act, once, and not each time that it is prolonged. A log that cannot be written keeps no release from being made.
+func (a *auditLog) leased(log *slog.Logger) func(context.Context, fleet.Event) error {
+	return func(ctx context.Context, e fleet.Event) error {
+		if e.By == "" || e.Kind != "lease" && e.Kind != "release" {
+			return nil
+		}
+		entry := optimize.Entry{Time: e.Time, Tenant: e.Tenant, Kind: optimize.Runtime, Service: e.Service, Act: e.Kind, Actor: e.By, Target: e.Instance}
+		if e.Kind == "lease" {
+			spec, err := json.Marshal(e.Settings)
+			if err != nil {
+				return err
+			}
+			entry.Spec, entry.Reason = string(spec), "Until "+e.Expires.Format(time.RFC3339)+"."
+		}
+		err := a.record(ctx, entry)
+		if err != nil && e.Kind == "release" {
+			log.Error("a release goes into the audit log late", "service", e.Service, "instance", e.Instance, "err", err)
+			return nil
+		}
+		return err
+	}
 }
 
 // record is optimize.Options.Record.
