@@ -24,7 +24,7 @@ import (
 )
 
 func (a *app) changesCommand() *cobra.Command {
-	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesPropose(), a.changesLog(), a.changesPlan(), a.changesPolicy()}
+	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesPropose(), a.changesLog(), a.changesPlan(), a.changesSimulate(), a.changesPolicy()}
 	for _, do := range []struct{ name, long string }{
 		{"start", "Start a change that is proposed, or one that was undone again. Rails hold it all the same: list says which."},
 		{"approve", "Approve what a change adds to the bill, or its kind. One that is proposed is started with it."},
@@ -38,7 +38,7 @@ func (a *app) changesCommand() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "changes",
 		GroupID: "main",
-		Short:   "What a running server proposes to change, and does: list, show, propose, start, approve, pause, resume, undo, reject, log, plan, policy",
+		Short:   "What a running server proposes to change, and does: list, show, propose, start, approve, pause, resume, undo, reject, log, plan, simulate, policy",
 		Long: `The server proposes changes that would make services cheaper or faster; one that is started goes from one node to all,
 and is undone if it does harm. docs/changes.md tells of it, and of the file that up --policy names.`,
 		Example: `  quantraband changes list
