@@ -89,7 +89,7 @@ func (r *round) preview(ctx context.Context, c *Change) Planned {
 	if tr.Whole || len(targets) == 1 {
 		trial.Plan.Stages = trial.Plan.Stages[:1]
 	}
-	fresh, next := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
+	fresh, next := freshIn(targets, r.rails.Touched, r.now, r.nodeEvery(tr))
 	planned := len(targets) > 0 && r.plan(&trial, targets, fresh)
 	switch {
 	case p.Why != "":
