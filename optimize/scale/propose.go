@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
@@ -51,6 +52,12 @@ type Options struct {
 	MaxSched time.Duration
 	// CoreMonth is what a core costs a month, in the currency of the policy; 0 is unknown, which a proposal for more warns of.
 	CoreMonth float64
+}
+
+// Check says what is wrong with the options; nil is nothing.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -200,13 +207,12 @@ func up(in *Input, f *figures, o Options) (Decision, bool) {
 	}
 	p := proposal(in, f, to, o)
 	p.Sentence = fmt.Sprintf("%s: %s, so %d -> %d replicas, expected at %s of their CPU", in.Service, rule, in.Replicas, to, percent(load/(f.allowed*float64(to))))
-	p.Basis = in.Version + " " + in.Now.UTC().Format(time.DateOnly)
-	if o.CoreMonth > 0 {
-		p.Cost = -p.Saving * o.CoreMonth
-	} else {
+	p.Basis = fmt.Sprintf("%s %s, from %d", in.Version, in.Now.UTC().Format(time.DateOnly), in.Replicas)
+	p.Again = o.UpEvery
+	if o.CoreMonth == 0 {
 		warnings = append(warnings, "what a core costs is not known, so no budget holds this: set the price")
 	}
-	p.Warnings = warnings
+	p.Warnings = append(p.Warnings, warnings...)
 	return Decision{Proposal: p, Why: rule}, true
 }
 
@@ -240,7 +246,8 @@ func down(in *Input, f *figures, o Options) Decision {
 		percent(peak.high/(f.allowed*n)), peak.basis)
 	p.Sentence = fmt.Sprintf("%s: %s, so %d -> %d replicas, expected at up to %s", in.Service, rule, in.Replicas, to, percent(peak.high/(f.allowed*float64(to))))
 	year, week := in.Now.UTC().ISOWeek()
-	p.Basis = fmt.Sprintf("%s %d-W%02d", in.Version, year, week)
+	p.Basis = fmt.Sprintf("%s %d-W%02d, from %d", in.Version, year, week, in.Replicas)
+	p.Again = o.DownEvery
 	if !f.seasonal {
 		p.Warnings = append(p.Warnings, "there is no day of history to know the daily peak from")
 	}
@@ -250,6 +257,9 @@ func down(in *Input, f *figures, o Options) Decision {
 	return Decision{Proposal: p, Why: rule}
 }
 
+// stands is how long a proposal is worth something once it is not made any more. The optimizer notes every 5 minutes that it is made still.
+const stands = 15 * time.Minute
+
 // proposal is what both have in common.
 func proposal(in *Input, f *figures, to int, o Options) *optimize.Proposal {
 	spec, err := json.Marshal(Spec{Place: in.Place, Group: in.Group, From: in.Replicas, To: to})
@@ -257,14 +267,20 @@ func proposal(in *Input, f *figures, to int, o Options) *optimize.Proposal {
 		panic(err) // strings and numbers
 	}
 	each := float64(in.Replicas)/float64(to) - 1 // of the load that one replica bears
+	saving := float64(in.Replicas-to) * f.allowed
+	metrics := Metrics(each, o.UpAt*f.allowed)
+	var warnings []string
+	if !f.asked {
+		metrics = slices.DeleteFunc(metrics, func(m judge.Metric) bool { return m.PerRequest })
+		warnings = []string{"no requests are measured: it is judged by CPU alone"}
+	}
 	return &optimize.Proposal{
 		Kind: optimize.Scale, Service: in.Service, Subject: in.Place + ":" + in.Group, Spec: spec, Evidence: in.Evidence,
 		Expected: map[string]analyze.Estimate{
 			"cpu":        {Value: each, Low: (1+each)*(1-f.scatter) - 1, High: (1+each)*(1+f.scatter) - 1},
 			"throughput": {Value: each, Low: (1+each)*(1-f.scatter) - 1, High: (1+each)*(1+f.scatter) - 1},
 		},
-		Saving:  float64(in.Replicas-to) * f.allowed,
-		Metrics: Metrics(each, o.UpAt*f.allowed),
+		Saving: saving, Cost: -saving * o.CoreMonth, Metrics: metrics, Warnings: warnings, Stands: stands,
 	}
 }
 
