@@ -128,9 +128,12 @@ func Items(n *Node, field string, most int, read Reader) error {
 }
 
 // Text reads a text of 1 to 128 bytes.
-func Text(n *Node, field string) (string, error) {
-	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" || n.Value == "" || len(n.Value) > 128 {
-		return "", Wrong(n, field, "it must be a text of 1 to 128 bytes")
+func Text(n *Node, field string) (string, error) { return Long(n, field, 128) }
+
+// Long reads a text of 1 to most bytes.
+func Long(n *Node, field string, most int) (string, error) {
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" || n.Value == "" || len(n.Value) > most {
+		return "", Wrong(n, field, "it must be a text of 1 to %d bytes", most)
 	}
 	return n.Value, nil
 }

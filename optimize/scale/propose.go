@@ -54,6 +54,11 @@ type Options struct {
 	CoreMonth float64
 }
 
+// Bounds are the least and the most replicas.
+func (o Options) Bounds() (floor, ceiling int) {
+	return cmp.Or(o.Floor, DefaultFloor), cmp.Or(o.Ceiling, DefaultCeiling)
+}
+
 // Check says what is wrong with the options; nil is nothing.
 func (o Options) Check() error {
 	_, err := o.withDefaults()
@@ -61,7 +66,7 @@ func (o Options) Check() error {
 }
 
 func (o Options) withDefaults() (Options, error) {
-	o.Floor, o.Ceiling = cmp.Or(o.Floor, DefaultFloor), cmp.Or(o.Ceiling, DefaultCeiling)
+	o.Floor, o.Ceiling = o.Bounds()
 	o.Target, o.UpAt, o.Band = cmp.Or(o.Target, 0.60), cmp.Or(o.UpAt, 0.80), cmp.Or(o.Band, 0.10)
 	o.UpFor, o.Lead, o.Horizon = cmp.Or(o.UpFor, 5*time.Minute), cmp.Or(o.Lead, 10*time.Minute), cmp.Or(o.Horizon, 2*time.Hour)
 	o.MinHistory, o.Peers = cmp.Or(o.MinHistory, 24*time.Hour), cmp.Or(o.Peers, 500)
