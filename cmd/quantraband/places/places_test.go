@@ -242,8 +242,14 @@ func TestHistory(t *testing.T) {
 				y.put("runtime", "shop", id, y.now.Add(time.Duration(j+1)*150*time.Second), 150*time.Second, runtimeOf(map[string]string{"process_cpu": "nanoseconds"}, map[string]float64{"process_cpu": float64(i) * 150e9}))
 			}
 		}
-		if _, err := y.history(t.Context(), k, y.now.Add(2*time.Minute)); err != nil {
+		now, err := y.history(t.Context(), k, y.now.Add(2*time.Minute))
+		if err != nil {
 			t.Fatal(err)
+		}
+		for n, l := range now { // what is half over is no load yet
+			if l.Cores != 2*float64(n) {
+				t.Fatalf("at %v, %d: %+v", y.now, n, l)
+			}
 		}
 	}
 	y.now = begin.Add(5*time.Hour + 2*time.Minute)
@@ -273,8 +279,12 @@ func google(t *testing.T) (gce.Options, *httptest.Server) {
 		}
 	}
 	var types []map[string]any
-	for name, cores := range map[string]int{"n2-standard-2": 2, "n2-standard-4": 4, "n2-standard-8": 8, "n2-highmem-2": 2} {
-		types = append(types, map[string]any{"name": name, "guestCpus": cores, "memoryMb": 4096 * cores})
+	for name, cores := range map[string]int{"n2-standard-2": 2, "n2-standard-4": 4, "n2-standard-8": 8, "n2-highmem-2": 2, "n2-highcpu-4": 4} {
+		gib := 4 * cores
+		if name == "n2-highcpu-4" {
+			gib = 8 // it would be the smallest that does
+		}
+		types = append(types, map[string]any{"name": name, "guestCpus": cores, "memoryMb": 1024 * gib})
 	}
 	mux.HandleFunc("GET /projects/p/zones/z/machineTypes", say(map[string]any{"items": types}))
 	for _, name := range []string{"m-1", "m-2"} {
