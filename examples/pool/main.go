@@ -201,9 +201,11 @@ func work(group, name string) error {
 		return err
 	}
 	fmt.Print("ready")
+	primes := 0
 	for ctx.Err() == nil && asked(group) == nil {
-		burn(ctx, share(group))
+		primes += burn(ctx, share(group))
 	}
+	log.Printf("%s counted %d primes", name, primes)
 	end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return errors.Join(a.Stop(end), os.Remove(file))
@@ -224,18 +226,19 @@ func share(group string) float64 {
 }
 
 // burn works for a part of a tenth of a second, and rests for the other.
-func burn(ctx context.Context, part float64) {
+func burn(ctx context.Context, part float64) (n int) {
 	const turn = 100 * time.Millisecond
-	end := time.Now()
+	began := time.Now()
 	rest := time.NewTimer(turn)
 	defer rest.Stop()
-	for busy := time.Duration(part * float64(turn)); time.Since(end) < busy; {
-		countPrimes(1000)
+	for busy := time.Duration(part * float64(turn)); time.Since(began) < busy; {
+		n += countPrimes(1000)
 	}
 	select {
 	case <-rest.C:
 	case <-ctx.Done():
 	}
+	return n
 }
 
 //go:noinline

@@ -207,7 +207,7 @@ func (g *gate) call(f func() error) error {
 	g.mu.Lock()
 	if left := g.until.Sub(g.now()); left > 0 && left <= shutFor {
 		defer g.mu.Unlock()
-		return fmt.Errorf("it did not answer, and is asked again in %s: %v", left.Round(time.Second), g.why)
+		return g.why // in the same words, which are said once
 	}
 	g.mu.Unlock()
 	began := g.now()

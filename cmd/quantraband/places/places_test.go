@@ -146,7 +146,7 @@ func TestGate(t *testing.T) {
 const commandPolicy = `
 places:
   shop:
-    replicas: {command: {group: g, get: [/bin/echo, "4"], set: [/bin/true, "{{.Replicas}}"]}, floor: 3, ceiling: 9}
+    replicas: {command: {group: g, get: [echo, "4"], set: [true, "{{.Replicas}}"]}, floor: 3, ceiling: 9}
 `
 
 func scaling(tenant, service, place, group string, to int) *optimize.Change {
@@ -269,6 +269,50 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// TestUnknownPeers: where nobody says how many peers nodes have there are no fewer replicas; that is said, and more are not kept from being.
+func TestUnknownPeers(t *testing.T) {
+	const policy = `
+places:
+  shop:
+    replicas: {command: {group: g, get: [echo, "8"], set: ["true", "{{.Replicas}}"]}, min_history: 0s}
+`
+	with := `    peers: {nodes: [%s], check: ["true", "{{.Peers}}"], move: ["true", "{{.ID}}"], back: ["true", "{{.ID}}"], moved: ["true", "{{.ID}}"]}
+`
+	nodes := `echo, '{"nodes":[{"id":"i0","peers":10},{"id":"i1","peers":10}]}'`
+	for _, c := range []struct {
+		name, policy string
+		cores        float64 // of each, of one
+		to           int     // 0 is no proposal
+		fault        string
+	}{
+		{"alone", policy, 0.1, 7, ""}, {"peers", policy + fmt.Sprintf(with, nodes), 0.1, 7, ""}, {"unknown", policy + fmt.Sprintf(with, `"false"`), 0.1, 0, "nodes"},
+		{"unknown, and full", policy + fmt.Sprintf(with, `"false"`), 0.9, 12, "nodes"},
+	} {
+		y := newYard(t, c.policy, gce.Options{})
+		for end := noon.Add(-75 * time.Minute); !end.After(noon); end = end.Add(30 * time.Second) {
+			for i := range 8 {
+				p := runtimeOf(map[string]string{"process_cpu": "nanoseconds", "gomaxprocs": "count"}, map[string]float64{"process_cpu": c.cores * 30e9, "gomaxprocs": 1})
+				y.put("runtime", "shop", fmt.Sprint("i", i), end, 30*time.Second, p)
+			}
+		}
+		y.now = noon.Add(-40 * time.Minute)
+		_, _ = y.Propose(t.Context(), "") // it sees the number of replicas
+		y.now = noon
+		ps, err := y.Propose(t.Context(), "")
+		said := y.Status("")
+		to := 0
+		for i := range ps {
+			var s scale.Spec
+			if ps[i].Kind == optimize.Scale && json.Unmarshal(ps[i].Spec, &s) == nil {
+				to = s.To
+			}
+		}
+		if to != c.to || (err != nil) != (c.fault != "") || !strings.Contains(said[len(said)-1].Error, c.fault) {
+			t.Errorf("%s: %d replicas, %v, %+v; want %d", c.name, to, err, said, c.to)
+		}
+	}
+}
+
 // google answers as much of Compute Engine as proposals ask.
 func google(t *testing.T) (gce.Options, *httptest.Server) {
 	mux := http.NewServeMux()
@@ -377,7 +421,7 @@ func TestPeers(t *testing.T) {
 	policy := fmt.Sprintf(`
 places:
   feed:
-    peers: {nodes: [/bin/cat, %q], check: [/bin/true, "{{.Peers}}"], move: [/bin/true, "{{.ID}}"], back: [/bin/true, "{{.ID}}"], moved: [/bin/echo, "{\"made\":true,\"peers\":5}", "{{.ID}}"]}
+    peers: {nodes: [cat, %q], check: [true, "{{.Peers}}"], move: [true, "{{.ID}}"], back: [true, "{{.ID}}"], moved: [echo, "{\"made\":true,\"peers\":5}", "{{.ID}}"]}
 `, said)
 	write := func(text string) {
 		t.Helper()

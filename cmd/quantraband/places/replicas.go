@@ -2,6 +2,7 @@ package places
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/url"
@@ -72,16 +73,18 @@ func (p *Places) replicas(ctx context.Context, tenant, service string, r *policy
 	if err := p.measure(ctx, tenant, service, max(rules.UpFor, upFor), &in); err != nil {
 		return answer{}, err
 	}
+	var unknown error // who is connected
 	if with != nil {
-		if err := p.connected(ctx, service, &in); err != nil {
-			return answer{}, err
-		}
+		unknown = p.connected(ctx, service, &in)
 	}
 	if in.History, err = p.history(ctx, k, in.Now); err != nil {
 		return answer{}, err
 	}
 	d, err := scale.Propose(in, rules)
-	return answer{d.Proposal, d.Why}, err
+	if unknown != nil && d.Proposal != nil && d.Proposal.Saving > 0 {
+		d = scale.Decision{Why: "fewer replicas might do, but how many peers each has is not known"}
+	}
+	return answer{d.Proposal, d.Why}, errors.Join(err, unknown)
 }
 
 // measure fills in what was measured of the replicas. Now becomes the time up to which nearly all of them were.
