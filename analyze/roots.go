@@ -22,7 +22,7 @@ func ReadRoots(p *profile.Profile) (r Roots, ok bool) {
 			continue
 		}
 		le, failed := reader.labels(p.SampleLabels[s])
-		r.d.add(le, n, 0, failed)
+		r.d.add(le, n, float64(n)*(durationBucket{le: le}).middle(), failed)
 	}
 	return r, true
 }
@@ -35,6 +35,10 @@ func (r *Roots) Requests() float64 { return float64(r.d.n + r.d.loose) }
 
 // Failed is of [Roots.Requests].
 func (r *Roots) Failed() float64 { return float64(r.d.errors) }
+
+// Seconds is how long requests took together, by the middles of their buckets; those without a bucket are left out. Divided by a time on the
+// clock it is how many were in flight on average (Little's law).
+func (r *Roots) Seconds() float64 { return r.d.sum / 1e9 }
 
 // Quantile is the q-quantile of how long requests took, in seconds, spread evenly within its bucket. ok is false where there is none with
 // a bucket, or more than one of a hundred has none.

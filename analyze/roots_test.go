@@ -25,6 +25,9 @@ func TestRoots(t *testing.T) {
 			t.Errorf("the %v-quantile is %v s, want about %v", q, got, q)
 		}
 	}
+	if got := r.Seconds(); math.Abs(got/500.5-1) > 0.03 { // 1 to 1000 ms, and the one without a bucket
+		t.Errorf("they took %v s, want about 500.5", got)
+	}
 	sum := r
 	sum.Add(&r)
 	if a, _ := r.Quantile(0.99); sum.Requests() != 2002 || sum.Failed() != 20 || r.Requests() != 1001 {

@@ -111,6 +111,17 @@ func (f *Fleet) askAgents(w http.ResponseWriter, r *http.Request, tenant string)
 type leaseRequest struct {
 	Service  string `json:"service"`
 	Instance string `json:"instance"`
+	By       string `json:"by"` // who asks; "" is the address of the request
+}
+
+const maxBy = 200 // bytes of a name
+
+// asker is who asks, for the record.
+func (q *leaseRequest) asker(r *http.Request) (string, error) {
+	if len(q.By) > maxBy {
+		return "", errorf(ErrInvalid, "by has %d bytes: it may have %d", len(q.By), maxBy)
+	}
+	return cmp.Or(q.By, r.RemoteAddr, "a request without an address"), nil
 }
 
 // body reads a reader's JSON into v, in which unknown names are refused: a setting that is spelled wrong must not be left out silently.
@@ -138,7 +149,11 @@ func (f *Fleet) askLease(w http.ResponseWriter, r *http.Request, tenant string) 
 	if err != nil {
 		return nil, errorf(ErrInvalid, "for %.40q: it must be a time as 10m, from 1s to 24h", q.For)
 	}
-	l, err := f.Lease(r.Context(), Target{tenant, q.Service, q.Instance}, q.Settings, ttl)
+	by, err := q.asker(r)
+	if err != nil {
+		return nil, err
+	}
+	l, err := f.lease(r.Context(), Target{tenant, q.Service, q.Instance}, q.Settings, ttl, by)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +165,11 @@ func (f *Fleet) askRelease(w http.ResponseWriter, r *http.Request, tenant string
 	if err := f.body(w, r, &q); err != nil {
 		return nil, err
 	}
-	return struct{}{}, f.Release(r.Context(), Target{tenant, q.Service, q.Instance})
+	by, err := q.asker(r)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, f.release(r.Context(), Target{tenant, q.Service, q.Instance}, by)
 }
 
 func (f *Fleet) askGoroutines(_ http.ResponseWriter, r *http.Request, tenant string) (any, error) {

@@ -89,6 +89,9 @@ type Event struct {
 	Settings          Settings  // of a lease
 	Expires           time.Time // of a lease
 	Seconds           int       // of a trace
+	// By is who asked for a lease or a release over HTTP: the name that the request gives, else the address that it came from. "" is a
+	// call of this program's own.
+	By string
 }
 
 // Target is an agent. Where Instance is "" it is any one of the service's that is there; leases need one.

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -978,6 +979,31 @@ func TestRecord(t *testing.T) {
 		}
 		if fmt.Sprint(events) != fmt.Sprint(want) {
 			t.Errorf("%q", events)
+		}
+	})
+}
+
+// TestRecordBy: who asks over HTTP stands in the record, by name or by address; what this program leases itself has nobody's.
+func TestRecordBy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var by []string
+		r := newRig(t, Options{Record: func(_ context.Context, e Event) error {
+			by = append(by, e.Kind+" "+e.By)
+			return nil
+		}})
+		r.poll("0s", nil)
+		lease := `{"service":"checkout","instance":"a","for":"10m","gogc":200`
+		r.ask("POST", "/lease", lease+`,"by":"ada"}`)
+		r.ask("POST", "/release", `{"service":"checkout","instance":"a","by":"bob"}`)
+		r.ask("POST", "/lease", lease+`}`)
+		if got := r.ask("POST", "/lease", lease+`,"by":"`+strings.Repeat("x", 201)+`"}`); got.status != 400 {
+			t.Errorf("%+v", got)
+		}
+		if err := r.Release(t.Context(), checkout); err != nil {
+			t.Error(err)
+		}
+		if want := []string{"lease ada", "release bob", "lease 192.0.2.1:1234", "release "}; !slices.Equal(by, want) { // httptest's address
+			t.Errorf("%q, want %q", by, want)
 		}
 	})
 }

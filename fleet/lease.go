@@ -202,6 +202,11 @@ func (f *Fleet) tell(a *agent, now time.Time, note bool) *leaseReply {
 // the same settings and the agent has not refused it. It does not wait for the agent: [Fleet.Agents] says whether it is in
 // force. The agent restores what it found when it ends.
 func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Duration) (Lease, error) {
+	return f.lease(ctx, t, s, ttl, "")
+}
+
+// lease is Lease, asked for by somebody: [Event].By.
+func (f *Fleet) lease(ctx context.Context, t Target, s Settings, ttl time.Duration, by string) (Lease, error) {
 	if err := s.check(); err != nil {
 		return Lease{}, err
 	}
@@ -231,7 +236,7 @@ func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Durati
 		return Lease{}, err
 	}
 	g.expires = time.Now().Add(ttl)
-	err := f.record(ctx, Event{Kind: "lease", ID: g.id, Settings: s.clone(), Expires: g.expires.UTC(), Tenant: t.Tenant, Service: t.Service, Instance: t.Instance})
+	err := f.record(ctx, Event{Kind: "lease", ID: g.id, Settings: s.clone(), Expires: g.expires.UTC(), Tenant: t.Tenant, Service: t.Service, Instance: t.Instance, By: by})
 	if err != nil {
 		return Lease{}, err
 	}
@@ -263,7 +268,10 @@ func (f *Fleet) Lease(ctx context.Context, t Target, s Settings, ttl time.Durati
 }
 
 // Release ends an agent's lease before its time. That there is none is no error.
-func (f *Fleet) Release(ctx context.Context, t Target) error {
+func (f *Fleet) Release(ctx context.Context, t Target) error { return f.release(ctx, t, "") }
+
+// release is Release, asked for by somebody: [Event].By.
+func (f *Fleet) release(ctx context.Context, t Target, by string) error {
 	if t.Instance == "" {
 		return errorf(ErrInvalid, "a release needs an instance")
 	}
@@ -276,7 +284,7 @@ func (f *Fleet) Release(ctx context.Context, t Target) error {
 	}); err != nil || id == "" {
 		return err
 	}
-	if err := f.record(ctx, Event{Kind: "release", ID: id, Tenant: t.Tenant, Service: t.Service, Instance: t.Instance}); err != nil {
+	if err := f.record(ctx, Event{Kind: "release", ID: id, Tenant: t.Tenant, Service: t.Service, Instance: t.Instance, By: by}); err != nil {
 		return err
 	}
 	return f.look(t, func(a *agent, now time.Time) error {

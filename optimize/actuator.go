@@ -40,7 +40,7 @@ type Watcher interface {
 // Traits are what the optimizer must know of a kind.
 type Traits struct {
 	// Whole says that the change is of the service as a whole: there is one target and no control, and it is held to bounds and to
-	// its own past instead.
+	// its own past instead. The policy's bound on changes of one node is not for it: those who propose such changes have cool-downs.
 	Whole bool
 	// Toggles says that on a single target it can be switched on and off to be judged.
 	Toggles bool
@@ -67,7 +67,10 @@ type Sight struct {
 type Question struct {
 	Tenant, Service string
 	Instances       []string
-	From, To        time.Time // of the points; baselines included
+	// Whole says that Instances is one target that stands for the service: what all of its instances were together is asked for, as of
+	// one of them on average, under that name.
+	Whole    bool
+	From, To time.Time // of the points; baselines included
 	// Profiles are summed over [ProfileFrom, To) and the baseline's over [From, BaselineTo). Zero ProfileFrom asks for none.
 	ProfileFrom, BaselineTo time.Time
 }

@@ -121,7 +121,9 @@ func (r *Runner) askChanges(q *http.Request, tenant string) (any, error) {
 		return nil, err
 	}
 	changes := make([]Listed, len(list))
+	policy := r.o.Policy()
 	for i := range list {
+		policy.mark(&list[i])
 		changes[i] = listed(list[i])
 	}
 	status, holds, err := r.Status(q.Context(), tenant)
@@ -150,6 +152,7 @@ func (r *Runner) askChange(q *http.Request, tenant string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.o.Policy().mark(&c)
 	latest := c.Verdict
 	if v, ok := r.Latest(c.ID); ok && c.State.Acting() {
 		latest = &v
@@ -166,6 +169,7 @@ func (r *Runner) askAct(q *http.Request, tenant string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.o.Policy().mark(&c)
 	r.look()
 	return map[string]any{"change": c}, nil
 }
@@ -256,6 +260,7 @@ func (r *Runner) askSubmit(q *http.Request, tenant string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.o.Policy().mark(&c)
 	r.look()
 	return map[string]any{"change": c}, nil
 }

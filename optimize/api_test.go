@@ -310,6 +310,40 @@ func TestAPIIncidents(t *testing.T) {
 	}
 }
 
+// TestNeedsApproval: who asks reads it in a field, in every answer, until somebody has approved or the change has ended.
+func TestNeedsApproval(t *testing.T) {
+	costly := gogc("billing")
+	costly.Cost = 80
+	d := newDesk(t, gogc("checkout"), costly)
+	path := "/api/v1/changes/" + costly.ID()
+	for _, step := range []struct {
+		do   string
+		want any // nil is that it is left out
+	}{{"", true}, {"start", true}, {"pause", true}, {"approve", nil}} {
+		if step.do != "" {
+			if got := at(d.ask("POST", path, `{"do":"`+step.do+`","by":"ada"}`, 200), "change", "needs_approval"); got != step.want {
+				t.Errorf("the answer to %s: %v", step.do, got)
+			}
+		}
+		if got := at(d.ask("GET", path, "", 200), "change", "needs_approval"); got != step.want {
+			t.Errorf("after %q: %v", step.do, got)
+		}
+		list, _ := d.ask("GET", "/api/v1/changes", "", 200)["changes"].([]any)
+		for _, c := range list {
+			want := step.want
+			if at(c, "service") == "checkout" {
+				want = nil
+			}
+			if got := at(c, "needs_approval"); got != want {
+				t.Errorf("after %q, listed: %v of %v", step.do, got, at(c, "service"))
+			}
+		}
+	}
+	if c, _, err := d.j.Change(t.Context(), "default", costly.ID()); err != nil || c.NeedsApproval {
+		t.Errorf("the journal has it: %v", err)
+	}
+}
+
 // TestAPIPlan: what would happen is said for each, with the rail or the nodes, and nothing happens.
 func TestAPIPlan(t *testing.T) {
 	other := gogc("checkout")

@@ -48,8 +48,14 @@ type Proposal struct {
 	// Saving is in cores, by the whole service; below 0 it costs. Price is what that is a month, Cost what the change adds to the bill.
 	Saving float64        `json:"saving"`
 	Price  *analyze.Money `json:"price,omitempty"`
-	// Cost is what the change adds to the bill, by month, in the currency of the policy: more replicas, a larger machine. 0 is nothing.
+	// Cost is what the change adds to the bill, by month, in the currency of the policy: more replicas, a larger machine. 0 is nothing;
+	// below 0 it takes that off, which a change that is done gives back to the budget.
 	Cost float64 `json:"cost,omitempty"`
+	// Stands is how long the proposal is worth something once it is not made any more, be it decided or not: load is another in
+	// minutes. 0 is the policy's, of those that nobody has decided.
+	Stands time.Duration `json:"stands,omitempty"`
+	// Again is after how long a change that is done may be proposed again on the same basis; 0 is a day.
+	Again time.Duration `json:"again,omitempty"`
 	// Metrics are the judge's for this change, in place of the policy's; nil is those.
 	Metrics []judge.Metric `json:"metrics,omitempty"`
 }

@@ -1,6 +1,7 @@
 package optimize
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -264,20 +265,29 @@ func (o *Optimizer) consider(ctx context.Context, tenant string, p *Proposal, kn
 			}
 			c.Proposal, c.SeenAt = *p, now
 			return o.o.Journal.Keep(ctx, c, nil)
+		case c.State == Waiting && p.Stands > 0 && c.Basis == p.Basis:
+			if now.Sub(c.SeenAt) < freshenEvery {
+				return nil
+			}
+			c.SeenAt = now // as it was decided: its figures alone moved
+			return o.o.Journal.Keep(ctx, c, nil)
+		case c.State == Waiting && p.Stands > 0: // what it was decided for has passed
 		case c.State == Waiting || c.State.Acting():
 			return nil
+		case c.State == Proposed && p.Stands > 0 && c.Basis == p.Basis && now.Sub(c.ProposedAt) < freshenEvery:
+			return nil // figures of load move each minute: who reads the one must have the time to decide
 		case c.Basis != p.Basis && c.State != Proposed:
 			continue
 		case c.State == Failed, c.State == Withdrawn && c.Rejected:
 			return nil // on this basis it is known
-		case (c.State == Undone || c.State == Done) && now.Sub(c.EndedAt) < againAfter:
+		case c.State == Undone && now.Sub(c.EndedAt) < againAfter, c.State == Done && now.Sub(c.EndedAt) < cmp.Or(p.Again, againAfter):
 			return nil
 		}
 	}
 	for i := range known { // what is proposed otherwise now takes the place of what was
 		c := &known[i]
-		if c.State == Proposed && c.Kind == p.Kind && c.Service == p.Service && c.Subject == p.Subject && c.ID != id {
-			c.State, c.EndedAt, c.Reason = Withdrawn, now, "Another proposal took its place."
+		if (c.State == Proposed || c.State == Waiting && p.Stands > 0) && c.Kind == p.Kind && c.Service == p.Service && c.Subject == p.Subject && c.ID != id {
+			c.State, c.EndedAt, c.Reason, c.Held = Withdrawn, now, "Another proposal took its place.", ""
 			if err := o.o.Journal.Keep(ctx, c, nil, Event{Time: now, Actor: self, What: WhatWithdrawn, Note: c.Reason}); err != nil {
 				return err
 			}

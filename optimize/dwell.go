@@ -318,7 +318,7 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 		part := 2 * max(c.Plan.Stages[c.Stage].Dwell, minWatch)
 		from = from.Add(r.now.Sub(from).Truncate(part))
 	}
-	q := Question{Tenant: c.Tenant, Service: c.Service, From: first.Add(-c.Plan.Baseline), To: r.now}
+	q := Question{Tenant: c.Tenant, Service: c.Service, Whole: r.whole(c), From: first.Add(-c.Plan.Baseline), To: r.now}
 	if profiles {
 		q.ProfileFrom, q.BaselineTo = from, first
 	}
@@ -355,6 +355,12 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 		in.add(units[id], judge.Member{Name: id}, first, from)
 	}
 	return in.Input, nil
+}
+
+// whole says that a change is of its service as a whole.
+func (o *Optimizer) whole(c *Change) bool {
+	act := o.o.Actuators[c.Kind]
+	return act != nil && act.Traits(c).Whole
 }
 
 // input is a judge's input that is being gathered.
@@ -501,7 +507,7 @@ func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event
 			u.State = UnitApplied // tend brings it back
 		}
 	}
-	r.settle(c, Done)
+	r.settle(c, Done, false)
 	delete(r.busy, c.Service)
 	return r.keep(ctx, c, true, told, Event{What: WhatDone, Note: c.Reason})
 }

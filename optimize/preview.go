@@ -60,7 +60,9 @@ func (o *Optimizer) Preview(ctx context.Context, tenant string, policy *Policy) 
 // preview is what would become of one. What starts is in the way of those behind it.
 func (r *round) preview(ctx context.Context, c *Change) Planned {
 	kp := r.policy.For(c.Kind, c.Service)
-	p := Planned{Change: listed(*c), Mode: kp.Mode, Stages: []int{}, Nodes: []string{}, Controls: []string{}}
+	marked := *c
+	r.policy.mark(&marked)
+	p := Planned{Change: listed(marked), Mode: kp.Mode, Stages: []int{}, Nodes: []string{}, Controls: []string{}}
 	act := r.o.Actuators[c.Kind]
 	breakers := maps.Clone(r.rails.Breakers) // asking for a trial takes it
 	switch {
@@ -87,7 +89,7 @@ func (r *round) preview(ctx context.Context, c *Change) Planned {
 	if tr.Whole || len(targets) == 1 {
 		trial.Plan.Stages = trial.Plan.Stages[:1]
 	}
-	fresh, next := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
+	fresh, next := freshIn(targets, r.rails.Touched, r.now, r.nodeEvery(tr))
 	planned := len(targets) > 0 && r.plan(&trial, targets, fresh)
 	switch {
 	case p.Why != "":

@@ -26,18 +26,31 @@ func (r *round) blocked(c *Change, kp *KindPolicy) string {
 	if other := r.busy[c.Service]; other != "" && other != c.ID {
 		return fmt.Sprintf("Change %s of %s is under way: there is one at a time.", other, c.Service)
 	}
-	if c.ApprovedBy == "" {
-		if kp.Approve {
-			return fmt.Sprintf("A change of the kind %s needs an approval.", c.Kind)
-		}
-		if c.Cost > r.policy.ApproveAbove {
-			return fmt.Sprintf("It adds %.0f a month, above %.0f: it needs an approval.", c.Cost, r.policy.ApproveAbove)
-		}
+	if why := r.policy.unapproved(c, kp); why != "" {
+		return why
 	}
 	if spent := r.rails.Spent[month(r.now)]; c.Cost > 0 && spent+c.Cost > r.policy.Budget {
 		return fmt.Sprintf("It adds %.0f a month; with the %.0f that changes of this month have added it is above the budget of %.0f.", c.Cost, spent, r.policy.Budget)
 	}
 	return r.broken(c)
+}
+
+// unapproved says in a sentence why c needs a person's approval that it has not; "" is that it needs none, or has one.
+func (p *Policy) unapproved(c *Change, kp *KindPolicy) string {
+	switch {
+	case c.ApprovedBy != "":
+	case kp.Approve:
+		return fmt.Sprintf("A change of the kind %s needs an approval.", c.Kind)
+	case c.Cost > p.ApproveAbove:
+		return fmt.Sprintf("It adds %.0f a month, above %.0f: it needs an approval.", c.Cost, p.ApproveAbove)
+	}
+	return ""
+}
+
+// mark sets c.NeedsApproval by the policy, for an answer.
+func (p *Policy) mark(c *Change) {
+	kp := p.For(c.Kind, c.Service)
+	c.NeedsApproval = (c.State == Proposed || c.State == Waiting) && p.unapproved(c, &kp) != ""
 }
 
 // open says that changes may start and be promoted at t.
@@ -91,8 +104,8 @@ func (r *round) setBreaker(k Kind, b Breaker) {
 	r.rails.Breakers[k] = b
 }
 
-// settle tells the breakers and the budget how a change ended.
-func (r *round) settle(c *Change, to State) {
+// settle tells the breakers and the budget how a change ended; was is whether it had been done before.
+func (r *round) settle(c *Change, to State, was bool) {
 	for _, k := range breakersOf(c.Kind) {
 		b := r.rails.Breakers[k]
 		switch to {
@@ -110,23 +123,33 @@ func (r *round) settle(c *Change, to State) {
 		}
 		r.setBreaker(k, b)
 	}
-	if to != Done && c.Cost > 0 {
-		m := month(c.StartedAt)
-		if left := r.rails.Spent[m] - c.Cost; left > 0 {
-			r.rails.Spent[m] = left
-		} else {
-			delete(r.rails.Spent, m)
-		}
+	switch {
+	case to != Done && c.Cost > 0:
+		r.bill(month(c.StartedAt), -c.Cost)
+	case to == Done && c.Cost < 0:
+		r.bill(month(r.now), c.Cost)
+	case to != Done && c.Cost < 0 && was:
+		r.bill(month(r.now), -c.Cost) // what it had taken off is there again
 	}
+}
+
+// bill changes what a month's changes have added to the bill. Below 0 it does not go: what was saved before is no credit.
+func (r *round) bill(month string, by float64) {
+	left := r.rails.Spent[month] + by
+	if left <= 0 {
+		delete(r.rails.Spent, month)
+		return
+	}
+	if r.rails.Spent == nil {
+		r.rails.Spent = map[string]float64{}
+	}
+	r.rails.Spent[month] = left
 }
 
 // spend puts a change that starts into the budget, and forgets what no bound asks for any more.
 func (r *round) spend(c *Change) {
 	if c.Cost > 0 {
-		if r.rails.Spent == nil {
-			r.rails.Spent = map[string]float64{}
-		}
-		r.rails.Spent[month(c.StartedAt)] += c.Cost
+		r.bill(month(c.StartedAt), c.Cost)
 	}
 	for m := range r.rails.Spent {
 		if m < month(r.now.AddDate(-1, 0, 0)) {

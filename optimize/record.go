@@ -43,6 +43,9 @@ type Change struct {
 	Reason string `json:"reason,omitempty"`
 	// Held is what keeps it from going on, in a sentence: a rail, a pause, an approval that is missing. "" is nothing.
 	Held string `json:"held,omitempty"`
+	// NeedsApproval says that it does not begin until a person approves it, by the policy that is in force when somebody asks. It is of
+	// answers alone: the journal has it false.
+	NeedsApproval bool `json:"needs_approval,omitempty"`
 
 	ProposedAt time.Time `json:"proposed_at"`
 	SeenAt     time.Time `json:"seen_at"` // when it was proposed last: what is not proposed any more is withdrawn

@@ -26,6 +26,8 @@ type RunOptions struct {
 	Lease func(ctx context.Context, name string) (held context.Context, release func(), ok bool, err error)
 	// Tenant is whose changes a request is about; nil is "default".
 	Tenant func(*http.Request) (string, error)
+	// Places says what is known of the places of a tenant's services where changes are made; nil is nothing.
+	Places func(tenant string) []PlaceStatus
 	// PolicyFile says where the policy comes from; nil is nowhere.
 	PolicyFile func() PolicyFile
 	// DecodePolicy reads a policy that somebody asks about; nil is that none can be asked about.
@@ -47,6 +49,17 @@ type PolicyFile struct {
 	Read time.Time `json:"read,omitzero"`  // when what is in force was read
 	// Error is what is wrong with the file as it is now: what was read before stays in force. "" is nothing.
 	Error string `json:"error,omitempty"`
+}
+
+// PlaceStatus is what was last known of a place where changes of a service are made: where its replicas, its machines or its peers are.
+type PlaceStatus struct {
+	Service string `json:"service"`
+	Kind    Kind   `json:"kind"`
+	Place   string `json:"place"`           // as kube:deployments/shop/checkout
+	Says    string `json:"says,omitempty"`  // why nothing is proposed there, or what is
+	Error   string `json:"error,omitempty"` // why it cannot be reached or measured; nothing is proposed there meanwhile
+	// At is when it was asked last.
+	At time.Time `json:"at"`
 }
 
 // Runner lets an [Optimizer] act again and again, on one of the servers that share its journal, and answers those who ask.
@@ -320,6 +333,7 @@ type Status struct {
 	Kinds    []Kind           `json:"kinds"`
 	Breakers map[Kind]Breaker `json:"breakers"` // that have counted a failure or are open; "" is the one of all
 	Budget   Budget           `json:"budget"`
+	Places   []PlaceStatus    `json:"places,omitempty"` // that the policy names, as the server that acts found them
 	LastTick time.Time        `json:"last_tick,omitzero"`
 	TickMs   float64          `json:"tick_ms"`
 	Ticks    int64            `json:"ticks"`
@@ -353,6 +367,9 @@ func (r *Runner) Status(ctx context.Context, tenant string) (Status, Holds, erro
 		if r.o.Actuators[k] != nil {
 			s.Kinds = append(s.Kinds, k)
 		}
+	}
+	if r.run.Places != nil {
+		s.Places = r.run.Places(tenant)
 	}
 	if s.Breakers == nil {
 		s.Breakers = map[Kind]Breaker{}

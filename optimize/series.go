@@ -74,7 +74,7 @@ func (r *Runner) series(ctx context.Context, c *Change, stage int) (*Series, err
 		s.Periods = c.Periods
 	}
 	units := map[string]*Unit{}
-	question := Question{Tenant: c.Tenant, Service: c.Service, From: s.From, To: s.To}
+	question := Question{Tenant: c.Tenant, Service: c.Service, Whole: r.whole(c), From: s.From, To: s.To}
 	for i := range c.Units {
 		u := &c.Units[i]
 		if u.Applied.IsZero() && u.State != UnitControl {

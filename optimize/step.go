@@ -1,6 +1,7 @@
 package optimize
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,10 +18,8 @@ const unitsInRound = 50
 
 // proposed starts what the policy starts, and withdraws what is proposed no more.
 func (r *round) proposed(ctx context.Context, c *Change) error {
-	if r.now.Sub(c.SeenAt) >= r.policy.WithdrawAfter {
-		c.State, c.EndedAt = Withdrawn, r.now
-		c.Reason = fmt.Sprintf("What it rests on has not been seen since %s.", c.SeenAt.Format("2 Jan 15:04 MST"))
-		return r.keep(ctx, c, false, Event{What: WhatWithdrawn, Note: c.Reason})
+	if r.now.Sub(c.SeenAt) >= cmp.Or(c.Stands, r.policy.WithdrawAfter) {
+		return r.withdraw(ctx, c)
 	}
 	if r.o.Actuators[c.Kind] == nil || r.policy.For(c.Kind, c.Service).Mode != Auto {
 		return nil
@@ -29,8 +28,18 @@ func (r *round) proposed(ctx context.Context, c *Change) error {
 	return r.keep(ctx, c, false, Event{What: WhatStarted, Actor: "policy"})
 }
 
+// withdraw ends a change that has not begun, as it is not proposed any more.
+func (r *round) withdraw(ctx context.Context, c *Change) error {
+	c.State, c.EndedAt, c.Held = Withdrawn, r.now, ""
+	c.Reason = fmt.Sprintf("What it rests on has not been seen since %s.", c.SeenAt.Format("2 Jan 15:04 MST"))
+	return r.keep(ctx, c, false, Event{What: WhatWithdrawn, Note: c.Reason})
+}
+
 // waiting begins the first stage, if no rail holds.
 func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
+	if c.Stands > 0 && r.now.Sub(c.SeenAt) >= c.Stands {
+		return r.withdraw(ctx, c)
+	}
 	kp := r.policy.For(c.Kind, c.Service)
 	if why := r.blocked(c, &kp); why != "" {
 		return r.hold(ctx, c, why, false)
@@ -53,7 +62,7 @@ func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
 		}
 		c.Plan.Stages = c.Plan.Stages[:1]
 	}
-	fresh, next := freshIn(targets, r.rails.Touched, r.now, r.policy.NodeEvery)
+	fresh, next := freshIn(targets, r.rails.Touched, r.now, r.nodeEvery(tr))
 	if !r.plan(c, targets, fresh) {
 		c.Units = nil
 		return r.hold(ctx, c, fmt.Sprintf("Each node was changed less than %s ago; the first is free at %s.", r.policy.NodeEvery, next.Format("15:04 MST")), false)
@@ -66,6 +75,14 @@ func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
 	r.spend(c)
 	r.busy[c.Service] = c.ID
 	return r.keep(ctx, c, true, stageEvent(c))
+}
+
+// nodeEvery is the least time between two changes at one target.
+func (r *round) nodeEvery(tr Traits) time.Duration {
+	if tr.Whole {
+		return 0
+	}
+	return r.policy.NodeEvery
 }
 
 func (r *round) targets(ctx context.Context, c *Change, act Actuator) (ts []Target, err error) {

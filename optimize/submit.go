@@ -37,7 +37,7 @@ func (o *Optimizer) Submit(ctx context.Context, tenant string, p Proposal, by st
 		return wrong("sentence: it has 1 to %d bytes", maxSentence)
 	case len(p.Spec) > maxSpec || !json.Valid(p.Spec):
 		return wrong("spec: it must be JSON of at most %d bytes", maxSpec)
-	case !(p.Cost >= 0) || math.IsInf(p.Cost, 0):
+	case math.IsNaN(p.Cost) || math.IsInf(p.Cost, 0):
 		return wrong("cost %v: it must be an amount a month", p.Cost)
 	case by == "" || len(by) > maxBy:
 		return wrong("by: it has 1 to %d bytes", maxBy)

@@ -105,12 +105,13 @@ func (r *round) undoUnit(ctx context.Context, c *Change, act Actuator, u *Unit) 
 // taken ends a change of which nothing is in force any more.
 func (r *round) taken(ctx context.Context, c *Change, events []Event) error {
 	r.accuse(ctx, c)
+	was := !c.EndedAt.IsZero() // it was done
 	c.State, c.EndedAt, c.Held, c.Tries = c.UndoTo, r.now, "", 0
 	if c.State == "" {
 		c.State = Undone
 	}
 	c.Units = slices.DeleteFunc(c.Units, func(u Unit) bool { return u.State == UnitPlanned })
-	r.settle(c, c.State)
+	r.settle(c, c.State, was)
 	delete(r.busy, c.Service)
 	what := WhatUndone
 	if c.State == Failed {

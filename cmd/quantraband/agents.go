@@ -237,6 +237,7 @@ func (a *app) agentsLease() *cobra.Command {
 	var howLong time.Duration
 	var gogc, procs, rate int64
 	var limit byteSize
+	var by string
 	cmd := &cobra.Command{
 		Use:   "lease INSTANCE",
 		Short: "Lease settings of the Go runtime to an agent, for a time",
@@ -252,8 +253,9 @@ its own: what it refuses is seen in agents list, with the reason.`,
 			Service  string `json:"service"`
 			Instance string `json:"instance"`
 			For      string `json:"for"`
+			By       string `json:"by"`
 			fleet.Settings
-		}{Service: q.service, Instance: args[0], For: howLong.String()}
+		}{Service: q.service, Instance: args[0], For: howLong.String(), By: by}
 		for _, s := range []struct {
 			flag string
 			from *int64
@@ -283,6 +285,7 @@ its own: what it refuses is seen in agents list, with the reason.`,
 	f.Int64Var(&gogc, "gogc", 0, "`percent` that the heap may grow between two collections: 10 or more, or -1 for off")
 	f.Var(&limit, "gomemlimit", "memory that the Go runtime is to stay within, at least 4MiB")
 	f.Int64Var(&procs, "gomaxprocs", 0, "`threads` that may run Go code at once")
+	f.StringVar(&by, "by", me(), "`name` for the audit log")
 	f.Int64Var(&rate, "cpu-rate", 0, "`samples` a second of the CPU profile: 50, 100 or 200, or 0 for none")
 	return cmd
 }
@@ -297,6 +300,7 @@ func (q *question) serviceFlag(cmd *cobra.Command) {
 
 func (a *app) agentsRelease() *cobra.Command {
 	var q question
+	var by string
 	cmd := &cobra.Command{
 		Use:     "release INSTANCE",
 		Short:   "End an agent's lease before its time",
@@ -304,7 +308,7 @@ func (a *app) agentsRelease() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	cmd.RunE = q.asking(func(ctx context.Context, args []string) error {
-		body := map[string]string{"service": q.service, "instance": args[0]}
+		body := map[string]string{"service": q.service, "instance": args[0], "by": by}
 		var answer struct{}
 		if err := q.call(ctx, http.MethodPost, "/release", body, &answer); err != nil {
 			return err
@@ -316,6 +320,7 @@ func (a *app) agentsRelease() *cobra.Command {
 		return err
 	})
 	q.serverFlags(cmd)
+	cmd.Flags().StringVar(&by, "by", me(), "`name` for the audit log")
 	q.serviceFlag(cmd)
 	return cmd
 }

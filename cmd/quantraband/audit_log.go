@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/zerotrust"
 	"github.com/quantra-l/quantra/zerotrust/audit"
@@ -209,6 +210,30 @@ func (a *auditLog) decided(ctx context.Context, e zerotrust.Event) error {
 	defer cancel()
 	_, err = l.Append(ctx, raw, true)
 	return err
+}
+
+// leased is fleet.Options.Record: what people lease and release over the API stands in the log before it happens. What the optimizer
+// leases is there as its own act, once, and not each time that it is prolonged. A log that cannot be written keeps no release from being made.
+func (a *auditLog) leased(log *slog.Logger) func(context.Context, fleet.Event) error {
+	return func(ctx context.Context, e fleet.Event) error {
+		if e.By == "" || e.Kind != "lease" && e.Kind != "release" {
+			return nil
+		}
+		entry := optimize.Entry{Time: e.Time, Tenant: e.Tenant, Kind: optimize.Runtime, Service: e.Service, Act: e.Kind, Actor: e.By, Target: e.Instance}
+		if e.Kind == "lease" {
+			spec, err := json.Marshal(e.Settings)
+			if err != nil {
+				return err
+			}
+			entry.Spec, entry.Reason = string(spec), "Until "+e.Expires.Format(time.RFC3339)+"."
+		}
+		err := a.record(ctx, entry)
+		if err != nil && e.Kind == "release" {
+			log.Error("a release goes into the audit log late", "service", e.Service, "instance", e.Instance, "err", err)
+			return nil
+		}
+		return err
+	}
 }
 
 // Healthy says why nothing can be recorded.

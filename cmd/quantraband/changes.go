@@ -21,7 +21,7 @@ import (
 )
 
 func (a *app) changesCommand() *cobra.Command {
-	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesPropose(), a.changesLog(), a.changesPlan(), a.changesPolicy()}
+	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesPropose(), a.changesLog(), a.changesPlan(), a.changesPlaces(), a.changesSimulate(), a.changesPolicy()}
 	for _, do := range []struct{ name, long string }{
 		{"start", "Start a change that is proposed, or one that was undone again. Rails hold it all the same: list says which."},
 		{"approve", "Approve what a change adds to the bill, or its kind. One that is proposed is started with it."},
@@ -35,7 +35,7 @@ func (a *app) changesCommand() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "changes",
 		GroupID: "main",
-		Short:   "What a running server proposes to change, and does: list, show, propose, start, approve, pause, resume, undo, reject, log, plan, policy",
+		Short:   "What a running server proposes to change, and does: list, show, propose, start, approve, pause, resume, undo, reject, log, plan, places, simulate, policy",
 		Long: `The server proposes changes that would make services cheaper or faster; one that is started goes from one node to all,
 and is undone if it does harm. docs/changes.md tells of it, and of the file that up --policy names.`,
 		Example: `  quantraband changes list
@@ -597,7 +597,7 @@ func (a *app) changesPolicy() *cobra.Command {
 			p := f.Policy
 			fmt.Fprintf(a.stdout, "%s is a policy: budget %.0f a month, approval above %.0f, breaker after %d failures for %s, one change per node in %s, %d windows\n",
 				args[0], p.Budget, p.ApproveAbove, p.BreakerFailures, p.BreakerOpen, p.NodeEvery, len(p.Windows))
-			return a.lines("SERVICES\tKIND\tMODE\tAPPROVAL\tSTAGES\tMETRICS", func(line func(...any)) {
+			err = a.lines("SERVICES\tKIND\tMODE\tAPPROVAL\tSTAGES\tMETRICS", func(line func(...any)) {
 				row := func(match string, k optimize.Kind, kp optimize.KindPolicy) {
 					line(plain(match), string(k), string(kp.Mode), map[bool]string{true: "each", false: fmt.Sprintf("above %.0f", p.ApproveAbove)}[kp.Approve], stagesText(kp.Plan.Stages), metricsText(kp.Plan.Metrics))
 				}
@@ -612,6 +612,10 @@ func (a *app) changesPolicy() *cobra.Command {
 					row("*", k, p.Kinds[k])
 				}
 			})
+			if err != nil {
+				return err
+			}
+			return a.listPlaces(f.Places)
 		},
 	})
 }

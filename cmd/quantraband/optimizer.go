@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/quantra-l/quantra/analyze"
 	"github.com/quantra-l/quantra/analyze/price"
+	"github.com/quantra-l/quantra/cmd/quantraband/places"
 	"github.com/quantra-l/quantra/cmd/quantraband/tune"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/optimize"
@@ -40,11 +42,16 @@ type changesOptions struct {
 	policy   *policyfile.Source // nil is builtIn
 	builtIn  *optimize.Policy   // nil is the default
 	disabled string             // why the environment wants none; "" is that it does not
+
+	getenv func(string) string // the server's environment, of which commands of places get what the policy names
+	// now is the time that changes are looked at in; nil is the clock's. tick and consider are how often, 0 is as usual.
+	now            func() time.Time
+	tick, consider time.Duration
 }
 
 // openPolicy reads what up --policy and the environment say.
 func openPolicy(dir, flag string, getenv func(string) string, log *slog.Logger) (c changesOptions, err error) {
-	c.dir = dir
+	c.dir, c.getenv = dir, getenv
 	switch v := getenv(envOptimizer); strings.ToLower(v) {
 	case "", "1", "t", "true", "on", "yes":
 	case "0", "f", "false", "off", "no":
@@ -83,17 +90,11 @@ func (c *changesOptions) enabled() string {
 
 // openOptimizer makes what looks after changes ready; its Run makes it act.
 func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.Fleet, growing func(ctx context.Context, tenant, service string) ([]string, error), rules analysis, registry prometheus.Registerer, log *slog.Logger) (*optimize.Runner, error) {
-	acts, look, propose, err := actuators(e, agents, growing)
-	if err != nil {
-		return nil, err
-	}
-	opt := optimize.Options{
-		Journal: journal.New(e.control), Actuators: acts, Look: look, Propose: propose,
-		Enabled: c.enabled, Record: audit.record, Price: priceOf(rules.prices.get, agents), Logger: log,
-	}
+	price := priceOf(rules.prices.get, agents)
+	opt := optimize.Options{Journal: journal.New(e.control), Enabled: c.enabled, Record: audit.record, Price: price, Logger: log, Now: c.now}
 	run := optimize.RunOptions{
 		Tenants: func(context.Context) ([]string, error) { return agents.Tenants(), nil },
-		Lease:   leases(e.control, log), Tenant: tenantOf, Registry: registry,
+		Lease:   leases(e.control, log), Tenant: tenantOf, Registry: registry, TickEvery: c.tick, ConsiderEvery: c.consider,
 		DecodePolicy: func(r io.Reader) (*optimize.Policy, error) {
 			f, err := policyfile.Decode(r)
 			if err != nil {
@@ -101,6 +102,14 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 			}
 			return f.Policy, nil
 		},
+	}
+	reader := measure.New(e.db, c.now)
+	opt.Look = reader.Look
+	if err := settings(&opt, e, agents, reader, growing); err != nil {
+		return nil, err
+	}
+	if err := c.placed(&opt, &run, e, agents, reader, price); err != nil {
+		return nil, err
 	}
 	if c.builtIn != nil {
 		opt.Policy = func() *optimize.Policy { return c.builtIn }
@@ -126,16 +135,15 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 // proposeFrom is how much of the past proposals rest on: long enough for a trend of what is live, and short enough to be of now.
 const proposeFrom = 30 * time.Minute
 
-// actuators are how this server makes changes of each kind, how it measures instances, and what proposes changes.
-func actuators(e *engine, agents *fleet.Fleet, growing func(ctx context.Context, tenant, service string) ([]string, error)) (acts map[optimize.Kind]optimize.Actuator, look func(context.Context, optimize.Question) (optimize.Sight, error), propose []func(context.Context, string) ([]optimize.Proposal, error), err error) {
+// settings adds changes of the runtime's settings, which are leased to agents.
+func settings(opt *optimize.Options, e *engine, agents *fleet.Fleet, reader *measure.Reader, growing func(ctx context.Context, tenant, service string) ([]string, error)) error {
 	leases, err := runtime.NewActuator(tune.Agents(agents))
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	acts = map[optimize.Kind]optimize.Actuator{optimize.Runtime: leases}
-	reader := measure.New(e.db, nil)
+	opt.Actuators = map[optimize.Kind]optimize.Actuator{optimize.Runtime: leases}
 	proposer := &tune.Proposer{Store: e.db, Reader: reader, Fleet: agents, Growing: growing}
-	settings := func(ctx context.Context, tenant string) (all []optimize.Proposal, err error) {
+	opt.Propose = append(opt.Propose, func(ctx context.Context, tenant string) (all []optimize.Proposal, err error) {
 		var errs []error
 		now := time.Now()
 		for _, service := range agents.Services(tenant) {
@@ -146,8 +154,34 @@ func actuators(e *engine, agents *fleet.Fleet, growing func(ctx context.Context,
 			all = append(all, ps...)
 		}
 		return all, errors.Join(errs...)
+	})
+	return nil
+}
+
+// placed adds changes of replicas, machines and peers, where the policy file has places for them. A file without any may get some.
+func (c *changesOptions) placed(opt *optimize.Options, run *optimize.RunOptions, e *engine, agents *fleet.Fleet, reader *measure.Reader, price func(string, analyze.Estimate) *analyze.Money) error {
+	if c.policy == nil {
+		return nil
 	}
-	return acts, reader.Look, []func(context.Context, string) ([]optimize.Proposal, error){settings}, nil
+	at, err := places.New(places.Options{
+		File: c.policy.File, Store: e.db, Reader: reader, Fleet: agents, Getenv: c.getenv, Now: c.now,
+		CoreMonth: func(service string) float64 {
+			return price(service, analyze.Estimate{Value: 1, Low: 1, High: 1}).Amount
+		},
+	})
+	if err != nil {
+		return err
+	}
+	acts, err := at.Actuators()
+	if err != nil {
+		return err
+	}
+	maps.Copy(opt.Actuators, acts)
+	opt.CallTimeout = places.CallTimeout
+	opt.Propose = append(opt.Propose, at.Propose)
+	run.Places = at.Status
+	run.Tenants = func(context.Context) ([]string, error) { return append(agents.Tenants(), at.Tenants()...), nil }
+	return nil
 }
 
 // growingOf is what is known of a service to grow without end, from open findings: it gets neither more room nor a limit.

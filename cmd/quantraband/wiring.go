@@ -65,7 +65,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		return nil, err
 	}
 	agents, err := fleet.New(fleet.Options{
-		Verify: verifyWith(signatures), Summarize: summarize, Logger: log, Registry: registry,
+		Verify: verifyWith(signatures), Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
 		MaxBytes: e.share.agents, ResultBytes: e.share.results,
 	})
 	if err != nil {

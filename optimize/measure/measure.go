@@ -105,6 +105,9 @@ func New(s store.Store, now func() time.Time) *Reader {
 
 // Look measures instances. Those of which nothing is known are there without series. Errors are the store's.
 func (r *Reader) Look(ctx context.Context, q optimize.Question) (optimize.Sight, error) {
+	if q.Whole {
+		return r.lookWhole(ctx, q)
+	}
 	names := slices.Compact(slices.Sorted(slices.Values(q.Instances)))
 	if len(names) > mostInstances {
 		return optimize.Sight{}, fmt.Errorf("measure: %w: %d instances, the bound is %d", store.ErrInvalid, len(names), mostInstances)
@@ -114,15 +117,9 @@ func (r *Reader) Look(ctx context.Context, q optimize.Question) (optimize.Sight,
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	of := make([]*instance, len(names))
-	for i, name := range names {
-		of[i] = r.at(key{q.Tenant, q.Service, name})
-	}
-	if err := r.load(ctx, of, q.From, q.To); err != nil {
-		return optimize.Sight{}, fmt.Errorf("measure: %w", err)
-	}
-	if err := r.readSpans(ctx, of, q.From); err != nil {
-		return optimize.Sight{}, fmt.Errorf("measure: %w", err)
+	of, err := r.read(ctx, q, names)
+	if err != nil {
+		return optimize.Sight{}, err
 	}
 	s := optimize.Sight{To: expected(of, q.To)}
 	resident := everywhere(of, q.From, ofRSS)
@@ -135,6 +132,21 @@ func (r *Reader) Look(ctx context.Context, q optimize.Question) (optimize.Sight,
 	}
 	r.forget()
 	return s, nil
+}
+
+// read reads the windows of some instances, and their spans as far as time allows. It is called under mu.
+func (r *Reader) read(ctx context.Context, q optimize.Question, names []string) ([]*instance, error) {
+	of := make([]*instance, len(names))
+	for i, name := range names {
+		of[i] = r.at(key{q.Tenant, q.Service, name})
+	}
+	if err := r.load(ctx, of, q.From, q.To); err != nil {
+		return nil, fmt.Errorf("measure: %w", err)
+	}
+	if err := r.readSpans(ctx, of, q.From); err != nil {
+		return nil, fmt.Errorf("measure: %w", err)
+	}
+	return of, nil
 }
 
 func (r *Reader) at(k key) *instance {

@@ -77,16 +77,7 @@ func (s *shelf) put(shots ...shot) {
 	for _, x := range shots {
 		from := began.Add(time.Duration(x.at * 1e9))
 		to := from.Add(time.Duration(x.seconds * 1e9))
-		send := func(name string, p *profile.Profile) {
-			labels, err := profile.NewLabels(profile.Label{Name: profile.LabelService, Value: "shop"}, profile.Label{Name: profile.LabelInstance, Value: x.instance},
-				profile.Label{Name: profile.LabelVersion, Value: "v1"})
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			if err := s.Append(context.Background(), store.Upload{Name: name, Labels: labels, From: from, To: to, Profile: p, Pprof: p.AppendPprof(nil)}); err != nil {
-				s.t.Fatal(err)
-			}
-		}
+		send := func(name string, p *profile.Profile) { s.send(name, x.instance, from, to, p) }
 		if x.figures != nil {
 			send("runtime", figuresProfile(x.figures))
 		}
@@ -98,6 +89,19 @@ func (s *shelf) put(shots ...shot) {
 			p.Period, p.PeriodType, p.DurationNanos = 10e6, cpuProfile.Sample, int64(x.seconds*1e9)
 			send("process_cpu", p)
 		}
+	}
+}
+
+// send is a profile of the service "shop".
+func (s *shelf) send(name, instance string, from, to time.Time, p *profile.Profile) {
+	s.t.Helper()
+	labels, err := profile.NewLabels(profile.Label{Name: profile.LabelService, Value: "shop"}, profile.Label{Name: profile.LabelInstance, Value: instance},
+		profile.Label{Name: profile.LabelVersion, Value: "v1"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.Append(context.Background(), store.Upload{Name: name, Labels: labels, From: from, To: to, Profile: p, Pprof: p.AppendPprof(nil)}); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

@@ -39,6 +39,8 @@ type File struct {
 	Told []string
 	// KillFile is a file whose presence freezes all changes; "" is none but that in the data folder.
 	KillFile string
+	// Places are where what a service runs on can be changed, by service.
+	Places map[string]*Place
 }
 
 // Decode reads a policy file: YAML of at most 256 KiB, with no field but those that docs/changes.md has, each once. What is not given is as
@@ -62,7 +64,7 @@ func decode(r io.Reader) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Policy: optimize.DefaultPolicy()}
+	f := &File{Policy: optimize.DefaultPolicy(), Places: map[string]*Place{}}
 	p := f.Policy
 	plan := optimize.DefaultPlan()
 	// A plan is what kinds begin with, and a kind what services do, wherever they stand in the file.
@@ -97,6 +99,7 @@ func decode(r io.Reader) (*File, error) {
 				return err
 			})
 		},
+		"places":    func(n *node, field string) error { return readPlaces(n, field, f.Places) },
 		"kill_file": func(n *node, field string) (err error) { f.KillFile, err = strictyaml.Text(n, field); return err },
 	}); err != nil {
 		return nil, err
@@ -112,6 +115,11 @@ func decode(r io.Reader) (*File, error) {
 	kinds := map[optimize.Kind]optimize.KindPolicy{}
 	for _, k := range optimize.Kinds {
 		kinds[k] = optimize.KindPolicy{Mode: optimize.Propose, Approve: p.Kinds[k].Approve, Plan: clone(plan)}
+	}
+	if planAt == nil || !given(planAt, "apply_within") {
+		m := kinds[optimize.Machine]
+		m.Plan.ApplyWithin = p.Kinds[optimize.Machine].Plan.ApplyWithin // a machine that stops and starts takes minutes
+		kinds[optimize.Machine] = m
 	}
 	if kindsAt != nil {
 		if err := readKinds(kindsAt, "kinds", kinds, kinds); err != nil {

@@ -102,6 +102,11 @@ plan: {stages: [{percent: 100, dwell: 1m}], metrics: {gc_cpu: {off: true}, cpu: 
 			t.Errorf("%s: %+v", service, k.Plan.Metrics)
 		}
 	}
+	for text, want := range map[string]time.Duration{"budget: 1": 20 * time.Minute, "plan: {apply_within: 3m}": 3 * time.Minute, "plan: {baseline: 1m}\nkinds: {machine: {apply_within: 1h}}": time.Hour} {
+		if got := decode(t, text).Policy.For(optimize.Machine, "x").Plan.ApplyWithin; got != want {
+			t.Errorf("%q: a machine has %v, want %v", text, got, want)
+		}
+	}
 	all := decode(t, "budget: 1").Policy
 	if all.Budget != 1 || !reflect.DeepEqual(all.For(optimize.Patch, "x"), optimize.DefaultPolicy().For(optimize.Patch, "x")) {
 		t.Errorf("%+v", all)
@@ -230,6 +235,10 @@ func FuzzDecode(f *testing.F) {
 	f.Add("kinds: {runtime: {mode: auto, stages: [{nodes: 1, dwell: 1m}]}}\n")
 	f.Add("services: [{match: '*', kinds: {scale: {approve: true}}}]\nwindows: [{days: [sun], from: '22:00', to: '04:00', zone: UTC}]\n")
 	f.Add("a: &a [*a]")
+	f.Add(places)
+	for _, text := range shown(f, "scale.md") {
+		f.Add(text)
+	}
 	f.Add("plan: {metrics: {rss: {off: true}}, judge: {q: 0.1}}")
 	f.Fuzz(func(t *testing.T, text string) {
 		file, err := policyfile.Decode(strings.NewReader(text))
@@ -245,6 +254,16 @@ func FuzzDecode(f *testing.F) {
 		for _, k := range optimize.Kinds {
 			if kp := file.Policy.For(k, "checkout"); len(kp.Plan.Stages) == 0 {
 				t.Fatalf("%s has no stages", k)
+			}
+		}
+		for service, p := range file.Places {
+			if service == "" {
+				t.Fatal("a place of nobody")
+			}
+			if r := p.Replicas; r != nil {
+				if name, group := r.Place(); name == "" || group == "" || r.Rules.Check() != nil {
+					t.Fatalf("%s: %+v", service, r)
+				}
 			}
 		}
 	})

@@ -67,6 +67,12 @@ type Options struct {
 	Settle time.Duration
 }
 
+// Check says what is wrong with the options; nil is nothing.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 func (o Options) withDefaults() (Options, error) {
 	o.Quantile, o.Gap, o.Damp, o.Most = cmp.Or(o.Quantile, math.Exp2(-0.25)), cmp.Or(o.Gap, 0.25), cmp.Or(o.Damp, 0.5), cmp.Or(o.Most, 0.20)
 	o.Gain = cmp.Or(o.Gain, 0.10)
@@ -99,6 +105,9 @@ type Decision struct {
 	Proposal *optimize.Proposal // nil where nothing is to be done
 	Why      string
 }
+
+// stands is how long a proposal is worth something once it is not made any more. The optimizer notes every 5 minutes that it is made still.
+const stands = 6 * time.Minute
 
 // maxNodes bounds a plan.
 const maxNodes = 100000
@@ -142,6 +151,7 @@ func Propose(in Input, o Options) (Decision, error) {
 			{Name: "throughput", Better: judge.Higher, Tolerate: 0.10},
 		},
 		Warnings: []string{fmt.Sprintf("%d peers connect anew", peers)},
+		Stands:   stands, Again: o.Settle,
 	}
 	return Decision{Proposal: p, Why: why}, nil
 }

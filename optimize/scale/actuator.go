@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/quantra-l/quantra/optimize"
 )
@@ -40,35 +37,49 @@ type State struct {
 	Zone    string `json:"-"`
 }
 
+// Place is where a group is, as whoever knows the places says.
+type Place struct {
+	Replicas Replicas
+	// Floor and Ceiling bound every change once more, whatever a proposal says. 0 are 2 and 1000.
+	Floor, Ceiling int
+}
+
 // Spec is a change of how many there are, as it is in [optimize.Proposal].Spec.
 type Spec struct {
-	Place string `json:"place"` // name of one of Options.Places of the actuator
+	Place string `json:"place"` // its name, for ActuatorOptions.Place
 	Group string `json:"group"` // as that place names it
 	From  int    `json:"from"`
 	To    int    `json:"to"`
 }
 
+// ErrNoPlace says that nobody knows the place of a change: it is not, or not any more, in the policy.
+var ErrNoPlace = errors.New("there is no such place")
+
 // ActuatorOptions are of an [Actuator].
 type ActuatorOptions struct {
-	// Places are where replicas are, by name. There must be one.
-	Places map[string]Replicas
-	// Floor and Ceiling bound every change once more, whatever a proposal says. 0 are 2 and 1000.
-	Floor, Ceiling int
+	// Place finds the place of a change's group, each time that something is done there: places come and go. Its error is ErrNoPlace where
+	// there is none.
+	Place func(c *optimize.Change, s Spec) (Place, error)
 }
 
-// Actuator makes changes of the kind [optimize.Scale]. It implements [optimize.Actuator], and keeps nothing.
+// Actuator makes changes of the kind [optimize.Scale]. It implements [optimize.Actuator] and [optimize.Checker], and keeps nothing.
 type Actuator struct{ o ActuatorOptions }
 
 // NewActuator checks the options.
 func NewActuator(o ActuatorOptions) (*Actuator, error) {
-	o.Floor, o.Ceiling = cmp.Or(o.Floor, DefaultFloor), cmp.Or(o.Ceiling, DefaultCeiling)
-	if len(o.Places) == 0 {
-		return nil, fmt.Errorf("scale: there is no place to scale: give Places")
-	}
-	if o.Floor < 0 || o.Ceiling < o.Floor {
-		return nil, fmt.Errorf("scale: floor %d, ceiling %d: the floor must not be below 0, nor above the ceiling", o.Floor, o.Ceiling)
+	if o.Place == nil {
+		return nil, fmt.Errorf("scale: nobody knows the places: give Place")
 	}
 	return &Actuator{o}, nil
+}
+
+// Check implements [optimize.Checker]: a change is of a place that there is, and within its bounds.
+func (a *Actuator) Check(p *optimize.Proposal) error {
+	s, place, err := a.spec(&optimize.Change{Proposal: *p})
+	if err != nil {
+		return err
+	}
+	return place.bounds(s)
 }
 
 // Traits implements [optimize.Actuator]: replicas are of the service as a whole.
@@ -77,13 +88,16 @@ func (a *Actuator) Traits(*optimize.Change) optimize.Traits { return optimize.Tr
 // Targets implements [optimize.Actuator]: the group, unless it cannot take the change.
 func (a *Actuator) Targets(ctx context.Context, c *optimize.Change) ([]optimize.Target, error) {
 	s, place, err := a.spec(c)
+	if errors.Is(err, ErrNoPlace) {
+		return nil, nil
+	}
 	if err == nil {
-		err = a.bounds(s)
+		err = place.bounds(s)
 	}
 	if err != nil {
 		return nil, err
 	}
-	st, err := place.Get(ctx, s.Group)
+	st, err := place.Replicas.Get(ctx, s.Group)
 	switch {
 	case errors.Is(err, optimize.ErrGone):
 		return nil, nil
@@ -99,12 +113,12 @@ func (a *Actuator) Targets(ctx context.Context, c *optimize.Change) ([]optimize.
 func (a *Actuator) Snapshot(ctx context.Context, c *optimize.Change, _ optimize.Target) (json.RawMessage, error) {
 	s, place, err := a.spec(c)
 	if err == nil {
-		err = a.bounds(s)
+		err = place.bounds(s)
 	}
 	if err != nil {
 		return nil, err
 	}
-	st, err := place.Get(ctx, s.Group)
+	st, err := place.Replicas.Get(ctx, s.Group)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +135,7 @@ func (a *Actuator) Snapshot(ctx context.Context, c *optimize.Change, _ optimize.
 func (a *Actuator) Rehearse(ctx context.Context, c *optimize.Change, _ optimize.Target, snapshot json.RawMessage) error {
 	s, place, was, err := a.read(c, snapshot)
 	if err == nil {
-		err = a.bounds(s)
+		err = place.bounds(s)
 	}
 	if err != nil {
 		return err
@@ -133,10 +147,10 @@ func (a *Actuator) Rehearse(ctx context.Context, c *optimize.Change, _ optimize.
 	if now.Replicas != was.Replicas {
 		return other(s, was, now)
 	}
-	if err := place.Set(ctx, s.Group, now, s.To, true); err != nil {
+	if err := place.Replicas.Set(ctx, s.Group, now, s.To, true); err != nil {
 		return fmt.Errorf("scale: %s: dry run of the change: %w", s, err)
 	}
-	if err := place.Set(ctx, s.Group, now, was.Replicas, true); err != nil {
+	if err := place.Replicas.Set(ctx, s.Group, now, was.Replicas, true); err != nil {
 		return fmt.Errorf("scale: %s: dry run of the undo: %w", s, err)
 	}
 	return nil
@@ -146,7 +160,7 @@ func (a *Actuator) Rehearse(ctx context.Context, c *optimize.Change, _ optimize.
 func (a *Actuator) Apply(ctx context.Context, c *optimize.Change, _ optimize.Target, snapshot json.RawMessage) error {
 	s, place, was, err := a.read(c, snapshot)
 	if err == nil {
-		err = a.bounds(s)
+		err = place.bounds(s)
 	}
 	if err != nil {
 		return err
@@ -160,7 +174,7 @@ func (a *Actuator) Apply(ctx context.Context, c *optimize.Change, _ optimize.Tar
 	case now.Replicas != was.Replicas:
 		return other(s, was, now)
 	}
-	return place.Set(ctx, s.Group, now, s.To, false)
+	return place.Replicas.Set(ctx, s.Group, now, s.To, false)
 }
 
 // Undo implements [optimize.Actuator]. A number that is neither what the change set nor what was there before is somebody else's,
@@ -179,7 +193,7 @@ func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, _ optimize.Targ
 	case now.Replicas != was.Replicas && now.Replicas != s.To:
 		return other(s, was, now)
 	}
-	return place.Set(ctx, s.Group, now, was.Replicas, false)
+	return place.Replicas.Set(ctx, s.Group, now, was.Replicas, false)
 }
 
 // Standing implements [optimize.Actuator]. A change is in force when as many bear load as were asked for and those that were to end have.
@@ -188,7 +202,7 @@ func (a *Actuator) Standing(ctx context.Context, c *optimize.Change, _ optimize.
 	if err != nil {
 		return "", "", err
 	}
-	now, err := place.Get(ctx, s.Group)
+	now, err := place.Replicas.Get(ctx, s.Group)
 	if errors.Is(err, optimize.ErrGone) {
 		return optimize.Gone, err.Error(), nil
 	}
@@ -223,8 +237,8 @@ func other(s Spec, was, now State) error {
 }
 
 // look gets the group, which must be the same as ever and nobody else's.
-func (a *Actuator) look(ctx context.Context, place Replicas, s Spec, was State) (State, error) {
-	now, err := place.Get(ctx, s.Group)
+func (a *Actuator) look(ctx context.Context, place Place, s Spec, was State) (State, error) {
+	now, err := place.Replicas.Get(ctx, s.Group)
 	if err != nil {
 		return now, err
 	}
@@ -238,36 +252,36 @@ func (a *Actuator) look(ctx context.Context, place Replicas, s Spec, was State) 
 }
 
 // spec reads a change's.
-func (a *Actuator) spec(c *optimize.Change) (s Spec, place Replicas, err error) {
+func (a *Actuator) spec(c *optimize.Change) (s Spec, place Place, err error) {
 	if err := json.Unmarshal(c.Spec, &s); err != nil {
-		return s, nil, fmt.Errorf("scale: %w: the change's spec cannot be read: %v", optimize.ErrRefused, err)
+		return s, place, fmt.Errorf("scale: %w: the change's spec cannot be read: %v", optimize.ErrRefused, err)
 	}
-	place, ok := a.o.Places[s.Place]
-	switch {
-	case !ok:
-		names := slices.Sorted(maps.Keys(a.o.Places))
-		return s, nil, fmt.Errorf("scale: %w: there is no place %q: it must be one of %s", optimize.ErrRefused, s.Place, strings.Join(names, ", "))
-	case s.From < 0 || s.To == s.From:
-		return s, nil, fmt.Errorf("scale: %s: %w: from %d to %d replicas is no change", s, optimize.ErrRefused, s.From, s.To)
+	if s.From < 0 || s.To < 0 || s.To == s.From {
+		return s, place, fmt.Errorf("scale: %s: %w: from %d to %d replicas is no change", s, optimize.ErrRefused, s.From, s.To)
 	}
+	// That there is no place is not final: what was begun at one that was taken out of the policy is to be undone once it is back.
+	if place, err = a.o.Place(c, s); err != nil {
+		return s, place, fmt.Errorf("scale: %s of %s: %w", s, c.Service, err)
+	}
+	place.Floor, place.Ceiling = cmp.Or(place.Floor, DefaultFloor), cmp.Or(place.Ceiling, DefaultCeiling)
 	return s, place, nil
 }
 
 // bounds are for what makes a change. An undo is not held to them: they may have moved since.
-func (a *Actuator) bounds(s Spec) error {
+func (p *Place) bounds(s Spec) error {
 	switch {
-	case s.To < s.From && s.To < a.o.Floor:
-		return fmt.Errorf("scale: %s: %w: %d replicas are below the floor of %d", s, optimize.ErrRefused, s.To, a.o.Floor)
-	case s.To > s.From && s.To > a.o.Ceiling:
-		return fmt.Errorf("scale: %s: %w: %d replicas are above the ceiling of %d", s, optimize.ErrRefused, s.To, a.o.Ceiling)
+	case s.To < s.From && s.To < p.Floor:
+		return fmt.Errorf("scale: %s: %w: %d replicas are below the floor of %d", s, optimize.ErrRefused, s.To, p.Floor)
+	case s.To > s.From && s.To > p.Ceiling:
+		return fmt.Errorf("scale: %s: %w: %d replicas are above the ceiling of %d", s, optimize.ErrRefused, s.To, p.Ceiling)
 	}
 	return nil
 }
 
 // read is spec with the snapshot.
-func (a *Actuator) read(c *optimize.Change, snapshot json.RawMessage) (s Spec, place Replicas, was State, err error) {
+func (a *Actuator) read(c *optimize.Change, snapshot json.RawMessage) (s Spec, place Place, was State, err error) {
 	if s, place, err = a.spec(c); err != nil {
-		return s, nil, was, err
+		return s, place, was, err
 	}
 	if err = json.Unmarshal(snapshot, &was); err != nil {
 		err = fmt.Errorf("scale: %s: %w: the snapshot cannot be read: %v", s, optimize.ErrRefused, err)

@@ -65,10 +65,10 @@ func TestMemory(t *testing.T) {
 	})
 }
 
-func made(t *testing.T, o scale.ActuatorOptions, m *memory, from, to int) (*scale.Actuator, *optimize.Change) {
+func made(t *testing.T, p scale.Place, m *memory, from, to int) (*scale.Actuator, *optimize.Change) {
 	t.Helper()
-	o.Places = map[string]scale.Replicas{"here": m}
-	a, err := scale.NewActuator(o)
+	p.Replicas = m
+	a, err := scale.NewActuator(scale.ActuatorOptions{Place: scaletest.At("here", p)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func made(t *testing.T, o scale.ActuatorOptions, m *memory, from, to int) (*scal
 
 func TestRehearseIsBothWays(t *testing.T) {
 	m := newMemory()
-	a, c := made(t, scale.ActuatorOptions{}, m, 4, 6)
+	a, c := made(t, scale.Place{}, m, 4, 6)
 	snap, err := a.Snapshot(t.Context(), c, optimize.Target{})
 	if err != nil {
 		t.Fatal(err)
@@ -98,17 +98,17 @@ func TestRehearseIsBothWays(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name     string
-		o        scale.ActuatorOptions
+		o        scale.Place
 		from, to int
 		change   func(g *scale.State)
 		says     string
 	}{
-		{"floor", scale.ActuatorOptions{}, 4, 1, nil, "1 replicas are below the floor of 2"},
-		{"own floor", scale.ActuatorOptions{Floor: 4}, 4, 3, nil, "below the floor of 4"},
-		{"ceiling", scale.ActuatorOptions{Ceiling: 5}, 4, 6, nil, "6 replicas are above the ceiling of 5"},
-		{"no change", scale.ActuatorOptions{}, 4, 4, nil, "is no change"},
-		{"another number", scale.ActuatorOptions{}, 3, 6, nil, "it has 4 replicas by now"},
-		{"owned", scale.ActuatorOptions{}, 4, 6, func(g *scale.State) { g.Owner = "HorizontalPodAutoscaler shop/checkout" }, "HorizontalPodAutoscaler shop/checkout decides"},
+		{"floor", scale.Place{}, 4, 1, nil, "1 replicas are below the floor of 2"},
+		{"own floor", scale.Place{Floor: 4}, 4, 3, nil, "below the floor of 4"},
+		{"ceiling", scale.Place{Ceiling: 5}, 4, 6, nil, "6 replicas are above the ceiling of 5"},
+		{"no change", scale.Place{}, 4, 4, nil, "is no change"},
+		{"another number", scale.Place{}, 3, 6, nil, "it has 4 replicas by now"},
+		{"owned", scale.Place{}, 4, 6, func(g *scale.State) { g.Owner = "HorizontalPodAutoscaler shop/checkout" }, "HorizontalPodAutoscaler shop/checkout decides"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMemory()
@@ -134,7 +134,7 @@ func TestRefusals(t *testing.T) {
 func TestUndoIsNotHeld(t *testing.T) {
 	m := newMemory()
 	m.groups["g"].Replicas = 6
-	a, c := made(t, scale.ActuatorOptions{Floor: 5, Ceiling: 5}, m, 4, 6)
+	a, c := made(t, scale.Place{Floor: 5, Ceiling: 5}, m, 4, 6)
 	snap := json.RawMessage(`{"id":"1","replicas":4,"ready":4,"current":4}`)
 	if err := a.Undo(t.Context(), c, optimize.Target{}, snap); err != nil || m.groups["g"].Replicas != 4 {
 		t.Fatalf("%v, %+v", err, m.groups["g"])
@@ -151,7 +151,7 @@ func TestUndoIsNotHeld(t *testing.T) {
 // TestMadeAnew: a group of the same name and number that is another one is left.
 func TestMadeAnew(t *testing.T) {
 	m := newMemory()
-	a, c := made(t, scale.ActuatorOptions{}, m, 4, 6)
+	a, c := made(t, scale.Place{}, m, 4, 6)
 	snap, err := a.Snapshot(t.Context(), c, optimize.Target{})
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +173,7 @@ func TestMadeAnew(t *testing.T) {
 
 func TestUnavailableIsNotFinal(t *testing.T) {
 	m := newMemory()
-	a, c := made(t, scale.ActuatorOptions{}, m, 4, 6)
+	a, c := made(t, scale.Place{}, m, 4, 6)
 	m.err = errors.New("connection refused")
 	for what, err := range map[string]error{
 		"apply": a.Apply(t.Context(), c, optimize.Target{}, json.RawMessage(`{"id":"1","replicas":4}`)),
@@ -189,18 +189,41 @@ func TestUnavailableIsNotFinal(t *testing.T) {
 }
 
 func TestBadActuator(t *testing.T) {
-	for _, o := range []scale.ActuatorOptions{{}, {Places: map[string]scale.Replicas{"a": newMemory()}, Floor: 5, Ceiling: 4}, {Places: map[string]scale.Replicas{"a": newMemory()}, Floor: -1}} {
-		if _, err := scale.NewActuator(o); err == nil {
-			t.Errorf("%+v is taken", o)
+	if _, err := scale.NewActuator(scale.ActuatorOptions{}); err == nil {
+		t.Error("one without places is taken")
+	}
+	a, _ := made(t, scale.Place{}, newMemory(), 4, 5)
+	for _, spec := range []string{`{`, `{"place":"here","group":"g","from":2,"to":2}`, `{"place":"here","group":"g","from":2,"to":-1}`} {
+		c := &optimize.Change{Proposal: optimize.Proposal{Spec: json.RawMessage(spec)}}
+		if _, err := a.Targets(t.Context(), c); !errors.Is(err, optimize.ErrRefused) {
+			t.Errorf("spec %s: %v", spec, err)
+		}
+		if err := a.Check(&c.Proposal); err == nil {
+			t.Errorf("spec %s can be proposed", spec)
 		}
 	}
-	a, err := scale.NewActuator(scale.ActuatorOptions{Places: map[string]scale.Replicas{"a": newMemory()}})
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestNoPlace: what was taken out of the policy has no targets and takes no proposal; an undo there is no lost cause: it is tried again until
+// the place is back.
+func TestNoPlace(t *testing.T) {
+	a, c := made(t, scale.Place{}, newMemory(), 4, 6)
+	c.Spec = json.RawMessage(`{"place":"away","group":"g","from":4,"to":6}`)
+	if ts, err := a.Targets(t.Context(), c); err != nil || len(ts) != 0 {
+		t.Errorf("%v, %v", ts, err)
 	}
-	for _, spec := range []string{`{`, `{"place":"b","group":"g","from":1,"to":2}`} {
-		if _, err := a.Targets(t.Context(), &optimize.Change{Proposal: optimize.Proposal{Spec: json.RawMessage(spec)}}); !errors.Is(err, optimize.ErrRefused) {
-			t.Errorf("spec %s: %v", spec, err)
+	if err := a.Check(&c.Proposal); !errors.Is(err, scale.ErrNoPlace) {
+		t.Errorf("%v", err)
+	}
+	err := a.Undo(t.Context(), c, optimize.Target{}, json.RawMessage(`{"id":"1","replicas":4}`))
+	if !errors.Is(err, scale.ErrNoPlace) || errors.Is(err, optimize.ErrRefused) || errors.Is(err, optimize.ErrGone) {
+		t.Errorf("%v: want an error that is not final", err)
+	}
+	for spec, ok := range map[string]bool{
+		`{"place":"here","group":"g","from":4,"to":6}`: true, `{"place":"here","group":"g","from":4,"to":1}`: false, `{"place":"here","group":"g","from":4,"to":1001}`: false,
+	} {
+		if err := a.Check(&optimize.Proposal{Spec: json.RawMessage(spec)}); (err == nil) != ok {
+			t.Errorf("%s: %v", spec, err)
 		}
 	}
 }

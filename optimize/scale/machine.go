@@ -60,6 +60,22 @@ type MachineOptions struct {
 	CoreMonth float64
 }
 
+// Check says what is wrong with the options; nil is nothing.
+func (o MachineOptions) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
+func (o MachineOptions) withDefaults() (MachineOptions, error) {
+	o.Window, o.Target, o.TargetMemory = cmp.Or(o.Window, week), cmp.Or(o.Target, 0.60), cmp.Or(o.TargetMemory, 0.75)
+	o.UpAt, o.UpAtMemory = cmp.Or(o.UpAt, 0.80), cmp.Or(o.UpAtMemory, 0.90)
+	if o.Window < week || !(o.Target > 0 && o.Target < o.UpAt && o.UpAt <= 1) || !(o.TargetMemory > 0 && o.TargetMemory < o.UpAtMemory && o.UpAtMemory <= 1) || !(o.CoreMonth >= 0) {
+		return o, fmt.Errorf("scale: window %v, target %v, up at %v, target of memory %v, up at %v, core month %v: the window must be a week or more, and 0 < target < up at <= 1 for both",
+			o.Window, o.Target, o.UpAt, o.TargetMemory, o.UpAtMemory, o.CoreMonth)
+	}
+	return o, nil
+}
+
 // MachineSpec is a change of machine types, as it is in [optimize.Proposal].Spec.
 type MachineSpec struct {
 	From     string       `json:"from"`
@@ -78,10 +94,9 @@ const week = 7 * 24 * time.Hour
 // ProposeMachine says which machine type a service's machines should have. Those of the largest group of one type are looked at; the
 // busiest decides. A type of another family needs other disks and another processor, so it is never proposed.
 func ProposeMachine(in MachineInput, o MachineOptions) (Decision, error) {
-	o.Window, o.Target, o.TargetMemory = cmp.Or(o.Window, week), cmp.Or(o.Target, 0.60), cmp.Or(o.TargetMemory, 0.75)
-	o.UpAt, o.UpAtMemory = cmp.Or(o.UpAt, 0.80), cmp.Or(o.UpAtMemory, 0.90)
-	if o.Window < week || !(o.Target > 0 && o.Target < o.UpAt && o.UpAt <= 1) || !(o.TargetMemory > 0 && o.TargetMemory < o.UpAtMemory && o.UpAtMemory <= 1) || !(o.CoreMonth >= 0) {
-		return Decision{}, fmt.Errorf("scale: machine options %+v: the window must be a week or more, and 0 < target < up at <= 1 for both", o)
+	o, err := o.withDefaults()
+	if err != nil {
+		return Decision{}, err
 	}
 	no := func(format string, args ...any) (Decision, error) {
 		return Decision{Why: fmt.Sprintf(format, args...)}, nil

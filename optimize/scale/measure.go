@@ -16,6 +16,7 @@ type figures struct {
 	peers    float64 // of a node, on average
 	requests float64 // per second and replica
 	sched    float64 // seconds
+	asked    bool    // requests are measured
 	whole    bool    // all replicas were measured
 	uneven   string  // one of them bears more than the rest
 	spike    string  // why this is no time for fewer
@@ -85,6 +86,7 @@ func measure(in *Input, o Options) (f figures, why string) {
 		return f, why
 	}
 	f.allowed = quantile(each, 0.5)
+	f.asked = len(reqs) > 0
 	f.peers, f.requests, f.sched = mean(peers), mean(reqs), quantile(sched, 0.5)
 	if hot > o.UpAt && hot > 1.3*f.used {
 		f.uneven = fmt.Sprintf("instance %s takes %s of its CPU, and all together %s: moving load may do as well", hottest, percent(hot), percent(f.used))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
@@ -53,8 +54,19 @@ type Options struct {
 	CoreMonth float64
 }
 
+// Bounds are the least and the most replicas.
+func (o Options) Bounds() (floor, ceiling int) {
+	return cmp.Or(o.Floor, DefaultFloor), cmp.Or(o.Ceiling, DefaultCeiling)
+}
+
+// Check says what is wrong with the options; nil is nothing.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 func (o Options) withDefaults() (Options, error) {
-	o.Floor, o.Ceiling = cmp.Or(o.Floor, DefaultFloor), cmp.Or(o.Ceiling, DefaultCeiling)
+	o.Floor, o.Ceiling = o.Bounds()
 	o.Target, o.UpAt, o.Band = cmp.Or(o.Target, 0.60), cmp.Or(o.UpAt, 0.80), cmp.Or(o.Band, 0.10)
 	o.UpFor, o.Lead, o.Horizon = cmp.Or(o.UpFor, 5*time.Minute), cmp.Or(o.Lead, 10*time.Minute), cmp.Or(o.Horizon, 2*time.Hour)
 	o.MinHistory, o.Peers = cmp.Or(o.MinHistory, 24*time.Hour), cmp.Or(o.Peers, 500)
@@ -200,13 +212,12 @@ func up(in *Input, f *figures, o Options) (Decision, bool) {
 	}
 	p := proposal(in, f, to, o)
 	p.Sentence = fmt.Sprintf("%s: %s, so %d -> %d replicas, expected at %s of their CPU", in.Service, rule, in.Replicas, to, percent(load/(f.allowed*float64(to))))
-	p.Basis = in.Version + " " + in.Now.UTC().Format(time.DateOnly)
-	if o.CoreMonth > 0 {
-		p.Cost = -p.Saving * o.CoreMonth
-	} else {
+	p.Basis = fmt.Sprintf("%s %s, from %d", in.Version, in.Now.UTC().Format(time.DateOnly), in.Replicas)
+	p.Again = o.UpEvery
+	if o.CoreMonth == 0 {
 		warnings = append(warnings, "what a core costs is not known, so no budget holds this: set the price")
 	}
-	p.Warnings = warnings
+	p.Warnings = append(p.Warnings, warnings...)
 	return Decision{Proposal: p, Why: rule}, true
 }
 
@@ -240,7 +251,8 @@ func down(in *Input, f *figures, o Options) Decision {
 		percent(peak.high/(f.allowed*n)), peak.basis)
 	p.Sentence = fmt.Sprintf("%s: %s, so %d -> %d replicas, expected at up to %s", in.Service, rule, in.Replicas, to, percent(peak.high/(f.allowed*float64(to))))
 	year, week := in.Now.UTC().ISOWeek()
-	p.Basis = fmt.Sprintf("%s %d-W%02d", in.Version, year, week)
+	p.Basis = fmt.Sprintf("%s %d-W%02d, from %d", in.Version, year, week, in.Replicas)
+	p.Again = o.DownEvery
 	if !f.seasonal {
 		p.Warnings = append(p.Warnings, "there is no day of history to know the daily peak from")
 	}
@@ -250,6 +262,9 @@ func down(in *Input, f *figures, o Options) Decision {
 	return Decision{Proposal: p, Why: rule}
 }
 
+// stands is how long a proposal is worth something once it is not made any more. The optimizer notes every 5 minutes that it is made still.
+const stands = 15 * time.Minute
+
 // proposal is what both have in common.
 func proposal(in *Input, f *figures, to int, o Options) *optimize.Proposal {
 	spec, err := json.Marshal(Spec{Place: in.Place, Group: in.Group, From: in.Replicas, To: to})
@@ -257,14 +272,20 @@ func proposal(in *Input, f *figures, to int, o Options) *optimize.Proposal {
 		panic(err) // strings and numbers
 	}
 	each := float64(in.Replicas)/float64(to) - 1 // of the load that one replica bears
+	saving := float64(in.Replicas-to) * f.allowed
+	metrics := Metrics(each, o.UpAt*f.allowed)
+	var warnings []string
+	if !f.asked {
+		metrics = slices.DeleteFunc(metrics, func(m judge.Metric) bool { return m.PerRequest })
+		warnings = []string{"no requests are measured: it is judged by CPU alone"}
+	}
 	return &optimize.Proposal{
 		Kind: optimize.Scale, Service: in.Service, Subject: in.Place + ":" + in.Group, Spec: spec, Evidence: in.Evidence,
 		Expected: map[string]analyze.Estimate{
 			"cpu":        {Value: each, Low: (1+each)*(1-f.scatter) - 1, High: (1+each)*(1+f.scatter) - 1},
 			"throughput": {Value: each, Low: (1+each)*(1-f.scatter) - 1, High: (1+each)*(1+f.scatter) - 1},
 		},
-		Saving:  float64(in.Replicas-to) * f.allowed,
-		Metrics: Metrics(each, o.UpAt*f.allowed),
+		Saving: saving, Cost: -saving * o.CoreMonth, Metrics: metrics, Warnings: warnings, Stands: stands,
 	}
 }
 

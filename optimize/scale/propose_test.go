@@ -456,6 +456,26 @@ func TestShapes(t *testing.T) {
 	})
 }
 
+// TestProposalTerms: what a proposal costs, or takes off the bill; on what it rests, so that the next step is another; and by what it is judged
+// where no requests are measured.
+func TestProposalTerms(t *testing.T) {
+	o := Options{CoreMonth: 20}
+	up := propose(t, steady(t, 1, 4, 2*time.Hour, flat(7.2)), o).Proposal
+	if s := specOf(t, up); up.Cost != 20*each*float64(s.To-s.From) || up.Again != 3*time.Minute || up.Stands != stands || !strings.HasSuffix(up.Basis, ", from 4") {
+		t.Errorf("%+v", up)
+	}
+	f := steady(t, 1, 16, 48*time.Hour, flat(6))
+	down := propose(t, f, o).Proposal
+	if s := specOf(t, down); down.Cost != -20*each*float64(s.From-s.To) || down.Again != 30*time.Minute || !strings.HasSuffix(down.Basis, ", from 16") || len(down.Metrics) != 4 {
+		t.Errorf("%+v", down)
+	}
+	in := f.input()
+	edit(&in, func(m *Minute) { m.Requests, m.P99 = math.NaN(), math.NaN() })
+	d, err := Propose(in, o)
+	if err != nil || d.Proposal == nil || len(d.Proposal.Metrics) != 1 || d.Proposal.Metrics[0].Name != "cpu" || !strings.Contains(strings.Join(d.Proposal.Warnings, ";"), "CPU alone") {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
 func TestBadOptions(t *testing.T) {
 	in := Input{Now: monday, Place: "kube", Group: "g", Replicas: 1}
 	for _, o := range []Options{

@@ -20,7 +20,7 @@ type Scenario struct {
 	Effect  Effect
 	Trouble Trouble
 	Policy  *optimize.Policy // nil is the default, with runtime changes started by themselves
-	// For bounds how long it may take; 0 is 3 h of virtual time.
+	// For bounds how long it may take, in virtual time; 0 is what the policy's stages may take, and 3 h at least.
 	For time.Duration
 	// Every is after how many windows the optimizer looks each time; 0 is 1.
 	Every int
@@ -55,6 +55,15 @@ func AutoPolicy() *optimize.Policy {
 	p := optimize.DefaultPolicy()
 	p.Kinds[optimize.Runtime] = optimize.KindPolicy{Mode: optimize.Auto, Plan: optimize.DefaultPlan()}
 	return p
+}
+
+// Most is the longest that a change may take by a plan, in virtual time, with an hour for what the optimizer's deaths hold up.
+func Most(p *optimize.Plan) time.Duration {
+	most := time.Hour
+	for _, s := range p.Stages {
+		most += s.Deadline + p.ApplyWithin
+	}
+	return max(3*time.Hour, most)
 }
 
 // deathLasts is after how long a dead optimizer is started again.
@@ -96,7 +105,8 @@ func Run(ctx context.Context, seed uint64, s Scenario) (Outcome, error) {
 	r := Outcome{}
 	begin, limit, reborn := w.Now, s.For, time.Time{}
 	if limit == 0 {
-		limit = 3 * time.Hour
+		kp := policy.For(proposal.Kind, proposal.Service)
+		limit = Most(&kp.Plan)
 	}
 	var first, clear time.Time
 	writes := int64(-1)

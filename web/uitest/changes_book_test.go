@@ -126,7 +126,7 @@ func (l *ledger) answer(r *http.Request) (int, any) {
 		return http.StatusOK, l.series[fmt.Sprintf("%s %d", id, n)]
 	}
 	l.asked["one"]++
-	a := map[string]any{"change": l.find(id), "history": l.history[id], "latest": nil}
+	a := map[string]any{"change": marked(*l.find(id)), "history": l.history[id], "latest": nil}
 	if v, ok := l.latest[id]; ok {
 		a["latest"] = v
 	}
@@ -139,6 +139,7 @@ func inList(c optimize.Change) any {
 	for _, u := range c.Units {
 		nodes[u.State]++
 	}
+	c = marked(c)
 	c.Units, c.Verdicts, c.Periods = nil, nil, nil
 	if c.Verdict != nil {
 		v := *c.Verdict
@@ -148,6 +149,12 @@ func inList(c optimize.Change) any {
 		optimize.Change
 		Nodes map[optimize.UnitState]int `json:"nodes"`
 	}{c, nodes}
+}
+
+// marked is a change as answers have it, by a policy that asks for an approval above 50 a month.
+func marked(c optimize.Change) optimize.Change {
+	c.NeedsApproval = (c.State == optimize.Proposed || c.State == optimize.Waiting) && c.ApprovedBy == "" && c.Cost > 50
+	return c
 }
 
 func (l *ledger) find(id string) *optimize.Change {
@@ -197,7 +204,7 @@ func (l *ledger) act(id string, a optimize.Action) (int, any) {
 	}
 	l.acts = append(l.acts, strings.TrimSuffix(fmt.Sprintf("%s %s %s: %s", a.Do, id, a.By, a.Note), ": "))
 	l.add(c, e)
-	return http.StatusOK, map[string]any{"change": c}
+	return http.StatusOK, map[string]any{"change": marked(*c)}
 }
 
 // add is an event of a change, as the optimizer's unless it says whose.

@@ -527,7 +527,7 @@ func TestChangesHostile(t *testing.T) {
 	m.Metrics[0].Name, m.Warnings, m.Members[0].Name = evil, []string{evil + long}, evil
 	m.Members[0].Series[evil] = m.Members[0].Series["cpu_per_request"]
 	h := l.find("held")
-	h.State, h.Held = optimize.Waiting, evil+" needs an approval "+long
+	h.State, h.Held, h.Cost = optimize.Waiting, evil+" needs an approval "+long, 70
 	l.holds = optimize.Holds{Paused: &optimize.Hold{By: evil + long, At: time.Now(), Note: evil + long}, Incidents: map[string]optimize.Hold{evil: {By: evil, At: time.Now(), Note: long}}}
 	l.status["policy"], l.status["frozen"], l.status["errors"] = map[string]any{"name": evil, "error": evil + long}, evil, []string{evil + long}
 	l.plan = []map[string]any{{"change": inList(*h), "why": evil + long, "targets": 2, "stages": []int{1}, "nodes": []string{evil + long}, "controls": []string{evil}}}

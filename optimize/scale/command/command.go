@@ -1,9 +1,5 @@
-// Package command scales by the commands of whoever runs the place: a supervisor's, a scheduler's, a script. It is the way for all
-// that has no room of its own.
-//
-// A command is a program with its arguments, each a template; no shell is involved, so nothing that is put in is ever a command of its own.
-// What commands print is bounded, and so is the time they take. Their exit codes are a contract: [ExitGone] and [ExitRefused] are final,
-// any other but 0 is tried again.
+// Package command scales by the commands of whoever runs the place, as room optimize/commands runs them. It is the way for all that has no
+// room of its own.
 package command
 
 import (
@@ -13,30 +9,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
-	"regexp"
 	"strconv"
-	"strings"
 	"sync"
-	"text/template"
 	"time"
 
 	"github.com/quantra-l/quantra/optimize"
+	"github.com/quantra-l/quantra/optimize/commands"
 	"github.com/quantra-l/quantra/optimize/scale"
 )
 
-// What a command's exit code means.
 const (
-	ExitGone    = 3 // there is no such group
-	ExitRefused = 4 // it will never be done
-)
-
-const (
-	maxOutput   = 1 << 20 // bytes of standard output that are read
 	maxNodes    = 10000
 	maxReplicas = 1000000
-	tail        = 2 << 10 // bytes of standard error that an error quotes
-	maxArgs     = 100
 )
 
 // Options are the commands. In arguments {{.Group}} is the group, {{.Replicas}} how many are asked for, {{.From}} how many
@@ -74,8 +58,8 @@ type Answer struct {
 
 // Commands are a place of replicas. It implements [scale.Replicas].
 type Commands struct {
-	o                              Options
-	get, set, check, drain, undone []*template.Template
+	run                            commands.Runner
+	get, set, check, drain, undone commands.Line
 	acting                         sync.Mutex // one Set at a time
 }
 
@@ -87,20 +71,16 @@ type argument struct {
 	Replicas, From int
 }
 
-// groupName keeps what is put into arguments from being an option.
-var groupName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:/@-]{0,252}$`)
-
 // New checks the commands.
 func New(o Options) (*Commands, error) {
-	o.Timeout = cmp.Or(o.Timeout, 30*time.Second)
-	if o.Env == nil {
-		o.Env = []string{} // nil would be the environment of this process
+	if o.Timeout < 0 {
+		return nil, fmt.Errorf("scale/command: timeout %v: it must be above 0", o.Timeout)
 	}
-	c := &Commands{o: o}
+	c := &Commands{run: commands.Runner{Env: o.Env, Dir: o.Dir, Timeout: cmp.Or(o.Timeout, 30*time.Second)}}
 	for _, t := range []struct {
 		name string
 		argv []string
-		to   *[]*template.Template
+		to   *commands.Line
 		must bool
 		has  string // what the output must depend on
 	}{
@@ -110,62 +90,16 @@ func New(o Options) (*Commands, error) {
 		{"drain", o.Drain, &c.drain, false, "Node"},
 		{"undrain", o.Undrain, &c.undone, len(o.Drain) > 0, "Node"},
 	} {
-		argv, err := parse(t.argv, t.has)
-		if err == nil && t.must && len(argv) == 0 {
+		line, err := commands.Parse(t.argv, argument{Group: "g", Node: "n", Replicas: 2, From: 1}, argument{Group: "g", Node: "m", Replicas: 3, From: 1}, t.has)
+		if err == nil && t.must && len(line) == 0 {
 			err = errors.New("it must be there")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("scale/command: %s: %v", t.name, err)
 		}
-		*t.to = argv
-	}
-	if o.Timeout < 0 {
-		return nil, fmt.Errorf("scale/command: timeout %v: it must be above 0", o.Timeout)
+		*t.to = line
 	}
 	return c, nil
-}
-
-// parse makes templates of arguments; has is a field that they must use.
-func parse(argv []string, has string) (out []*template.Template, err error) {
-	if len(argv) > maxArgs {
-		return nil, fmt.Errorf("%d arguments: at most %d", len(argv), maxArgs)
-	}
-	for i, a := range argv {
-		t, err := template.New(strconv.Itoa(i)).Parse(a)
-		if err != nil {
-			return nil, fmt.Errorf("argument %d: %v", i, err)
-		}
-		out = append(out, t)
-	}
-	if len(argv) == 0 {
-		return nil, nil
-	}
-	a, err := fill(out, argument{Group: "g", Node: "n", Replicas: 2, From: 1})
-	if err != nil {
-		return nil, err
-	}
-	b, err := fill(out, argument{Group: "g", Node: "m", Replicas: 3, From: 1})
-	if err != nil {
-		return nil, err
-	}
-	if a[0] == "" {
-		return nil, errors.New("the program's name is empty")
-	}
-	if has != "" && strings.Join(a, "\x00") == strings.Join(b, "\x00") {
-		return nil, fmt.Errorf("no argument has {{.%s}}", has)
-	}
-	return out, nil
-}
-
-func fill(argv []*template.Template, a argument) (out []string, err error) {
-	for i, t := range argv {
-		var b strings.Builder
-		if err := t.Execute(&b, a); err != nil {
-			return nil, fmt.Errorf("argument %d: %v", i, err)
-		}
-		out = append(out, b.String())
-	}
-	return out, nil
 }
 
 // Get implements [scale.Replicas].
@@ -217,7 +151,7 @@ func (c *Commands) Set(ctx context.Context, group string, was scale.State, n int
 		return nil
 	}
 	// The caller's time may be over; giving load back is worth more.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.o.Timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.run.Timeout)
 	defer cancel()
 	back, gerr := c.answer(ctx, group)
 	if gerr == nil && back.Replicas == now.Replicas { // else the set was made after all, and those nodes end
@@ -228,7 +162,7 @@ func (c *Commands) Set(ctx context.Context, group string, was scale.State, n int
 
 // act sets, and reads back what was set.
 func (c *Commands) act(ctx context.Context, arg argument) error {
-	if _, err := c.run(ctx, "set", c.set, arg); err != nil {
+	if _, err := c.call(ctx, "set", c.set, arg); err != nil {
 		return err
 	}
 	a, err := c.answer(ctx, arg.Group)
@@ -249,7 +183,7 @@ func (c *Commands) dry(ctx context.Context, arg argument, now Answer) error {
 		}
 	}
 	if len(c.check) > 0 {
-		_, err := c.run(ctx, "check", c.check, arg)
+		_, err := c.call(ctx, "check", c.check, arg)
 		return err
 	}
 	if arg.Replicas != now.Replicas {
@@ -277,10 +211,10 @@ func (c *Commands) same(ctx context.Context, group string, was scale.State) (Ans
 	return a, err
 }
 
-func (c *Commands) each(ctx context.Context, what string, argv []*template.Template, arg argument, nodes []string) error {
+func (c *Commands) each(ctx context.Context, what string, argv commands.Line, arg argument, nodes []string) error {
 	for _, n := range nodes {
 		arg.Node = n
-		if _, err := c.run(ctx, what, argv, arg); err != nil {
+		if _, err := c.call(ctx, what, argv, arg); err != nil {
 			return err
 		}
 	}
@@ -288,7 +222,7 @@ func (c *Commands) each(ctx context.Context, what string, argv []*template.Templ
 }
 
 func (c *Commands) answer(ctx context.Context, group string) (a Answer, err error) {
-	out, err := c.run(ctx, "get", c.get, argument{Group: group})
+	out, err := c.call(ctx, "get", c.get, argument{Group: group})
 	if err != nil {
 		return a, err
 	}
@@ -324,92 +258,24 @@ func decode(out []byte) (a Answer, err error) {
 		return a, fmt.Errorf("%d nodes: at most %d", max(len(a.Nodes), len(a.Drained)), maxNodes)
 	}
 	for _, n := range append(a.Nodes[:len(a.Nodes):len(a.Nodes)], a.Drained...) {
-		if !groupName.MatchString(n) {
+		if !commands.Name.MatchString(n) {
 			return a, fmt.Errorf("node %.100q: letters, digits and ._:/@- only, and no - first", n)
 		}
 	}
 	return a, nil
 }
 
-// run runs one command, and gives what it printed.
-func (c *Commands) run(ctx context.Context, what string, argv []*template.Template, arg argument) ([]byte, error) {
-	fail := func(kind error, format string, args ...any) error {
-		say := fmt.Sprintf(format, args...)
-		if arg.Node != "" {
-			what += " of " + arg.Node
-		}
-		if kind != nil {
-			return fmt.Errorf("scale/command: %s: %s: %w: %s", arg.Group, what, kind, say)
-		}
-		return fmt.Errorf("scale/command: %s: %s: %s", arg.Group, what, say)
+// call runs one command, and gives what it printed.
+func (c *Commands) call(ctx context.Context, what string, line commands.Line, arg argument) ([]byte, error) {
+	if arg.Node != "" {
+		what += " of " + arg.Node
 	}
-	if !groupName.MatchString(arg.Group) {
-		return nil, fail(optimize.ErrRefused, "a group's name has letters, digits and ._:/@- only, and no - first")
+	if !commands.Name.MatchString(arg.Group) {
+		return nil, fmt.Errorf("scale/command: %s: %s: %w: a group's name has letters, digits and ._:/@- only, and no - first", arg.Group, what, optimize.ErrRefused)
 	}
-	if len(argv) == 0 {
-		return nil, fail(optimize.ErrRefused, "there is no such command")
-	}
-	args, err := fill(argv, arg)
+	out, err := c.run.Run(ctx, line, arg)
 	if err != nil {
-		return nil, fail(optimize.ErrRefused, "%v", err)
+		return nil, fmt.Errorf("scale/command: %s: %s: %w", arg.Group, what, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Env, cmd.Dir = c.o.Env, c.o.Dir
-	// What a command has started may hold its output open.
-	cmd.WaitDelay = time.Second
-	together(cmd)
-	stdout, stderr := &bounded{max: maxOutput, stop: cancel}, &last{}
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	err = cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case stdout.over:
-		return nil, fail(optimize.ErrRefused, "it printed more than %d bytes", maxOutput)
-	case err == nil || errors.Is(err, exec.ErrWaitDelay):
-		return stdout.b.Bytes(), nil
-	case ctx.Err() != nil:
-		return nil, fail(ctx.Err(), "it was ended, as it may take %v%s", c.o.Timeout, stderr)
-	case errors.As(err, &exit) && exit.ExitCode() == ExitGone:
-		return nil, fail(optimize.ErrGone, "exit %d%s", ExitGone, stderr)
-	case errors.As(err, &exit) && exit.ExitCode() == ExitRefused:
-		return nil, fail(optimize.ErrRefused, "exit %d%s", ExitRefused, stderr)
-	case errors.As(err, &exit):
-		return nil, fail(nil, "%v%s", err, stderr)
-	}
-	return nil, fail(optimize.ErrRefused, "it cannot be started: %v", err)
-}
-
-// bounded keeps up to max bytes; past that it stops the writer.
-type bounded struct {
-	b    bytes.Buffer
-	max  int
-	over bool
-	stop func()
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.b.Len()+len(p) > b.max {
-		b.over = true
-		b.stop()
-		return 0, errors.New("too much output")
-	}
-	return b.b.Write(p)
-}
-
-// last keeps the end of what was written.
-type last struct{ b []byte }
-
-func (l *last) Write(p []byte) (int, error) {
-	l.b = append(l.b, p[max(0, len(p)-tail):]...)
-	l.b = l.b[max(0, len(l.b)-tail):]
-	return len(p), nil
-}
-
-func (l *last) String() string {
-	if s := strings.TrimSpace(strings.ToValidUTF8(string(l.b), "?")); s != "" {
-		return ": " + s
-	}
-	return ""
+	return out, nil
 }

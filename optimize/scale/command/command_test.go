@@ -102,7 +102,7 @@ func (g *group) place(t *testing.T) *Commands {
 func (g *group) meddle(t *testing.T, n int) {
 	t.Helper()
 	c := g.place(t)
-	if _, err := c.run(t.Context(), "set", c.set, argument{Group: "shop", Replicas: n}); err != nil {
+	if _, err := c.call(t.Context(), "set", c.set, argument{Group: "shop", Replicas: n}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -261,7 +261,7 @@ func TestCrashBetweenDrainAndSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.run(t.Context(), "drain", c.drain, argument{Group: "shop", Node: "w03"}); err != nil {
+	if _, err := c.call(t.Context(), "drain", c.drain, argument{Group: "shop", Node: "w03"}); err != nil {
 		t.Fatal(err)
 	}
 	now, err := c.Get(t.Context(), "shop")

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/quantra-l/quantra/optimize/commands"
 )
 
 // The test's own program is also what the commands run: a small supervisor of real processes. A group is a folder with the number that is
@@ -57,7 +59,7 @@ func pool(dir string, args []string) (code int, err error) {
 	group := filepath.Join(dir, args[1])
 	b, err := os.ReadFile(filepath.Join(group, "want"))
 	if err != nil {
-		return ExitGone, err
+		return commands.ExitGone, err
 	}
 	want, err := strconv.Atoi(string(b))
 	if err != nil {
@@ -72,7 +74,7 @@ func pool(dir string, args []string) (code int, err error) {
 			return 1, err
 		}
 		if n > 20 {
-			return ExitRefused, fmt.Errorf("20 workers are the most here, not %d", n)
+			return commands.ExitRefused, fmt.Errorf("20 workers are the most here, not %d", n)
 		}
 		if args[0] == "check" {
 			return 1, nil

@@ -53,6 +53,15 @@ func shape(t *compute.MachineType) scale.Shape {
 	return s
 }
 
+// Machine is the type of a machine by its name as projects/P/zones/Z/instances/N, and why that cannot be changed by a plan; "" is nothing.
+func (c *Cloud) Machine(ctx context.Context, resource string) (typ, unfitFor string, err error) {
+	_, inst, err := (&Machines{MachineOptions{Cloud: c}}).get(ctx, resource)
+	if err != nil {
+		return "", "", err
+	}
+	return path.Base(inst.MachineType), unfit(inst), nil
+}
+
 // MachineOptions are of [Machines].
 type MachineOptions struct {
 	Cloud *Cloud

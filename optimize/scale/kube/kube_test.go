@@ -234,7 +234,7 @@ func autoscaler(t *testing.T, a *admin, user *Cluster, ns string) {
 		t.Fatalf("autoscalers of others: %+v, %v", st, err)
 	}
 	hpa("checkout", "Deployment", "checkout")
-	act, err := scale.NewActuator(scale.ActuatorOptions{Places: map[string]scale.Replicas{"kube": user}})
+	act, err := scale.NewActuator(scale.ActuatorOptions{Place: scaletest.At("kube", scale.Place{Replicas: user})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func mayNot(t *testing.T, a *admin, nobody *Cluster, ns string) {
 func partly(t *testing.T, a *admin, user *Cluster, ns string) {
 	group := a.workload("Deployment", ns)
 	a.role(ns, "quantra")
-	act, err := scale.NewActuator(scale.ActuatorOptions{Places: map[string]scale.Replicas{"kube": user}})
+	act, err := scale.NewActuator(scale.ActuatorOptions{Place: scaletest.At("kube", scale.Place{Replicas: user})})
 	if err != nil {
 		t.Fatal(err)
 	}

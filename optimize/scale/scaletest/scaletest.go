@@ -23,6 +23,16 @@ type Place struct {
 	Remove func()
 }
 
+// At is an actuator's Place where there is one place.
+func At(name string, p scale.Place) func(*optimize.Change, scale.Spec) (scale.Place, error) {
+	return func(_ *optimize.Change, s scale.Spec) (scale.Place, error) {
+		if s.Place != name {
+			return scale.Place{}, scale.ErrNoPlace
+		}
+		return p, nil
+	}
+}
+
 // Run runs the suite on places that open makes; each is used once.
 func Run(t *testing.T, open func(t *testing.T) Place) {
 	t.Run("set", func(t *testing.T) { set(t, open(t)) })
@@ -83,7 +93,7 @@ func change(t *testing.T, group string, from, to int) *optimize.Change {
 
 func actuator(t *testing.T, p Place) *scale.Actuator {
 	t.Helper()
-	a, err := scale.NewActuator(scale.ActuatorOptions{Places: map[string]scale.Replicas{"here": p.Replicas}})
+	a, err := scale.NewActuator(scale.ActuatorOptions{Place: At("here", scale.Place{Replicas: p.Replicas})})
 	if err != nil {
 		t.Fatal(err)
 	}

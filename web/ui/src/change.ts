@@ -154,15 +154,14 @@ export class ChangePage implements Page {
   // ---- what a person does ----
 
   private buttons(c: Change): void {
-    const key = [c.state, c.paused, unapproved(c), !!c.cost, this.sending].join();
+    const key = [c.state, c.paused, !!c.needs_approval, this.sending].join();
     if (this.keys.acts === key) return;
     this.keys.acts = key;
     const focused = this.acts.contains(document.activeElement), open = c.state === "proposed" || c.state === "waiting", on = c.state === "waiting" || acting(c);
     const b = (text: string, ic: Parameters<typeof icon>[0], title: string, run: () => void, cls = "") => h("button", { class: "btn " + cls, type: "button", title, disabled: this.sending, "data-focus": "do " + text, onclick: run }, icon(ic), text);
-    const costs = !!c.cost || c.kind === "machine"; // what a policy may want a person's approval for
     rebuild(this.acts, () => [
       c.state === "proposed" || c.state === "undone" ? b(c.state === "undone" ? "Start again" : "Start", "play", "See what will happen, and start it", () => this.start("start"), "primary") : "",
-      c.state === "proposed" && costs ? b("Approve and start", "check", "Approve what it costs, and start it", () => this.start("approve")) : "",
+      c.state === "proposed" && c.needs_approval ? b("Approve and start", "check", "Approve what it costs, and start it", () => this.start("approve")) : "",
       unapproved(c) ? b("Approve", "check", "It may cost what it does", () => this.send("approve"), "primary") : "",
       on && !c.paused && c.state !== "undoing" ? b("Pause", "pause", "It goes no further; what is in force stays, and is watched", () => this.send("pause")) : "",
       c.paused ? b("Resume", "play", "It goes on from where it stood", () => this.send("resume"), "primary") : "",

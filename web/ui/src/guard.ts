@@ -21,7 +21,7 @@ export interface Period { from: string; to: string; on: boolean }
 export interface Change {
   id: string; kind: string; service: string; subject?: string; spec?: unknown; sentence: string; evidence: Evidence[]; warnings: string[]; expected?: { [metric: string]: Estimate };
   saving: number; price?: Money; cost?: number;
-  state: string; reason?: string; held?: string; proposed_at?: string; started_at?: string; ended_at?: string; started_by?: string; approved_by?: string;
+  state: string; reason?: string; held?: string; needs_approval?: boolean; proposed_at?: string; started_at?: string; ended_at?: string; started_by?: string; approved_by?: string;
   rejected?: boolean; paused?: boolean; paused_by?: string; plan: Plan; stage: number; units: Unit[]; nodes?: { [state: string]: number }; stage_at?: string; stage_until?: string; deadline?: string; frozen_at?: string;
   periods: Period[]; replaced?: number; undo_to?: string; next_try?: string; tries?: number; verdict?: Verdict; saved?: { cores: Estimate; price?: Money };
 }
@@ -110,9 +110,9 @@ export function ended(c: Change): boolean {
   return c.state === "done" || c.state === "undone" || c.state === "failed" || c.state === "withdrawn";
 }
 
-/** unapproved says that a rail waits for a person's approval: it says so in its sentence. */
+/** unapproved says that it was started, and waits for a person's approval. */
 export function unapproved(c: Change): boolean {
-  return c.state === "waiting" && !c.approved_by && /\bapproval\b/.test(c.held ?? "");
+  return c.state === "waiting" && !!c.needs_approval;
 }
 
 /** undecided says that a person is waited for. */
