@@ -75,7 +75,8 @@ func newPooled(t *testing.T) *pooled {
 	}
 	t.Setenv("POOL_DIR", filepath.Join(dir, "groups"))
 	t.Setenv("PROFILER_ENABLED", "false")
-	p.clock.Store(time.Now().Add(-12 * time.Hour).Truncate(time.Minute).UnixNano())
+	// A whole hour: load is kept in steps of five minutes, so where they begin is not to depend on when the test runs.
+	p.clock.Store(time.Now().Add(-12 * time.Hour).Truncate(time.Hour).UnixNano())
 	if err := os.WriteFile(p.policy, fmt.Appendf(nil, poolPolicy, p.pool), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +311,7 @@ func TestScale(t *testing.T) {
 		t.Errorf("%d changes, errors %q", len(cs), status.Errors)
 	}
 
-	p.uses(4*time.Minute, 1.9)
+	p.uses(10*time.Minute, 1.9) // two whole steps of it
 	up := p.proposal()
 	if up.Cost <= 0 || up.Service != "hello" || len(up.Evidence) == 0 {
 		t.Errorf("%+v", up)
