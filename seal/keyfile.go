@@ -234,7 +234,7 @@ func parseKeyFile(raw []byte) (keyFile, error) {
 	}
 	label, _, ok := bytes.Cut(bytes.TrimPrefix(rest, []byte(begin)), []byte("-----"))
 	if len(rest) == 0 || !ok {
-		return f, fmt.Errorf("%w: no key is in it: there is no line -----BEGIN ...", ErrCorrupt)
+		return f, fmt.Errorf("%w: no key is in it: no line begins with -----BEGIN", ErrCorrupt)
 	}
 	switch f.kind = string(label); f.kind {
 	case pemPKCS8, pemOpenSSH, pemAge:

@@ -67,7 +67,7 @@ func ParsePublicKey(text string) (PublicKey, error) {
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || len(b) != PublicKeySize {
-		return k, fmt.Errorf("%.60q is not a public key: it must be 43 characters of base64url, or a line ssh-ed25519 AAAA...", text)
+		return k, fmt.Errorf("%.60q is not a public key: it must be 43 characters of base64url, or a line that begins with ssh-ed25519", text)
 	}
 	copy(k[:], b)
 	return k, k.Check()

@@ -127,7 +127,7 @@ func (k PublicKey) Verify(domain string, message []byte, s Signature) error {
 	return verify(nil, domain, k, message, s, 0)
 }
 
-// Verify is [PublicKey.Verify] by a key that may be in the cache, where it is about a third faster.
+// Verify is [PublicKey.Verify] by a key that may be in the cache, where it takes about an eighth less time.
 func (c *KeyCache) Verify(domain string, k PublicKey, message []byte, s Signature) error {
 	return verify(c, domain, k, message, s, 0)
 }

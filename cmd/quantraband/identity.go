@@ -57,7 +57,7 @@ Roles count only where an issuer signs, and so do attributes.`,
 		Args: cobra.NoArgs,
 	}
 	var pass passphrases
-	pass.flags(cmd, a, false)
+	pass.flags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if key == "" || out == "" {
 			return usagef("create needs --key FILE and -o FILE")
@@ -299,7 +299,7 @@ at once: open sessions of those who were revoked end.`,
 	}
 	q.serverFlags(cmd)
 	var pass passphrases
-	pass.flags(cmd, a, false)
+	pass.flags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if issuerKey == "" || listFile == "" || len(args) == 0 && !push {
 			return usagef("revoke needs whom to revoke, --issuer-key FILE and --list FILE")

@@ -96,7 +96,7 @@ one's own; with --pgp a key of OpenPGP in the folder of keys, or in a file where
 		return a.through(ctx, args, out, !armored, begin)
 	}
 	folder.flags(cmd)
-	pass.flags(cmd, a, false)
+	pass.flags(cmd, false)
 	f := cmd.Flags()
 	f.StringArrayVarP(&to, "recipient", "r", nil, "encrypt to this `recipient`; may be repeated")
 	f.StringArrayVarP(&files, "recipients-file", "R", nil, "encrypt to the recipients in `file`, one a line; may be repeated")
@@ -289,7 +289,7 @@ code 3. An OpenPGP message is checked to its end before a pipe gets any of it.
 		return a.emitText(out, text)
 	}
 	folder.flags(cmd)
-	pass.flags(cmd, a, false)
+	pass.flags(cmd, false)
 	f := cmd.Flags()
 	f.StringArrayVarP(&with, "key", "k", nil, "open with this `KEY`; may be repeated (default: the key \"default\", and a passphrase)")
 	f.StringArrayVar(&by, "by", nil, "with --pgp, this `KEY` of OpenPGP must have signed it; may be repeated, one is enough")

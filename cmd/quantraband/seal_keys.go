@@ -124,7 +124,7 @@ With --pgp it is one of OpenPGP, for its owner's --name and --email. A key that 
 		return a.showKey(row, asJSON)
 	}
 	folder.flags(cmd)
-	pass.flags(cmd, a, true)
+	pass.flags(cmd, true)
 	f := cmd.Flags()
 	f.BoolVar(&isPGP, "pgp", false, "make a key of OpenPGP")
 	f.StringVar(&name, "name", "", "its owner's `name`, with --pgp")
@@ -343,8 +343,8 @@ OpenPGP, which stays one. The passphrase that it has is asked for at the termina
 		return a.showKey(rowOf(at, seal.KeyInfo{Public: k.Public(), Encrypted: at.keyring == "" && !pass.none}), asJSON)
 	}
 	folder.flags(cmd)
-	pass.flags(cmd, a, true)
-	old.a, old.fd = a, -1
+	pass.flags(cmd, true)
+	old.fd = -1
 	cmd.Flags().StringVar(&old.file, "old-passphrase-file", "", "the passphrase that the key has is the first line of `file`")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
@@ -464,7 +464,7 @@ Secret keys are refused to a terminal, and are in a file (-o) that only its user
 		})
 	}
 	folder.flags(cmd)
-	pass.flags(cmd, a, false)
+	pass.flags(cmd, false)
 	cmd.Flags().StringVar(&as, "as", "public", "`form` of the key")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "write to `file` (default: standard output)")
 	return cmd
@@ -561,8 +561,8 @@ of --old-passphrase-file. Copies of the file that are elsewhere keep the old one
 		return pathOf(at.file, seal.SaveKey(at.file, k, seal.KeyOptions{Passphrase: word, Replace: true}))
 	}
 	folder.flags(cmd)
-	pass.flags(cmd, a, true)
-	old.a, old.fd = a, -1
+	pass.flags(cmd, true)
+	old.fd = -1
 	cmd.Flags().StringVar(&old.file, "old-passphrase-file", "", "the passphrase that the key has is the first line of `file`")
 	return cmd
 }

@@ -32,15 +32,13 @@ const maxPassphrase = 1 << 10
 
 // passphrases says where passphrases come from.
 type passphrases struct {
-	a    *app
 	file string
 	env  string
 	fd   int
 	none bool
 }
 
-func (p *passphrases) flags(cmd *cobra.Command, a *app, creates bool) {
-	p.a = a
+func (p *passphrases) flags(cmd *cobra.Command, creates bool) {
 	f := cmd.Flags()
 	f.StringVar(&p.file, "passphrase-file", "", "the passphrase is the first line of `file`, which nobody else can read")
 	f.IntVar(&p.fd, "passphrase-fd", -1, "the passphrase is the first line of what is read from file descriptor `N`")

@@ -77,7 +77,7 @@ output. With --pgp it is one of OpenPGP, detached, or with --form inline or clea
 		return a.emit(out, binary, func(w io.Writer) error { return sign(w, src) })
 	}
 	folder.flags(cmd)
-	pass.flags(cmd, a, false)
+	pass.flags(cmd, false)
 	f := cmd.Flags()
 	f.StringVarP(&with, "key", "k", "", "sign with this `KEY` (default: the key \"default\")")
 	f.BoolVar(&isPGP, "pgp", false, "make a signature of OpenPGP")
