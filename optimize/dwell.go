@@ -150,9 +150,11 @@ func (r *round) followUnit(ctx context.Context, c *Change, act Actuator, u *Unit
 		u.State, u.Note, u.Left = UnitGone, note, r.now
 		return []Event{{What: WhatGone, Target: u.ID, Note: note}}, nil
 	case Refused:
+		if err := r.takeBack(ctx, c, act, u); err != nil {
+			return nil, err // it is asked again
+		}
 		u.State, u.Note = UnitRefused, note
-		err := r.call(ctx, func(ctx context.Context) error { return act.Undo(ctx, c, u.Target, u.Snapshot) })
-		return []Event{{What: WhatRefused, Target: u.ID, Note: note}}, err
+		return []Event{{What: WhatRefused, Target: u.ID, Note: note}}, nil
 	case Absent:
 		// Its process is another, or a server that held its lease has ended. That it is wanted there is in the journal.
 		if err := r.record(ctx, c, "apply", u.ID, "It was in force and is not any more."); err != nil {

@@ -85,6 +85,10 @@ type Change struct {
 	// Saved is the saving that came true, in cores, by the last verdict that had a control.
 	Saved *Saved `json:"saved,omitempty"`
 
+	// Beside is, by target, the specs of other changes of the kind that are, or may be, in force there: the optimizer sets it before each step, for
+	// the actuator. Nobody keeps it.
+	Beside map[string][]json.RawMessage `json:"-"`
+
 	version int64 // of the row
 }
 

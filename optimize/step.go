@@ -240,25 +240,25 @@ func (c *Change) lastNote() string {
 func (r *round) applyTo(ctx context.Context, c *Change, act Actuator, u *Unit, h rehearsal) error {
 	if u.State == UnitPlanned {
 		if err := r.intend(ctx, c, u, h); err != nil {
-			return r.final(ctx, c, u, err)
+			return r.final(ctx, c, act, u, err)
 		}
 	} else if s, note, err := r.standing(ctx, c, act, u); err != nil {
-		return r.final(ctx, c, u, err)
+		return r.final(ctx, c, act, u, err)
 	} else if s != Absent {
-		return r.stood(ctx, c, u, s, note)
+		return r.stood(ctx, c, act, u, s, note)
 	}
 	if err := r.record(ctx, c, "apply", u.ID, c.Sentence); err != nil {
 		return err
 	}
 	if err := r.call(ctx, func(ctx context.Context) error { return act.Apply(ctx, c, u.Target, u.Snapshot) }); err != nil {
-		return r.final(ctx, c, u, err)
+		return r.final(ctx, c, act, u, err)
 	}
 	r.applied[c.ID+"\x00"+u.ID] = r.now
 	s, note, err := r.standing(ctx, c, act, u)
 	if err != nil {
-		return r.final(ctx, c, u, err)
+		return r.final(ctx, c, act, u, err)
 	}
-	return r.stood(ctx, c, u, s, note)
+	return r.stood(ctx, c, act, u, s, note)
 }
 
 // intend keeps that the effect may happen from now on, with all that undo needs; but not without a proof that undo works.
@@ -289,13 +289,17 @@ func (r *round) standing(ctx context.Context, c *Change, act Actuator, u *Unit) 
 }
 
 // stood keeps how the change stands at a unit that it was applied to.
-func (r *round) stood(ctx context.Context, c *Change, u *Unit, s Standing, note string) error {
+func (r *round) stood(ctx context.Context, c *Change, act Actuator, u *Unit, s Standing, note string) error {
 	switch s {
 	case InForce:
 		u.State, u.Applied, u.Note, u.Restarts = UnitApplied, r.now, "", 0
 		c.Tries = 0
 		return r.keep(ctx, c, false, Event{What: WhatApplied, Target: u.ID})
 	case Refused:
+		if err := r.takeBack(ctx, c, act, u); err != nil {
+			u.Note = err.Error()
+			return err
+		}
 		u.State, u.Note = UnitRefused, note
 		return r.keep(ctx, c, false, Event{What: WhatRefused, Target: u.ID, Note: note})
 	case Gone:
@@ -307,13 +311,26 @@ func (r *round) stood(ctx context.Context, c *Change, u *Unit, s Standing, note 
 	}
 }
 
+// takeBack undoes what was asked of a target that refused it, before that is kept: what it was asked for together with, of another change,
+// must not be refused for it again.
+func (r *round) takeBack(ctx context.Context, c *Change, act Actuator, u *Unit) error {
+	if u.Snapshot == nil {
+		return nil // nothing was asked of it
+	}
+	err := r.call(ctx, func(ctx context.Context) error { return act.Undo(ctx, c, u.Target, u.Snapshot) })
+	if errors.Is(err, ErrGone) || errors.Is(err, ErrRefused) {
+		return nil
+	}
+	return err
+}
+
 // final makes of an error that says so the unit's end; any other stays an error.
-func (r *round) final(ctx context.Context, c *Change, u *Unit, err error) error {
+func (r *round) final(ctx context.Context, c *Change, act Actuator, u *Unit, err error) error {
 	switch {
 	case errors.Is(err, ErrGone):
-		return r.stood(ctx, c, u, Gone, err.Error())
+		return r.stood(ctx, c, act, u, Gone, err.Error())
 	case errors.Is(err, ErrRefused):
-		return r.stood(ctx, c, u, Refused, err.Error())
+		return r.stood(ctx, c, act, u, Refused, err.Error())
 	}
 	u.Note = err.Error()
 	return err

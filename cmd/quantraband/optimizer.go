@@ -140,7 +140,10 @@ func actuators(e *engine, agents *fleet.Fleet, growing func(ctx context.Context,
 	}
 	acts = map[optimize.Kind]optimize.Actuator{optimize.Runtime: leases}
 	reader := measure.New(e.db, nil)
-	proposer := &tune.Proposer{Store: e.db, Reader: reader, Fleet: agents, Growing: growing}
+	kept := journal.New(e.control)
+	proposer := &tune.Proposer{Store: e.db, Reader: reader, Fleet: agents, Growing: growing, Done: func(ctx context.Context, tenant, service string) ([]optimize.Change, error) {
+		return kept.Changes(ctx, tenant, optimize.Filter{Service: service, Kinds: []optimize.Kind{optimize.Runtime}, States: []optimize.State{optimize.Done}})
+	}}
 	settings := func(ctx context.Context, tenant string) (all []optimize.Proposal, err error) {
 		var errs []error
 		now := time.Now()

@@ -29,8 +29,10 @@ type Input struct {
 type Instance struct {
 	ID, Version string
 	Settings    Settings // in force
-	// Leased says that a lease has set them: they are not the program's own then, and nothing is proposed on top of it.
-	Leased  bool
+	// Leased is what changes that are done have set of them: nothing is proposed on top of that. Foreign says that somebody else's lease may be in
+	// force: then they are not the program's own, and nothing is proposed at all.
+	Leased  Settings
+	Foreign bool
 	Windows []Window // ascending
 }
 
@@ -118,7 +120,7 @@ type measured struct {
 func known(in *Input) (seen []*measured, ok bool) {
 	for i := range in.Instances {
 		of := &in.Instances[i]
-		if of.Leased {
+		if of.Foreign {
 			return nil, false
 		}
 		m, sound := measure(of)

@@ -293,6 +293,49 @@ func TestStory(t *testing.T) {
 	}
 }
 
+// TestShared: a real agent has the settings of two changes by one lease; either is undone by itself, and what the other set stays in force.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	r, _ := newRig(t, "a")
+	gc, procs := change(`{"gogc":300}`), change(`{"gomaxprocs":1}`)
+	beside := func(c, other *optimize.Change) {
+		c.Beside = map[string][]json.RawMessage{"a": {other.Spec}}
+	}
+	made := map[*optimize.Change]json.RawMessage{}
+	put := func(c *optimize.Change) {
+		t.Helper()
+		a := r.target(c, "a")
+		snap, err := r.act.Snapshot(r.ctx, c, a)
+		r.must("snapshot", err)
+		r.must("rehearse", r.act.Rehearse(r.ctx, c, a, snap))
+		r.must("apply", r.act.Apply(r.ctx, c, a, snap))
+		r.stands(c, a, snap, optimize.InForce)
+		made[c] = snap
+	}
+	a := r.target(gc, "a")
+	put(gc)
+	beside(procs, gc)
+	put(procs)
+	beside(gc, procs)
+	r.stands(gc, a, made[gc], optimize.InForce)
+	if s := r.agent("a").Settings; *s.GOGC != 300 || *s.MaxProcs != 1 {
+		t.Errorf("both changes made %+v", s)
+	}
+	r.must("apply the first again", r.act.Apply(r.ctx, gc, a, made[gc]))
+	r.must("undo the first", r.act.Undo(r.ctx, gc, a, made[gc]))
+	gone := r.stands(gc, a, made[gc], optimize.Absent)
+	r.stands(procs, a, made[procs], optimize.InForce)
+	if s := r.agent("a").Settings; gone != "" || *s.GOGC != 150 || *s.MaxProcs != 1 {
+		t.Errorf("after the first was undone: %q, %+v", gone, s)
+	}
+	procs.Beside = nil
+	r.must("undo the second", r.act.Undo(r.ctx, procs, a, made[procs]))
+	r.stands(procs, a, made[procs], optimize.Absent)
+	if g := r.agent("a"); g.Granted != nil || *g.Settings.MaxProcs != int64(stdruntime.GOMAXPROCS(0)) {
+		t.Errorf("after both were undone: %+v", g)
+	}
+}
+
 // TestServerLost: a new server knows of no lease; the change is made again as it stands, and undone as it was.
 func TestServerLost(t *testing.T) {
 	t.Parallel()
