@@ -57,6 +57,7 @@ var law = map[string][]string{
 	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
 	"optimize/pgo":                    {"profile"},
 	"optimize/pull":                   nil,
+	"optimize/pull/pulltest":          nil,
 	"profile":                         nil,
 	"seal":                            nil,
 	"store":                           {"profile", "internal/vfs", "store/block"},
