@@ -22,6 +22,3 @@ func (r *round) beside(c *Change) map[string][]json.RawMessage {
 	}
 	return out
 }
-
-// busies says that c keeps other changes of its service from starting: something of it is, or may be, in force and not yet proven.
-func (c *Change) busies() bool { return c.State.Acting() }

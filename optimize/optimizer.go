@@ -64,6 +64,7 @@ type Optimizer struct {
 	// Tick's alone, and found anew after a restart:
 	applied map[string]time.Time // when Apply was last called, by change and target
 	judged  map[string]time.Time // when a stage was last judged, by change
+	asked   map[string]time.Time // when it was last asked whether others have done what a change waits for, by change
 }
 
 // self is the actor of what the optimizer does itself.
@@ -99,7 +100,7 @@ func New(o Options) (*Optimizer, error) {
 		o.Now = time.Now
 	}
 	o.CallTimeout, o.LookTimeout = cmp.Or(o.CallTimeout, 10*time.Second), cmp.Or(o.LookTimeout, 20*time.Second)
-	return &Optimizer{o: o, latest: map[string]judge.Verdict{}, applied: map[string]time.Time{}, judged: map[string]time.Time{}}, nil
+	return &Optimizer{o: o, latest: map[string]judge.Verdict{}, applied: map[string]time.Time{}, judged: map[string]time.Time{}, asked: map[string]time.Time{}}, nil
 }
 
 // round is one look at a tenant's changes.

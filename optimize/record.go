@@ -52,6 +52,8 @@ type Change struct {
 	ApprovedBy string    `json:"approved_by,omitempty"`
 	// Versions are those that ran when it started: what is judged is judged on these.
 	Versions []string `json:"versions,omitempty"`
+	// Awaiting says that it is made and waits for others, as for a build that has it: nothing of it runs yet.
+	Awaiting bool `json:"awaiting,omitempty"`
 	// Paused says that somebody holds this one; all at once are held by [Optimizer.Pause].
 	Rejected bool   `json:"rejected,omitempty"` // by a person: of what is Withdrawn
 	Paused   bool   `json:"paused,omitempty"`
@@ -101,13 +103,14 @@ type Saved struct {
 // UnitState is how far a change is at one target.
 type UnitState string
 
-// The states of a unit. In all but UnitControl, UnitGone, UnitUndone and UnitRefused the change may be in force there.
+// The states of a unit. In all but UnitControl, UnitTreated, UnitGone, UnitUndone and UnitRefused there may be something to take back.
 const (
 	UnitControl  UnitState = "control"  // it is left as it is, to compare with
 	UnitPlanned  UnitState = "planned"  // it is of the stage; nothing was done
 	UnitIntended UnitState = "intended" // the snapshot is kept, the effect may have happened
 	UnitApplied  UnitState = "applied"
-	UnitOff      UnitState = "off" // switched off for a period
+	UnitTreated  UnitState = "treated" // it came with the change, as an instance of a new version does
+	UnitOff      UnitState = "off"     // switched off for a period
 	UnitUndoing  UnitState = "undoing"
 	UnitUndone   UnitState = "undone"
 	UnitRefused  UnitState = "refused"
@@ -118,7 +121,8 @@ const (
 type Unit struct {
 	Target
 	State     UnitState       `json:"state"`
-	Stage     int             `json:"stage"` // in which it was applied
+	Stage     int             `json:"stage"`           // in which it was applied
+	Place     bool            `json:"place,omitempty"` // it is where the change is made, and no instance
 	Snapshot  json.RawMessage `json:"snapshot,omitempty"`
 	Rehearsed bool            `json:"rehearsed,omitempty"` // its undo is proven
 	Applied   time.Time       `json:"applied,omitzero"`

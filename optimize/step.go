@@ -62,6 +62,9 @@ func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
 		return r.again(ctx, c, err)
 	}
 	c.State, c.StartedAt, c.Tries, c.Held = Applying, r.now, 0, ""
+	if _, ok := act.(Versioned); ok {
+		c.Units[0].Place = true
+	}
 	c.Versions = versions(targets)
 	r.spend(c)
 	r.busy[c.Service] = c.ID
@@ -152,6 +155,9 @@ func (r *round) applying(ctx context.Context, c *Change, act Actuator) error {
 	if err := r.thaw(ctx, c); err != nil {
 		return err
 	}
+	if c.Awaiting && !r.rested(c) {
+		return nil
+	}
 	if err := r.applyAll(ctx, c, act); err != nil {
 		if errors.Is(err, ErrConflict) {
 			return err
@@ -159,7 +165,10 @@ func (r *round) applying(ctx context.Context, c *Change, act Actuator) error {
 		return r.again(ctx, c, err)
 	}
 	for i := range c.Units {
-		if s := c.Units[i].State; s == UnitPlanned || s == UnitIntended {
+		switch u := &c.Units[i]; {
+		case u.Place && u.State == UnitIntended:
+			return r.await(ctx, c, u.Note)
+		case u.State == UnitPlanned, u.State == UnitIntended:
 			return nil // one was asked, and is not there yet
 		}
 	}
@@ -360,7 +369,16 @@ func (r *round) stageApplied(ctx context.Context, c *Change, act Actuator) error
 	if applied == 0 {
 		return r.undo(ctx, c, Undone, "Nothing that it could be applied to takes it."+c.lastNote())
 	}
-	r.control(c, targets)
+	var events []Event
+	if v, ok := act.(Versioned); ok {
+		if events, err = r.sides(ctx, c, v); err != nil {
+			return r.again(ctx, c, err)
+		}
+		c.Awaiting, c.Versions = false, c.running()
+		r.busy[c.Service] = c.ID
+	} else {
+		r.control(c, targets)
+	}
 	st := c.Plan.Stages[c.Stage]
 	delete(r.applied, c.ID+"\x00") // these controls are others
 	c.State, c.StageAt, c.Tries, c.Held = Dwelling, r.now, 0, ""
@@ -371,7 +389,7 @@ func (r *round) stageApplied(ctx context.Context, c *Change, act Actuator) error
 		more := max(0, c.Periods[togglePeriods-1].To.Sub(c.StageUntil))
 		c.StageUntil, c.Deadline = c.StageUntil.Add(more), c.Deadline.Add(more)
 	}
-	return r.keep(ctx, c, false, Event{What: WhatDwelling, Note: dwellNote(c)})
+	return r.keep(ctx, c, false, append(events, Event{What: WhatDwelling, Note: dwellNote(c)})...)
 }
 
 // togglePeriods is how many periods a single target is switched through: nine have four times on, each between two times off, and four is
@@ -394,10 +412,11 @@ func periods(from time.Time, dwell time.Duration) (out []judge.Period) {
 func dwellNote(c *Change) string {
 	var on, off []string
 	for i := range c.Units {
-		switch u := &c.Units[i]; u.State {
-		case UnitApplied:
+		switch u := &c.Units[i]; {
+		case u.Place:
+		case u.State == UnitApplied, u.State == UnitTreated:
 			on = append(on, u.ID)
-		case UnitControl:
+		case u.State == UnitControl:
 			off = append(off, u.ID)
 		}
 	}

@@ -39,6 +39,8 @@ type File struct {
 	Told []string
 	// KillFile is a file whose presence freezes all changes; "" is none but that in the data folder.
 	KillFile string
+	// PGO are where services' profiles for the Go compiler go.
+	PGO []PGO
 }
 
 // Decode reads a policy file: YAML of at most 256 KiB, with no field but those that docs/changes.md has, each once. What is not given is as
@@ -97,6 +99,7 @@ func decode(r io.Reader) (*File, error) {
 				return err
 			})
 		},
+		"pgo":       pgo(&f.PGO),
 		"kill_file": func(n *node, field string) (err error) { f.KillFile, err = strictyaml.Text(n, field); return err },
 	}); err != nil {
 		return nil, err
@@ -111,7 +114,7 @@ func decode(r io.Reader) (*File, error) {
 	}
 	kinds := map[optimize.Kind]optimize.KindPolicy{}
 	for _, k := range optimize.Kinds {
-		kinds[k] = optimize.KindPolicy{Mode: optimize.Propose, Approve: p.Kinds[k].Approve, Plan: clone(plan)}
+		kinds[k] = optimize.KindPolicy{Mode: optimize.Propose, Approve: p.Kinds[k].Approve, Plan: plan.For(k)}
 	}
 	if kindsAt != nil {
 		if err := readKinds(kindsAt, "kinds", kinds, kinds); err != nil {
@@ -244,7 +247,7 @@ func stage(n *node, field string) (s optimize.Stage, err error) {
 
 // known are the metrics that are measured, with what is the same of them whatever a policy says.
 func known() map[string]judge.Metric {
-	m := map[string]judge.Metric{"cpu": {Name: "cpu", Tolerate: 0.05}}
+	m := map[string]judge.Metric{"cpu": {Name: "cpu", Tolerate: 0.05}, "stacks": judge.Stacks()}
 	for _, d := range judge.DefaultMetrics() {
 		m[d.Name] = d
 	}
