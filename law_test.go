@@ -40,6 +40,7 @@ var law = map[string][]string{
 	"internal/strictyaml":             nil,
 	"internal/vfs":                    nil,
 	"optimize":                        {"analyze", "internal/jsonapi", "profile", "optimize/judge"},
+	"optimize/builds":                 {"analyze", "optimize", "optimize/pgo", "optimize/pull"},
 	"optimize/chain":                  {"internal/vfs"},
 	"optimize/journal":                {"control", "optimize"},
 	"optimize/judge":                  {"analyze", "profile"},

@@ -46,11 +46,13 @@ type changesOptions struct {
 	policy   *policyfile.Source // nil is builtIn
 	builtIn  *optimize.Policy   // nil is the default
 	disabled string             // why the environment wants none; "" is that it does not
+	demo     bool               // the demo's fleet is there
+	places   *tune.Places       // where builds take profiles from
 }
 
 // openPolicy reads what up --policy and the environment say.
 func openPolicy(dir, flag string, getenv func(string) string, log *slog.Logger) (c changesOptions, err error) {
-	c.dir = dir
+	c.dir, c.places = dir, openPlaces()
 	switch v := getenv(envOptimizer); strings.ToLower(v) {
 	case "", "1", "t", "true", "on", "yes":
 	case "0", "f", "false", "off", "no":
@@ -93,6 +95,11 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 	if err != nil {
 		return nil, err
 	}
+	act, proposeBuilds, err := openBuilds(e, &c, agents)
+	if err != nil {
+		return nil, err
+	}
+	acts[optimize.PGO], propose = act, append(propose, proposeBuilds)
 	opt := optimize.Options{
 		Journal: journal.New(e.control), Actuators: acts, Look: look, Propose: propose,
 		Enabled: c.enabled, Record: audit.record, Price: priceOf(rules.prices.get, agents), Logger: log,

@@ -2,6 +2,7 @@ package tune
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	stdruntime "runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,6 +31,7 @@ import (
 const (
 	childServer   = "TUNE_TEST_SERVER"
 	childInstance = "TUNE_TEST_INSTANCE"
+	childVersion  = "TUNE_TEST_VERSION"
 )
 
 func TestMain(m *testing.M) {
@@ -46,7 +49,7 @@ func TestMain(m *testing.M) {
 func child(server string) error {
 	debug.SetGCPercent(150)
 	a, err := agent.Start(context.Background(), agent.Options{
-		Service: "shop", Version: "v7", Instance: os.Getenv(childInstance), Server: server, Region: "local", SpoolBytes: -1, Window: time.Second,
+		Service: "shop", Version: cmp.Or(os.Getenv(childVersion), "v7"), Instance: os.Getenv(childInstance), Server: server, Region: "local", SpoolBytes: -1, Window: time.Second,
 		Labels: map[string]string{"zone": "z-1"}, Types: agent.Runtime, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -130,23 +133,31 @@ func (r *rig) begin() {
 // program starts a child process; it ends with the test.
 func (r *rig) program(name string) io.Writer {
 	r.t.Helper()
+	in, _ := r.build(name, "")
+	return in
+}
+
+// build is program of a version; end ends it before the test does.
+func (r *rig) build(name, version string) (in io.Writer, end func()) {
+	r.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childServer+"="+r.url, childInstance+"="+name, "PROFILER_OPTIMIZER_ENABLED=", "PROFILER_ENABLED=", "GOMEMLIMIT=", "GOMAXPROCS=")
+	cmd.Env = append(os.Environ(), childServer+"="+r.url, childInstance+"="+name, childVersion+"="+version, "PROFILER_OPTIMIZER_ENABLED=", "PROFILER_ENABLED=", "GOMEMLIMIT=", "GOMAXPROCS=")
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() {
-		in.Close()
+	end = sync.OnceFunc(func() {
+		stdin.Close()
 		if err := cmd.Wait(); err != nil {
 			r.t.Errorf("%s: %v", name, err)
 		}
 	})
-	return in
+	r.t.Cleanup(end)
+	return stdin, end
 }
 
 // until waits for what an agent does.
