@@ -112,7 +112,7 @@ func (r *round) undoUnit(ctx context.Context, c *Change, act Actuator, u *Unit) 
 // taken ends a change of which nothing is in force any more.
 func (r *round) taken(ctx context.Context, c *Change, events []Event) error {
 	r.accuse(ctx, c)
-	c.State, c.EndedAt, c.Held, c.Tries = c.UndoTo, r.now, "", 0
+	c.State, c.EndedAt, c.Held, c.Tries, c.Awaiting = c.UndoTo, r.now, "", 0, false
 	if c.State == "" {
 		c.State = Undone
 	}

@@ -122,6 +122,7 @@ func (r *round) sides(ctx context.Context, c *Change, v Versioned) (events []Eve
 			}
 		}
 	}
+	c.forget() // names of processes may be ever new ones
 	for i := range c.Units {
 		u := &c.Units[i]
 		if (u.State == UnitTreated || u.State == UnitControl) && there[u.ID] != u.State {

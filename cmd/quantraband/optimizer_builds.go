@@ -64,7 +64,7 @@ func (c *changesOptions) demoFile() string {
 
 // openBuilds is how this server changes what services are built with, and what proposes it.
 func openBuilds(e *engine, c *changesOptions, agents *fleet.Fleet) (optimize.Actuator, func(context.Context, string) ([]optimize.Proposal, error), error) {
-	profiles := &tune.Profiles{Store: e.db, Fleet: agents, Dir: filepath.Join(c.dir, pgoDir), Goals: c.goals, Open: c.places.Open, Read: c.places.Read}
+	profiles := &tune.Profiles{Store: e.db, Fleet: agents, Dir: filepath.Join(c.dir, pgoDir), Goals: c.goals, Read: c.places.Read}
 	act, err := builds.NewActuator(builds.Options{
 		Where: profiles.Where, Open: c.places.Open, Profile: profiles.Profile, Instances: tune.Instances(agents), AnyVersion: c.demo,
 	})

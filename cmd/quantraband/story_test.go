@@ -106,7 +106,8 @@ func TestStory(t *testing.T) {
 }
 
 // TestStoryBuild is the ending of a build: the server proposes a profile for the compiler, she starts it, one node gets the build that comes of it, which is
-// slower in one function; it is taken back, and the page and the command line name the function. It takes about six minutes.
+// slower in one function; it is taken back, and the page and the command line name the function. It takes about six minutes, and longer where
+// the fleet gets so little processor time that its profile is not steady at first.
 func TestStoryBuild(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(file, []byte(storyPolicy), 0o600); err != nil {
@@ -115,7 +116,7 @@ func TestStoryBuild(t *testing.T) {
 	s := mustStart(t, "--demo", "--data", t.TempDir(), "--policy", file)
 	page := openPage(t)
 	var build optimize.Change
-	until(t, "a proposal of a profile", 5*time.Minute, func() (string, bool) {
+	until(t, "a proposal of a profile", 25*time.Minute, func() (string, bool) {
 		cs := changesOf(t, s)
 		for _, c := range cs {
 			if c.Kind == optimize.PGO && c.Service == demo.Service {
@@ -129,7 +130,7 @@ func TestStoryBuild(t *testing.T) {
 	page.visit(s.base + "/changes/" + build.ID)
 	page.click(`button`, "Start")
 	page.click(`dialog button[type="submit"]`, "Start")
-	until(t, "one node to run the build", 2*time.Minute, func() (string, bool) {
+	until(t, "one node to run the build", 3*time.Minute, func() (string, bool) {
 		c := changeOf(t, s, build.ID)
 		return fmt.Sprintf("%s: %s", c.State, c.Held), c.State == optimize.Dwelling
 	})

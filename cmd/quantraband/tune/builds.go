@@ -54,7 +54,6 @@ type Profiles struct {
 	Fleet *fleet.Fleet
 	Dir   string // is made where it is not there
 	Goals func() []Goal
-	Open  func(builds.Where) (builds.Place, error)
 	// Read is the profile at a place, for the comparison with a new one; ok is false where there is none.
 	Read func(ctx context.Context, w builds.Where) (b []byte, ok bool, err error)
 
@@ -176,8 +175,7 @@ func (p *Profiles) latest(ctx context.Context, tenant string, g Goal, now time.T
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	due := had == nil || now.Sub(had.At) >= again || now.Sub(had.From) >= 2*had.To.Sub(had.From) && had.To.Sub(had.From) < since(g)/2
-	if !due || !p.mayLook(tenant, g.Service, now) {
+	if had != nil && !had.due(since(g), now) || !p.mayLook(tenant, g.Service, now) {
 		return had, nil
 	}
 	m, err := p.make(ctx, tenant, g, now)
@@ -185,6 +183,15 @@ func (p *Profiles) latest(ctx context.Context, tenant string, g Goal, now time.T
 		return had, nil
 	}
 	return m, err
+}
+
+// due says that another profile is to be made, of at most the time of.
+func (m *made) due(of time.Duration, now time.Time) bool {
+	span, more := m.To.Sub(m.From), 2.0
+	if m.Report.Agreement < pgo.Steady {
+		more = 1.25 // it is not proposed: a little more of the past may do
+	}
+	return now.Sub(m.At) >= again || span < of/2 && float64(now.Sub(m.From)) >= more*float64(span)
 }
 
 func since(g Goal) time.Duration { return cmp.Or(g.Since, 7*24*time.Hour) }

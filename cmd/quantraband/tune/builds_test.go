@@ -71,7 +71,7 @@ func TestProfiles(t *testing.T) {
 	defer places.Close()
 	goal := Goal{Service: "shop", Where: builds.Where{File: file}, After: 10 * time.Minute, Warnings: []string{"planted"}}
 	begin := func() *Profiles {
-		return &Profiles{Store: db, Fleet: f, Dir: filepath.Join(dir, "pgo"), Open: places.Open, Read: places.Read,
+		return &Profiles{Store: db, Fleet: f, Dir: filepath.Join(dir, "pgo"), Read: places.Read,
 			Goals: func() []Goal { return []Goal{goal, {Service: "nobody", Where: builds.Where{File: "x"}}} }}
 	}
 	p := begin()
@@ -238,4 +238,30 @@ func TestBuild(t *testing.T) {
 	end()
 	r.build("b-new", "v7") // rolled back
 	stands(optimize.Absent)
+}
+
+// TestDue: a profile is made again each day, or when what it was made of has grown enough.
+func TestDue(t *testing.T) {
+	now := time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)
+	const week = 7 * 24 * time.Hour
+	for what, c := range map[string]struct {
+		span      time.Duration
+		agreement float64
+		later     time.Duration
+		want      bool
+	}{
+		"just made":                 {time.Hour, 0.95, time.Minute, false},
+		"twice as much":             {time.Hour, 0.95, time.Hour, true},
+		"half as much again":        {time.Hour, 0.95, 30 * time.Minute, false},
+		"unsteady, a little more":   {time.Hour, 0.8, 15 * time.Minute, true},
+		"unsteady, hardly more":     {time.Hour, 0.8, 10 * time.Minute, false},
+		"unsteady, of all there is": {week, 0.8, 20 * time.Hour, false},
+		"a day old":                 {week, 0.95, 24 * time.Hour, true},
+	} {
+		m := made{At: now, From: now.Add(-c.span), To: now}
+		m.Report.Agreement = c.agreement
+		if got := m.due(week, now.Add(c.later)); got != c.want {
+			t.Errorf("%s: %t", what, got)
+		}
+	}
 }
