@@ -28,6 +28,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"sync"
 	"sync/atomic"
@@ -181,7 +182,7 @@ func (a *Agent) newControl(optimizer bool) *controller {
 			return pollRequest{
 				Service: a.cfg.labels.Get(labelService), Version: a.cfg.labels.Get(labelVersion), Instance: a.cfg.labels.Get(labelInstance),
 				Region: a.status.get().Region, Labels: labels, Agent: userAgent, Go: runtime.Version(), OS: runtime.GOOS + "/" + runtime.GOARCH,
-				PID: os.Getpid(), Started: started, Optimizer: optimizer,
+				PID: os.Getpid(), Started: started, Optimizer: optimizer, PGO: builtWithProfile(debug.ReadBuildInfo()),
 			}
 		},
 	})

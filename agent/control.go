@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,6 +63,7 @@ type pollRequest struct {
 	PID       int               `json:"pid"`
 	Started   time.Time         `json:"started"`
 	Optimizer bool              `json:"optimizer"`
+	PGO       *bool             `json:"pgo,omitempty"` // built with a profile for the compiler; nil is not known
 
 	// The controller fills these.
 	Settings   settings        `json:"settings"`
@@ -437,4 +439,21 @@ func (c *controller) result(ctx context.Context, t task, contentType string, bod
 	default:
 		return code == http.StatusTooManyRequests || code/100 == 5, c.refused(resp, text)
 	}
+}
+
+// builtWithProfile says whether the program was built with a profile for the compiler, as the go command notes it (-pgo in its settings); nil is
+// not known: other build systems note nothing.
+func builtWithProfile(b *debug.BuildInfo, ok bool) *bool {
+	if !ok {
+		return nil
+	}
+	known, with := false, false
+	for _, s := range b.Settings {
+		known = known || s.Key == "-compiler" // the go command's note
+		with = with || s.Key == "-pgo"
+	}
+	if !known {
+		return nil
+	}
+	return &with
 }

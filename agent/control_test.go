@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -813,4 +814,23 @@ func FuzzPollReply(f *testing.F) {
 			t.Errorf("%+v leaves %s behind", w, rt)
 		}
 	})
+}
+
+// TestBuiltWithProfile: only what the go command noted is known.
+func TestBuiltWithProfile(t *testing.T) {
+	t.Parallel()
+	of := func(settings ...debug.BuildSetting) *debug.BuildInfo { return &debug.BuildInfo{Settings: settings} }
+	gc, pgo := debug.BuildSetting{Key: "-compiler", Value: "gc"}, debug.BuildSetting{Key: "-pgo", Value: "default.pgo"}
+	if p := builtWithProfile(of(gc, pgo), true); p == nil || !*p {
+		t.Errorf("built with a profile: %v", p)
+	}
+	if p := builtWithProfile(of(gc), true); p == nil || *p {
+		t.Errorf("built without: %v", p)
+	}
+	if p := builtWithProfile(of(), true); p != nil {
+		t.Errorf("built by something else: %v", *p)
+	}
+	if p := builtWithProfile(nil, false); p != nil {
+		t.Errorf("nothing is known: %v", *p)
+	}
 }

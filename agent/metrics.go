@@ -38,6 +38,7 @@ var gaugeTypes = []struct{ name, unit string }{
 	gThrottled:    {"cpu_throttled", "nanoseconds"},
 	gMemoryMax:    {"memory_max", "bytes"},
 	gLoad:         {"machine_load", "millicores"},
+	gStacks:       {"stacks", "bytes"},
 }
 
 const (
@@ -63,6 +64,7 @@ const (
 	gThrottled
 	gMemoryMax
 	gLoad
+	gStacks
 )
 
 // gauge is one figure: what it is made of, outermost first, and its value.
@@ -89,6 +91,7 @@ var runtimeMetrics = []struct {
 	{"/memory/classes/heap/unused:bytes", gMemory, []string{"heap", "unused"}, false},
 	{"/memory/classes/heap/free:bytes", gMemory, []string{"heap", "free"}, false},
 	{"/memory/classes/heap/stacks:bytes", gMemory, []string{"stacks"}, false},
+	{"/memory/classes/heap/stacks:bytes", gStacks, []string{"stacks"}, false},
 	{"/memory/classes/os-stacks:bytes", gMemory, []string{"stacks", "of the operating system"}, false},
 	{"/memory/classes/metadata/mcache/inuse:bytes", gMemory, []string{"metadata"}, false},
 	{"/memory/classes/metadata/mspan/inuse:bytes", gMemory, []string{"metadata"}, false},

@@ -124,6 +124,7 @@ type Report struct {
 	Lease      string            `json:"lease,omitempty"`
 	LeaseError string            `json:"lease_error,omitempty"`
 	Optimizer  bool              `json:"optimizer"`
+	PGO        *bool             `json:"pgo,omitempty"` // it was built with a profile for the compiler; nil is not known
 	Status     json.RawMessage   `json:"status,omitempty"`
 }
 

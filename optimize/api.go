@@ -77,7 +77,9 @@ type Listed struct {
 func listed(c Change) Listed {
 	l := Listed{Change: c, Nodes: map[UnitState]int{}}
 	for i := range c.Units {
-		l.Nodes[c.Units[i].State]++
+		if !c.Units[i].Place {
+			l.Nodes[c.Units[i].State]++
+		}
 	}
 	l.Units, l.Verdicts, l.Periods = nil, nil, nil
 	if c.Verdict != nil {

@@ -67,6 +67,17 @@ func versions(ts []Target) []string {
 	return sortedKeys(all)
 }
 
+// running are the versions of c's units, sorted.
+func (c *Change) running() []string {
+	var ts []Target
+	for i := range c.Units {
+		if !c.Units[i].Place {
+			ts = append(ts, c.Units[i].Target)
+		}
+	}
+	return versions(ts)
+}
+
 // takers counts the targets that have not refused the change.
 func (c *Change) takers(targets []Target) (n int) {
 	for _, t := range targets {

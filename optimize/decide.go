@@ -138,7 +138,7 @@ func (c *Change) act(a Action, now time.Time) (e Event, err error) {
 func (c *Change) restart() {
 	c.Units, c.Verdict, c.Verdicts, c.Saved, c.Periods = nil, nil, nil, nil, nil
 	c.Stage, c.Replaced, c.Tries, c.UndoTo, c.Reason, c.Held = 0, 0, 0, "", "", ""
-	c.EndedAt, c.NextTry, c.FrozenAt, c.Paused = time.Time{}, time.Time{}, time.Time{}, false
+	c.EndedAt, c.NextTry, c.FrozenAt, c.Paused, c.Awaiting = time.Time{}, time.Time{}, time.Time{}, false, false
 }
 
 // Pause holds all changes of a tenant: nothing is begun or promoted, the clocks of stages stand still; what is in force stays, is watched,

@@ -52,6 +52,9 @@ func (r *round) dwelling(ctx context.Context, c *Change, act Actuator) error {
 // follow looks how the change stands at each unit, keeps it in force, and takes note of who went away. A round in which nothing
 // happened writes nothing.
 func (r *round) follow(ctx context.Context, c *Change, act Actuator) (ended bool, err error) {
+	if v, ok := act.(Versioned); ok {
+		return r.followVersion(ctx, c, act, v)
+	}
 	var events []Event
 	var errs []error
 	targets, err := r.targets(ctx, c, act)
@@ -150,9 +153,11 @@ func (r *round) followUnit(ctx context.Context, c *Change, act Actuator, u *Unit
 		u.State, u.Note, u.Left = UnitGone, note, r.now
 		return []Event{{What: WhatGone, Target: u.ID, Note: note}}, nil
 	case Refused:
+		if err := r.takeBack(ctx, c, act, u); err != nil {
+			return nil, err // it is asked again
+		}
 		u.State, u.Note = UnitRefused, note
-		err := r.call(ctx, func(ctx context.Context) error { return act.Undo(ctx, c, u.Target, u.Snapshot) })
-		return []Event{{What: WhatRefused, Target: u.ID, Note: note}}, err
+		return []Event{{What: WhatRefused, Target: u.ID, Note: note}}, nil
 	case Absent:
 		// Its process is another, or a server that held its lease has ended. That it is wanted there is in the journal.
 		if err := r.record(ctx, c, "apply", u.ID, "It was in force and is not any more."); err != nil {
@@ -298,7 +303,7 @@ func (r *round) accuse(ctx context.Context, c *Change) {
 // applied is when the change first came into force anywhere; zero is that it has not.
 func (c *Change) applied() (first time.Time) {
 	for i := range c.Units {
-		if at := c.Units[i].Applied; !at.IsZero() && (first.IsZero() || at.Before(first)) {
+		if at := c.Units[i].Applied; !c.Units[i].Place && !at.IsZero() && (first.IsZero() || at.Before(first)) {
 			first = at
 		}
 	}
@@ -325,7 +330,7 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 	units := map[string]*Unit{}
 	for i := range c.Units {
 		u := &c.Units[i]
-		left := u.State == UnitGone && u.Left.Before(c.StageAt) // it is nothing of this stage
+		left := u.Place || u.State == UnitGone && u.Left.Before(c.StageAt) // it is nothing of this stage
 		if u.State == UnitControl || u.State == UnitGone && !left || !u.Applied.IsZero() && (u.State != UnitUndone || c.State == Undoing) && !left {
 			units[u.ID] = u
 			q.Instances = append(q.Instances, u.ID)
@@ -334,11 +339,14 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 	slices.Sort(q.Instances)
 	ctx, cancel := context.WithTimeout(ctx, r.o.LookTimeout)
 	defer cancel()
+	to := r.now
+	if end := c.overlap(); !end.IsZero() {
+		to, q.To = end, end
+	}
 	sight, err := r.o.Look(ctx, q)
 	if err != nil {
 		return judge.Input{}, err
 	}
-	to := r.now
 	if !sight.To.IsZero() && sight.To.Before(to) {
 		to = sight.To
 	}
@@ -447,7 +455,7 @@ func (r *round) conclude(ctx context.Context, c *Change, act Actuator) error {
 	switch {
 	case err != nil:
 		v = judge.Verdict{Decision: judge.Hold, Reason: fmt.Sprintf("Nothing could be measured: %v.", err)}
-	case act.Traits(c).Whole:
+	case act.Traits(c).Whole && c.place() == nil:
 		v = judge.Alone(in, c.Plan.Judge)
 	default:
 		v = judge.Judge(in, c.Plan.Judge)
@@ -481,7 +489,11 @@ func (r *round) promote(ctx context.Context, c *Change, act Actuator, told Event
 	if err != nil {
 		return r.again(ctx, c, err)
 	}
-	c.save(len(targets), r.o.Price)
+	nodes := len(targets)
+	if c.place() != nil {
+		nodes = len(c.Units) - 1 // those of both sides
+	}
+	c.save(nodes, r.o.Price)
 	stage := c.Stage
 	told.of = &stage
 	was := *c

@@ -64,6 +64,7 @@ type Optimizer struct {
 	// Tick's alone, and found anew after a restart:
 	applied map[string]time.Time // when Apply was last called, by change and target
 	judged  map[string]time.Time // when a stage was last judged, by change
+	asked   map[string]time.Time // when it was last asked whether others have done what a change waits for, by change
 }
 
 // self is the actor of what the optimizer does itself.
@@ -99,7 +100,7 @@ func New(o Options) (*Optimizer, error) {
 		o.Now = time.Now
 	}
 	o.CallTimeout, o.LookTimeout = cmp.Or(o.CallTimeout, 10*time.Second), cmp.Or(o.LookTimeout, 20*time.Second)
-	return &Optimizer{o: o, latest: map[string]judge.Verdict{}, applied: map[string]time.Time{}, judged: map[string]time.Time{}}, nil
+	return &Optimizer{o: o, latest: map[string]judge.Verdict{}, applied: map[string]time.Time{}, judged: map[string]time.Time{}, asked: map[string]time.Time{}}, nil
 }
 
 // round is one look at a tenant's changes.
@@ -111,6 +112,7 @@ type round struct {
 	frozen string // why nothing may go on; "" is that it may
 	rails  Rails
 	busy   map[string]string // the change that acts on a service
+	all    []Change          // that are looked at in this round, as they are by now
 }
 
 // order is in which order changes are looked at: harm is taken back before anything is begun.
@@ -136,10 +138,11 @@ func (o *Optimizer) Tick(ctx context.Context, tenant string) error {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.State), slices.Index(order, b.State)), a.ProposedAt.Compare(b.ProposedAt), cmp.Compare(a.ID, b.ID))
 	})
 	for i := range changes {
-		if changes[i].State.Acting() {
+		if changes[i].busies() {
 			r.busy[changes[i].Service] = changes[i].ID
 		}
 	}
+	r.all = changes
 	var errs []error
 	for i := range changes {
 		if ctx.Err() != nil {
@@ -187,6 +190,7 @@ func (r *round) step(ctx context.Context, c *Change) error {
 	if act == nil && c.State != Proposed {
 		return r.hold(ctx, c, fmt.Sprintf("This server makes no changes of the kind %s.", c.Kind), false)
 	}
+	c.Beside = r.beside(c)
 	switch c.State {
 	case Proposed:
 		return r.proposed(ctx, c)

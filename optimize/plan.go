@@ -1,6 +1,7 @@
 package optimize
 
 import (
+	"slices"
 	"time"
 
 	"github.com/quantra-l/quantra/optimize/judge"
@@ -25,6 +26,27 @@ type Plan struct {
 	Baseline time.Duration `json:"baseline"`
 	// ApplyWithin is how long a stage may take to come into force until it is undone.
 	ApplyWithin time.Duration `json:"apply_within"`
+}
+
+// For is the plan as a kind of change needs it, where a policy says nothing else of that kind.
+func (p Plan) For(k Kind) Plan {
+	p.Stages, p.Metrics = slices.Clone(p.Stages), slices.Clone(p.Metrics)
+	switch k {
+	case Machine:
+		p.ApplyWithin = max(p.ApplyWithin, 20*time.Minute) // a machine that stops and starts takes minutes
+	case PGO:
+		// People merge, and roll out as they do. Then it is judged in one stage, however much of it they have rolled out: three times as long as others, as what has just
+		// started is no node like the rest yet, and as long as it takes them to have enough of it run beside what ran before.
+		p.ApplyWithin = max(p.ApplyWithin, 14*24*time.Hour)
+		if len(p.Stages) > 0 {
+			d := 3 * p.Stages[0].Dwell
+			p.Stages = []Stage{{Percent: 100, Dwell: d, Deadline: 12 * d}}
+		}
+		if !slices.ContainsFunc(p.Metrics, func(m judge.Metric) bool { return m.Name == "stacks" }) {
+			p.Metrics = append(p.Metrics, judge.Stacks())
+		}
+	}
+	return p
 }
 
 // DefaultPlan is 1 node, 10 %, 50 % and all, 10 minutes each, undone after 30 without a verdict.

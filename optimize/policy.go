@@ -75,10 +75,8 @@ func (w *Window) holds(t time.Time) bool {
 
 // DefaultPolicy proposes and acts on nothing by itself.
 func DefaultPolicy() *Policy {
-	machine := DefaultPlan()
-	machine.ApplyWithin = 20 * time.Minute // a machine that stops and starts takes minutes
 	return &Policy{
-		Kinds:           map[Kind]KindPolicy{Machine: {Mode: Propose, Approve: true, Plan: machine}},
+		Kinds:           map[Kind]KindPolicy{Machine: {Mode: Propose, Approve: true, Plan: DefaultPlan().For(Machine)}},
 		BreakerFailures: 3,
 		BreakerOpen:     time.Hour,
 		NodeEvery:       time.Hour,
@@ -102,7 +100,7 @@ func (p *Policy) For(k Kind, service string) KindPolicy {
 		}
 	}
 	if !ok {
-		return KindPolicy{Mode: Propose, Plan: DefaultPlan()}
+		return KindPolicy{Mode: Propose, Plan: DefaultPlan().For(k)}
 	}
 	return kp
 }

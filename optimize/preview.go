@@ -40,10 +40,11 @@ func (o *Optimizer) Preview(ctx context.Context, tenant string, policy *Policy) 
 		return nil, err
 	}
 	for i := range changes {
-		if changes[i].State.Acting() {
+		if changes[i].busies() {
 			r.busy[changes[i].Service] = changes[i].ID
 		}
 	}
+	r.all = changes
 	// As a round goes: what waits before what is proposed, the oldest first.
 	slices.SortStableFunc(changes, func(a, b Change) int { return a.ProposedAt.Compare(b.ProposedAt) })
 	var out []Planned
@@ -77,6 +78,7 @@ func (r *round) preview(ctx context.Context, c *Change) Planned {
 	default:
 		p.Why = r.blocked(c, &kp)
 	}
+	c.Beside = r.beside(c)
 	targets, err := r.targets(ctx, c, act)
 	if err != nil {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("Its targets could not be asked for: %v.", err))

@@ -55,6 +55,8 @@ type Change struct {
 	ApprovedBy string    `json:"approved_by,omitempty"`
 	// Versions are those that ran when it started: what is judged is judged on these.
 	Versions []string `json:"versions,omitempty"`
+	// Awaiting says that it is made and waits for others, as for a build that has it: nothing of it runs yet.
+	Awaiting bool `json:"awaiting,omitempty"`
 	// Paused says that somebody holds this one; all at once are held by [Optimizer.Pause].
 	Rejected bool   `json:"rejected,omitempty"` // by a person: of what is Withdrawn
 	Paused   bool   `json:"paused,omitempty"`
@@ -88,6 +90,10 @@ type Change struct {
 	// Saved is the saving that came true, in cores, by the last verdict that had a control.
 	Saved *Saved `json:"saved,omitempty"`
 
+	// Beside is, by target, the specs of other changes of the kind that are, or may be, in force there: the optimizer sets it before each step, for
+	// the actuator. Nobody keeps it.
+	Beside map[string][]json.RawMessage `json:"-"`
+
 	version int64 // of the row
 }
 
@@ -100,13 +106,14 @@ type Saved struct {
 // UnitState is how far a change is at one target.
 type UnitState string
 
-// The states of a unit. In all but UnitControl, UnitGone, UnitUndone and UnitRefused the change may be in force there.
+// The states of a unit. In all but UnitControl, UnitTreated, UnitGone, UnitUndone and UnitRefused there may be something to take back.
 const (
 	UnitControl  UnitState = "control"  // it is left as it is, to compare with
 	UnitPlanned  UnitState = "planned"  // it is of the stage; nothing was done
 	UnitIntended UnitState = "intended" // the snapshot is kept, the effect may have happened
 	UnitApplied  UnitState = "applied"
-	UnitOff      UnitState = "off" // switched off for a period
+	UnitTreated  UnitState = "treated" // it came with the change, as an instance of a new version does
+	UnitOff      UnitState = "off"     // switched off for a period
 	UnitUndoing  UnitState = "undoing"
 	UnitUndone   UnitState = "undone"
 	UnitRefused  UnitState = "refused"
@@ -117,7 +124,8 @@ const (
 type Unit struct {
 	Target
 	State     UnitState       `json:"state"`
-	Stage     int             `json:"stage"` // in which it was applied
+	Stage     int             `json:"stage"`           // in which it was applied
+	Place     bool            `json:"place,omitempty"` // it is where the change is made, and no instance
 	Snapshot  json.RawMessage `json:"snapshot,omitempty"`
 	Rehearsed bool            `json:"rehearsed,omitempty"` // its undo is proven
 	Applied   time.Time       `json:"applied,omitzero"`

@@ -77,7 +77,7 @@ func (r *Runner) series(ctx context.Context, c *Change, stage int) (*Series, err
 	question := Question{Tenant: c.Tenant, Service: c.Service, Whole: r.whole(c), From: s.From, To: s.To}
 	for i := range c.Units {
 		u := &c.Units[i]
-		if u.Applied.IsZero() && u.State != UnitControl {
+		if u.Place || u.Applied.IsZero() && u.State != UnitControl {
 			continue
 		}
 		if len(units) == maxSeriesMembers {

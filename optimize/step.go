@@ -71,6 +71,9 @@ func (r *round) waiting(ctx context.Context, c *Change, act Actuator) error {
 		return r.again(ctx, c, err)
 	}
 	c.State, c.StartedAt, c.Tries, c.Held = Applying, r.now, 0, ""
+	if _, ok := act.(Versioned); ok {
+		c.Units[0].Place = true
+	}
 	c.Versions = versions(targets)
 	r.spend(c)
 	r.busy[c.Service] = c.ID
@@ -169,6 +172,9 @@ func (r *round) applying(ctx context.Context, c *Change, act Actuator) error {
 	if err := r.thaw(ctx, c); err != nil {
 		return err
 	}
+	if c.Awaiting && !r.rested(c) {
+		return nil
+	}
 	if err := r.applyAll(ctx, c, act); err != nil {
 		if errors.Is(err, ErrConflict) {
 			return err
@@ -176,7 +182,10 @@ func (r *round) applying(ctx context.Context, c *Change, act Actuator) error {
 		return r.again(ctx, c, err)
 	}
 	for i := range c.Units {
-		if s := c.Units[i].State; s == UnitPlanned || s == UnitIntended {
+		switch u := &c.Units[i]; {
+		case u.Place && u.State == UnitIntended:
+			return r.await(ctx, c, u.Note)
+		case u.State == UnitPlanned, u.State == UnitIntended:
 			return nil // one was asked, and is not there yet
 		}
 	}
@@ -257,25 +266,25 @@ func (c *Change) lastNote() string {
 func (r *round) applyTo(ctx context.Context, c *Change, act Actuator, u *Unit, h rehearsal) error {
 	if u.State == UnitPlanned {
 		if err := r.intend(ctx, c, u, h); err != nil {
-			return r.final(ctx, c, u, err)
+			return r.final(ctx, c, act, u, err)
 		}
 	} else if s, note, err := r.standing(ctx, c, act, u); err != nil {
-		return r.final(ctx, c, u, err)
+		return r.final(ctx, c, act, u, err)
 	} else if s != Absent {
-		return r.stood(ctx, c, u, s, note)
+		return r.stood(ctx, c, act, u, s, note)
 	}
 	if err := r.record(ctx, c, "apply", u.ID, c.Sentence); err != nil {
 		return err
 	}
 	if err := r.call(ctx, func(ctx context.Context) error { return act.Apply(ctx, c, u.Target, u.Snapshot) }); err != nil {
-		return r.final(ctx, c, u, err)
+		return r.final(ctx, c, act, u, err)
 	}
 	r.applied[c.ID+"\x00"+u.ID] = r.now
 	s, note, err := r.standing(ctx, c, act, u)
 	if err != nil {
-		return r.final(ctx, c, u, err)
+		return r.final(ctx, c, act, u, err)
 	}
-	return r.stood(ctx, c, u, s, note)
+	return r.stood(ctx, c, act, u, s, note)
 }
 
 // intend keeps that the effect may happen from now on, with all that undo needs; but not without a proof that undo works.
@@ -306,13 +315,17 @@ func (r *round) standing(ctx context.Context, c *Change, act Actuator, u *Unit) 
 }
 
 // stood keeps how the change stands at a unit that it was applied to.
-func (r *round) stood(ctx context.Context, c *Change, u *Unit, s Standing, note string) error {
+func (r *round) stood(ctx context.Context, c *Change, act Actuator, u *Unit, s Standing, note string) error {
 	switch s {
 	case InForce:
 		u.State, u.Applied, u.Note, u.Restarts = UnitApplied, r.now, "", 0
 		c.Tries = 0
 		return r.keep(ctx, c, false, Event{What: WhatApplied, Target: u.ID})
 	case Refused:
+		if err := r.takeBack(ctx, c, act, u); err != nil {
+			u.Note = err.Error()
+			return err
+		}
 		u.State, u.Note = UnitRefused, note
 		return r.keep(ctx, c, false, Event{What: WhatRefused, Target: u.ID, Note: note})
 	case Gone:
@@ -324,13 +337,26 @@ func (r *round) stood(ctx context.Context, c *Change, u *Unit, s Standing, note 
 	}
 }
 
+// takeBack undoes what was asked of a target that refused it, before that is kept: what it was asked for together with, of another change,
+// must not be refused for it again.
+func (r *round) takeBack(ctx context.Context, c *Change, act Actuator, u *Unit) error {
+	if u.Snapshot == nil {
+		return nil // nothing was asked of it
+	}
+	err := r.call(ctx, func(ctx context.Context) error { return act.Undo(ctx, c, u.Target, u.Snapshot) })
+	if errors.Is(err, ErrGone) || errors.Is(err, ErrRefused) {
+		return nil
+	}
+	return err
+}
+
 // final makes of an error that says so the unit's end; any other stays an error.
-func (r *round) final(ctx context.Context, c *Change, u *Unit, err error) error {
+func (r *round) final(ctx context.Context, c *Change, act Actuator, u *Unit, err error) error {
 	switch {
 	case errors.Is(err, ErrGone):
-		return r.stood(ctx, c, u, Gone, err.Error())
+		return r.stood(ctx, c, act, u, Gone, err.Error())
 	case errors.Is(err, ErrRefused):
-		return r.stood(ctx, c, u, Refused, err.Error())
+		return r.stood(ctx, c, act, u, Refused, err.Error())
 	}
 	u.Note = err.Error()
 	return err
@@ -360,7 +386,16 @@ func (r *round) stageApplied(ctx context.Context, c *Change, act Actuator) error
 	if applied == 0 {
 		return r.undo(ctx, c, Undone, "Nothing that it could be applied to takes it."+c.lastNote())
 	}
-	r.control(c, targets)
+	var events []Event
+	if v, ok := act.(Versioned); ok {
+		if events, err = r.sides(ctx, c, v); err != nil {
+			return r.again(ctx, c, err)
+		}
+		c.Awaiting, c.Versions = false, c.running()
+		r.busy[c.Service] = c.ID
+	} else {
+		r.control(c, targets)
+	}
 	st := c.Plan.Stages[c.Stage]
 	delete(r.applied, c.ID+"\x00") // these controls are others
 	c.State, c.StageAt, c.Tries, c.Held = Dwelling, r.now, 0, ""
@@ -371,7 +406,7 @@ func (r *round) stageApplied(ctx context.Context, c *Change, act Actuator) error
 		more := max(0, c.Periods[togglePeriods-1].To.Sub(c.StageUntil))
 		c.StageUntil, c.Deadline = c.StageUntil.Add(more), c.Deadline.Add(more)
 	}
-	return r.keep(ctx, c, false, Event{What: WhatDwelling, Note: dwellNote(c)})
+	return r.keep(ctx, c, false, append(events, Event{What: WhatDwelling, Note: dwellNote(c)})...)
 }
 
 // togglePeriods is how many periods a single target is switched through: nine have four times on, each between two times off, and four is
@@ -394,10 +429,11 @@ func periods(from time.Time, dwell time.Duration) (out []judge.Period) {
 func dwellNote(c *Change) string {
 	var on, off []string
 	for i := range c.Units {
-		switch u := &c.Units[i]; u.State {
-		case UnitApplied:
+		switch u := &c.Units[i]; {
+		case u.Place:
+		case u.State == UnitApplied, u.State == UnitTreated:
 			on = append(on, u.ID)
-		case UnitControl:
+		case u.State == UnitControl:
 			off = append(off, u.ID)
 		}
 	}

@@ -25,7 +25,10 @@ func (r *round) undo(ctx context.Context, c *Change, to State, reason string, fi
 // undoing takes the change back from each unit where it may be in force. Nothing stops it: no pause, no window, and no audit log that
 // cannot be written, as the journal has it. It goes on until each unit is as it was.
 func (r *round) undoing(ctx context.Context, c *Change, act Actuator) error {
-	var events []Event
+	if place := c.place(); place != nil && place.State == UnitUndoing && !r.rested(c) {
+		return nil
+	}
+	events := r.leaving(ctx, c, act)
 	for i := range c.Units {
 		if u := &c.Units[i]; u.inForce() && u.State != UnitUndoing {
 			u.State = UnitUndoing
@@ -55,6 +58,7 @@ func (r *round) undoing(ctx context.Context, c *Change, act Actuator) error {
 		events = append(events, Event{What: WhatUnit, Target: u.ID, Note: u.Note})
 	}
 	if left == 0 {
+		events = append(events, r.leaving(ctx, c, act)...)
 		return r.taken(ctx, c, events)
 	}
 	if len(events) > 0 {
@@ -65,6 +69,9 @@ func (r *round) undoing(ctx context.Context, c *Change, act Actuator) error {
 	if len(errs) > 0 {
 		c.Held = fmt.Sprintf("It could not be taken back from %d of its nodes yet, and is tried again: %v.", left, errs[0])
 		return r.again(ctx, c, errors.Join(errs...))
+	}
+	if place := c.place(); place != nil && place.Note != "" {
+		return r.hold(ctx, c, place.Note, false) // others must do something for it
 	}
 	return nil
 }
@@ -95,9 +102,9 @@ func (r *round) undoUnit(ctx context.Context, c *Change, act Actuator, u *Unit) 
 	case err != nil:
 		return err
 	}
-	switch s {
+	switch u.Note = note; s {
 	case Absent, Gone, Refused:
-		u.State, u.Undone, u.Note = UnitUndone, r.now, note
+		u.State, u.Undone = UnitUndone, r.now
 	}
 	return nil
 }
@@ -106,7 +113,7 @@ func (r *round) undoUnit(ctx context.Context, c *Change, act Actuator, u *Unit) 
 func (r *round) taken(ctx context.Context, c *Change, events []Event) error {
 	r.accuse(ctx, c)
 	was := !c.EndedAt.IsZero() // it was done
-	c.State, c.EndedAt, c.Held, c.Tries = c.UndoTo, r.now, "", 0
+	c.State, c.EndedAt, c.Held, c.Tries, c.Awaiting = c.UndoTo, r.now, "", 0, false
 	if c.State == "" {
 		c.State = Undone
 	}

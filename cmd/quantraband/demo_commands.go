@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -27,9 +29,14 @@ func (a *app) demoCommands() []*cobra.Command {
 	return []*cobra.Command{hidden(demo.ServiceCommand, demo.ServiceMain), hidden(demo.LoadCommand, demo.LoadMain)}
 }
 
-// startDemo starts the fleet. Its agents sign with the key in keyFile; "" is without.
-func startDemo(ctx context.Context, server, region, keyFile string, log *slog.Logger) (*demo.Fleet, error) {
-	o := demo.FleetOptions{Server: server, Region: region, Logger: log}
+// startDemo starts the fleet. Its agents sign with the key in keyFile; "" is without. It is built anew when a profile is put to the file build.
+func startDemo(ctx context.Context, server, region, keyFile, build string, log *slog.Logger) (*demo.Fleet, error) {
+	o := demo.FleetOptions{Server: server, Region: region, Build: build, Logger: log}
+	if build != "" {
+		if err := os.MkdirAll(filepath.Dir(build), 0o755); err != nil {
+			return nil, err
+		}
+	}
 	if keyFile != "" {
 		o.Env = append(o.Env, keyFileEnv+"="+keyFile)
 	}

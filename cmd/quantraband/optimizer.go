@@ -47,11 +47,13 @@ type changesOptions struct {
 	// now is the time that changes are looked at in; nil is the clock's. tick and consider are how often, 0 is as usual.
 	now            func() time.Time
 	tick, consider time.Duration
+	demo           bool         // the demo's fleet is there
+	places         *tune.Places // where builds take profiles from
 }
 
 // openPolicy reads what up --policy and the environment say.
 func openPolicy(dir, flag string, getenv func(string) string, log *slog.Logger) (c changesOptions, err error) {
-	c.dir, c.getenv = dir, getenv
+	c.dir, c.getenv, c.places = dir, getenv, openPlaces()
 	switch v := getenv(envOptimizer); strings.ToLower(v) {
 	case "", "1", "t", "true", "on", "yes":
 	case "0", "f", "false", "off", "no":
@@ -108,6 +110,11 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 	if err := settings(&opt, e, agents, reader, growing); err != nil {
 		return nil, err
 	}
+	build, proposeBuilds, err := openBuilds(e, &c, agents)
+	if err != nil {
+		return nil, err
+	}
+	opt.Actuators[optimize.PGO], opt.Propose = build, append(opt.Propose, proposeBuilds)
 	if err := c.placed(&opt, &run, e, agents, reader, price); err != nil {
 		return nil, err
 	}
@@ -142,7 +149,10 @@ func settings(opt *optimize.Options, e *engine, agents *fleet.Fleet, reader *mea
 		return err
 	}
 	opt.Actuators = map[optimize.Kind]optimize.Actuator{optimize.Runtime: leases}
-	proposer := &tune.Proposer{Store: e.db, Reader: reader, Fleet: agents, Growing: growing}
+	kept := journal.New(e.control)
+	proposer := &tune.Proposer{Store: e.db, Reader: reader, Fleet: agents, Growing: growing, Done: func(ctx context.Context, tenant, service string) ([]optimize.Change, error) {
+		return kept.Changes(ctx, tenant, optimize.Filter{Service: service, Kinds: []optimize.Kind{optimize.Runtime}, States: []optimize.State{optimize.Done}})
+	}}
 	opt.Propose = append(opt.Propose, func(ctx context.Context, tenant string) (all []optimize.Proposal, err error) {
 		var errs []error
 		now := time.Now()

@@ -82,12 +82,6 @@ func (o *pgoOptions) selection(ctx context.Context, c quantrav1connect.QuerierSe
 	return &quantrav1.Selection{ProfileType: typ, Matchers: matchers, Range: r}, nil
 }
 
-// pgoSteps are the lengths of a cell: the shortest of which not too many are in the range.
-var pgoSteps = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
-
-// maxSteps is a week of hours.
-const maxSteps = 7 * 24
-
 func (a *app) pgoCells(ctx context.Context, o *pgoOptions, c quantrav1connect.QuerierServiceClient, sel *quantrav1.Selection, t profile.Type) ([]pgo.Cell, error) {
 	if err := o.bound(ctx, c, sel); err != nil {
 		return nil, err
@@ -96,14 +90,7 @@ func (a *app) pgoCells(ctx context.Context, o *pgoOptions, c quantrav1connect.Qu
 	if sel.Range.ToMs != 0 {
 		to = time.UnixMilli(sel.Range.ToMs)
 	}
-	length := to.Sub(time.UnixMilli(sel.Range.FromMs))
-	step := pgoSteps[len(pgoSteps)-1]
-	for _, s := range pgoSteps {
-		if length <= maxSteps*s {
-			step = s
-			break
-		}
-	}
+	step := pgo.Step(to.Sub(time.UnixMilli(sel.Range.FromMs)))
 	resp, err := c.Series(ctx, connect.NewRequest(&quantrav1.SeriesRequest{
 		Selection: sel, StepMs: step.Milliseconds(), GroupBy: []string{profile.LabelInstance, profile.LabelVersion, labelRegion},
 	}))

@@ -3,17 +3,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/quantra-l/quantra/cmd/quantraband/demo"
 	"github.com/quantra-l/quantra/optimize"
 )
 
@@ -100,6 +103,58 @@ func TestStory(t *testing.T) {
 	}
 	page.visit(s.base + "/changes/" + bad.ID)
 	page.says(firstWords(c.Reason))
+}
+
+// TestStoryBuild is the ending of a build: the server proposes a profile for the compiler, she starts it, one node gets the build that comes of it, which is
+// slower in one function; it is taken back, and the page and the command line name the function. It takes about six minutes, and longer where
+// the fleet gets so little processor time that its profile is not steady at first.
+func TestStoryBuild(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(file, []byte(storyPolicy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := mustStart(t, "--demo", "--data", t.TempDir(), "--policy", file)
+	page := openPage(t)
+	var build optimize.Change
+	until(t, "a proposal of a profile", 25*time.Minute, func() (string, bool) {
+		cs := changesOf(t, s)
+		for _, c := range cs {
+			if c.Kind == optimize.PGO && c.Service == demo.Service {
+				build = c
+				return c.Sentence, true
+			}
+		}
+		return fmt.Sprintf("%d changes", len(cs)), false
+	})
+	t.Log(build.Sentence)
+	page.visit(s.base + "/changes/" + build.ID)
+	page.click(`button`, "Start")
+	page.click(`dialog button[type="submit"]`, "Start")
+	until(t, "one node to run the build", 3*time.Minute, func() (string, bool) {
+		c := changeOf(t, s, build.ID)
+		return fmt.Sprintf("%s: %s", c.State, c.Held), c.State == optimize.Dwelling
+	})
+	if c := changeOf(t, s, build.ID); !slices.Contains(c.Versions, demo.V3) {
+		t.Errorf("it is judged on %v", c.Versions)
+	}
+	until(t, "the undo of the slower build", 10*time.Minute, func() (string, bool) {
+		c := changeOf(t, s, build.ID)
+		if c.State == optimize.Undone || c.State == optimize.Done {
+			t.Fatalf("%s: %s", c.State, c.Reason)
+		}
+		return fmt.Sprintf("%s: %s", c.State, c.Held), c.State == optimize.Failed
+	})
+	c := changeOf(t, s, build.ID)
+	t.Logf("taken back %s after it was in force: %s", c.EndedAt.Sub(c.StageAt).Round(time.Second), c.Reason)
+	if c.Verdict == nil || c.Verdict.Guilty != demo.SlowFunction {
+		t.Errorf("guilty is %+v", c.Verdict)
+	}
+	page.visit(s.base + "/changes/" + build.ID)
+	page.says("signReceipt")
+	var told, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"changes", "show", build.ID, "--server", s.base}, nil, &told, &stderr); code != exitOK || !strings.Contains(told.String(), demo.SlowFunction) {
+		t.Errorf("code %d: %s%s", code, &told, &stderr)
+	}
 }
 
 // firstWords are enough of a sentence to find it by.

@@ -113,8 +113,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, changes.places.Close()) }()
 	if o.demo {
-		changes.builtIn = demo.Policy()
+		changes.builtIn, changes.demo = demo.Policy(), true
 	}
 	var keys *agentKeys
 	if o.agentKeys != "" {
@@ -177,7 +178,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
 	}
 	if o.demo {
-		fleet, err := startDemo(ctx, base, o.engine.region, sign.keyFile, log)
+		fleet, err := startDemo(ctx, base, o.engine.region, sign.keyFile, changes.demoFile(), log)
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}

@@ -52,14 +52,14 @@ func (d *Direction) UnmarshalText(b []byte) error {
 // Metric is what is compared, and what of it is harm.
 type Metric struct {
 	// Name is what [Member.Series] has it by: "cpu_per_request" (seconds), "latency_p99" (seconds), "rss" (bytes), "gc_cpu" (share of
-	// the CPU, 0 to 1), "errors" (share of requests), "throughput" (requests/s), "cpu" (cores).
+	// the CPU, 0 to 1), "errors" (share of requests), "throughput" (requests/s), "cpu" (cores), "stacks" (bytes).
 	Name   string    `json:"name"`
 	Better Direction `json:"better"`
 	// Critical says that harm in it fails the change, and that missing data in it holds it. Of another harm is a warning.
 	Critical bool `json:"critical,omitempty"`
 	// Tolerate is the relative change for the worse that is no harm: 0.05 is 5 %.
 	Tolerate float64 `json:"tolerate,omitempty"`
-	// Floor makes it a share near 0, compared by difference instead of ratio: a change for the worse of up to Floor + Tolerate times
+	// Floor makes it what may be near 0, as a share of requests, compared by difference instead of ratio: a change for the worse of up to Floor + Tolerate times
 	// what it was is no harm. 0 is a metric that is compared by ratio, and that is never 0 unless higher is better.
 	Floor float64 `json:"floor,omitempty"`
 	// Bound is the value past which the guard undoes at once, whatever the control does; 0 is none.

@@ -1,5 +1,11 @@
 package judge
 
+// Stacks is the memory of goroutines' stacks, bytes: what a build pays with whose functions have taken others in. A fifth more of it is
+// tolerated (golang/go#65532 had a third more, and a service that lost by it), and 4 MiB, as few goroutines have so little that one that is deep doubles it.
+func Stacks() Metric {
+	return Metric{Name: "stacks", Critical: true, Tolerate: 0.20, Floor: 4 << 20}
+}
+
 // DefaultMetrics is what a change is judged by unless it is told otherwise. What is tolerated is about what a pair of instances can show within
 // ten minutes of windows of 10 s (docs/judge.md has the rates); a change that trades one for another, as GOGC does memory for CPU, says so by
 // tolerating more of it.

@@ -9,7 +9,7 @@ import (
 )
 
 // words is what metrics are called in a sentence.
-var words = map[string]string{"cpu_per_request": "CPU per request", "latency_p99": "p99", "rss": "RSS", "gc_cpu": "GC CPU", "cpu": "CPU"}
+var words = map[string]string{"cpu_per_request": "CPU per request", "latency_p99": "p99", "rss": "RSS", "gc_cpu": "GC CPU", "cpu": "CPU", "stacks": "goroutine stacks"}
 
 func wordOf(name string) string {
 	if w, ok := words[name]; ok {
@@ -44,11 +44,20 @@ func (x *measured) say(v *MetricVerdict) string {
 		return wordOf(v.Name) + " " + percentOf(v.Effect)
 	}
 	d := v.Difference
+	if !x.share() {
+		return fmt.Sprintf("%s %+.3g (95 %%: %+.3g to %+.3g)", wordOf(v.Name), d.Value, d.Low, d.High)
+	}
 	return fmt.Sprintf("%s %+.2f points (95 %%: %+.2f to %+.2f)", wordOf(v.Name), d.Value*100, d.Low*100, d.High*100)
 }
 
+// share says that a metric that is compared by difference is a part of 1: what is told in points.
+func (x *measured) share() bool { return x.m.Floor < 1 }
+
 // sayShift is a change for the worse on the compared scale.
 func (x *measured) sayShift(y float64) string {
+	if !x.log && !x.share() {
+		return figure(y)
+	}
 	if !x.log {
 		return fmt.Sprintf("%.2f points", y*100)
 	}

@@ -54,12 +54,13 @@ const (
 	ofGC
 	ofRSS
 	ofMemory
+	ofStacks
 	figures
 )
 
 var figureTypes = [figures]profile.Type{
 	ofCPU: figure("process_cpu", "nanoseconds"), ofGC: figure("gc_cpu", "nanoseconds"),
-	ofRSS: figure("rss", "bytes"), ofMemory: figure("memory", "bytes"),
+	ofRSS: figure("rss", "bytes"), ofMemory: figure("memory", "bytes"), ofStacks: figure("stacks", "bytes"),
 }
 
 // Reader answers questions of an optimizer. Make it with [New]. Many may ask at a time; they take turns.

@@ -89,6 +89,9 @@ func series(ws []window, resident bool) map[string][]judge.Point {
 		if w.has[memory] {
 			add("rss", w, w.value[memory], w.seconds())
 		}
+		if w.has[ofStacks] {
+			add("stacks", w, w.value[ofStacks], w.seconds())
+		}
 		switch {
 		case w.read:
 			n := w.roots.Requests()

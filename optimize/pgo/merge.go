@@ -381,8 +381,8 @@ func (m *Merger) shares(half int) map[uint32]float64 {
 	return out
 }
 
-// steady is the agreement of halves below which another week's profile would make another program.
-const steady = 0.9
+// Steady is the agreement of halves below which another week's profile would make another program.
+const Steady = 0.9
 
 // warnings says what a reader should know before the file is used.
 func (m *Merger) warnings(r *Report) {
@@ -393,7 +393,7 @@ func (m *Merger) warnings(r *Report) {
 	switch {
 	case r.Agreement < 0:
 		warn("how steady the profile is cannot be told: there is only one stretch of one instance's time")
-	case r.Agreement < steady:
+	case r.Agreement < Steady:
 		warn("two halves of the same profiles agree on only %.0f %% of the hot weight: take a longer --since, or more instances", r.Agreement*100)
 	}
 	if share := m.empty / m.weight; share > 0.05 {

@@ -38,6 +38,21 @@ type Plan struct {
 
 const defaultCells = 600
 
+// steps are the lengths of a cell, mostSteps a week of the longest.
+var steps = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
+
+const mostSteps = 7 * 24
+
+// Step is how long a cell of a range of time is: the shortest of a minute, 5, 15 and an hour of which not too many are in it.
+func Step(length time.Duration) time.Duration {
+	for _, s := range steps {
+		if length <= mostSteps*s {
+			return s
+		}
+	}
+	return steps[len(steps)-1]
+}
+
 // NewPlan chooses the version, and of its cells as many as asked, spread over the hours of the week, the zones and
 // the instances. The same cells give the same plan, in whatever order they come. The error is ErrNoSamples.
 func NewPlan(cells []Cell, o PlanOptions) (*Plan, error) {

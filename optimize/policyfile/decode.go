@@ -41,6 +41,8 @@ type File struct {
 	KillFile string
 	// Places are where what a service runs on can be changed, by service.
 	Places map[string]*Place
+	// PGO are where services' profiles for the Go compiler go.
+	PGO []PGO
 }
 
 // Decode reads a policy file: YAML of at most 256 KiB, with no field but those that docs/changes.md has, each once. What is not given is as
@@ -100,6 +102,7 @@ func decode(r io.Reader) (*File, error) {
 			})
 		},
 		"places":    func(n *node, field string) error { return readPlaces(n, field, f.Places) },
+		"pgo":       pgo(&f.PGO),
 		"kill_file": func(n *node, field string) (err error) { f.KillFile, err = strictyaml.Text(n, field); return err },
 	}); err != nil {
 		return nil, err
@@ -114,11 +117,11 @@ func decode(r io.Reader) (*File, error) {
 	}
 	kinds := map[optimize.Kind]optimize.KindPolicy{}
 	for _, k := range optimize.Kinds {
-		kinds[k] = optimize.KindPolicy{Mode: optimize.Propose, Approve: p.Kinds[k].Approve, Plan: clone(plan)}
+		kinds[k] = optimize.KindPolicy{Mode: optimize.Propose, Approve: p.Kinds[k].Approve, Plan: plan.For(k)}
 	}
-	if planAt == nil || !given(planAt, "apply_within") {
+	if planAt != nil && given(planAt, "apply_within") { // what is said of all is also of machines, which else have longer
 		m := kinds[optimize.Machine]
-		m.Plan.ApplyWithin = p.Kinds[optimize.Machine].Plan.ApplyWithin // a machine that stops and starts takes minutes
+		m.Plan.ApplyWithin = plan.ApplyWithin
 		kinds[optimize.Machine] = m
 	}
 	if kindsAt != nil {
@@ -252,7 +255,7 @@ func stage(n *node, field string) (s optimize.Stage, err error) {
 
 // known are the metrics that are measured, with what is the same of them whatever a policy says.
 func known() map[string]judge.Metric {
-	m := map[string]judge.Metric{"cpu": {Name: "cpu", Tolerate: 0.05}}
+	m := map[string]judge.Metric{"cpu": {Name: "cpu", Tolerate: 0.05}, "stacks": judge.Stacks()}
 	for _, d := range judge.DefaultMetrics() {
 		m[d.Name] = d
 	}

@@ -87,6 +87,20 @@ type Request struct {
 	Branch      string // the branch to make
 	Title, Body string // the body is Markdown
 	Files       map[string][]byte
+	// Old are files that get a content that the repository has already, by git's name of it ([Client.Blob]); with "" the file goes.
+	Old map[string]string
+}
+
+// contents are git's names of what all files are to have; "" is that there is no such file.
+func (r *Request) contents() map[string]string {
+	out := maps.Clone(r.Old)
+	if out == nil {
+		out = map[string]string{}
+	}
+	for p, b := range r.Files {
+		out[p] = BlobID(b)
+	}
+	return out
 }
 
 // Result is what came of it.
@@ -96,6 +110,8 @@ type Result struct {
 	Unchanged bool   // the files are in the base, or in an open pull request, as they should be: nothing was sent
 	Updated   bool   // there was a pull request from this branch, which has the new files now
 }
+
+var blobName = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 var name = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
 
@@ -111,8 +127,16 @@ func (r *Request) check() error {
 		return fmt.Errorf("%w: the title must be one line of 1 to 200 bytes", ErrInvalid)
 	case len(r.Body) > maxBody:
 		return fmt.Errorf("%w: the body has %d bytes, more than %d", ErrInvalid, len(r.Body), maxBody)
-	case len(r.Files) == 0 || len(r.Files) > maxFiles:
-		return fmt.Errorf("%w: %d files; it must be 1 to %d", ErrInvalid, len(r.Files), maxFiles)
+	case len(r.Files)+len(r.Old) == 0 || len(r.Files)+len(r.Old) > maxFiles:
+		return fmt.Errorf("%w: %d files; it must be 1 to %d", ErrInvalid, len(r.Files)+len(r.Old), maxFiles)
+	}
+	for p, id := range r.Old {
+		if err := checkPath(p); err != nil {
+			return err
+		}
+		if _, twice := r.Files[p]; twice || id != "" && !blobName.MatchString(id) {
+			return fmt.Errorf("%w: %s has the old content %q: it must be a name of git's, and the file not a new one, too", ErrInvalid, p, id)
+		}
 	}
 	for p, b := range r.Files {
 		if err := checkPath(p); err != nil {
@@ -166,6 +190,54 @@ func (c *Client) File(ctx context.Context, owner, repo, branch, p string) (b []b
 		return nil, false, fault("read "+p, err)
 	}
 	return b, true, nil
+}
+
+// Blob is git's name of a file's content in a branch ("" is the default one); "" is that there is no such file.
+func (c *Client) Blob(ctx context.Context, owner, repo, branch, p string) (string, error) {
+	if !name.MatchString(owner) || !name.MatchString(repo) {
+		return "", fmt.Errorf("%w: repository %q must be OWNER/NAME", ErrInvalid, owner+"/"+repo)
+	}
+	if err := checkPath(p); err != nil {
+		return "", err
+	}
+	id, _, err := c.blob(ctx, owner, repo, branch, p)
+	return id, err
+}
+
+// Found is a pull request as it is.
+type Found struct {
+	Number   int // 0 is that there is none
+	URL      string
+	Open     bool
+	MergedAt time.Time // zero is that it was not merged
+}
+
+// Find is the newest pull request from a branch, whatever its state.
+func (c *Client) Find(ctx context.Context, owner, repo, branch string) (Found, error) {
+	if !name.MatchString(owner) || !name.MatchString(repo) || !goodBranch(branch) {
+		return Found{}, fmt.Errorf("%w: repository %q, branch %q", ErrInvalid, owner+"/"+repo, branch)
+	}
+	all, _, err := c.gh.PullRequests.List(ctx, owner, repo, &github.PullRequestListOptions{State: "all", Head: owner + ":" + branch, Sort: "created", Direction: "desc"})
+	if err != nil {
+		return Found{}, fault("list pull requests", err)
+	}
+	for _, pr := range all {
+		if pr.GetHead().GetRef() == branch {
+			return Found{Number: pr.GetNumber(), URL: pr.GetHTMLURL(), Open: pr.GetState() == "open", MergedAt: pr.GetMergedAt().Time}, nil
+		}
+	}
+	return Found{}, nil
+}
+
+// Close closes a pull request without merging it. One that is closed already is no error.
+func (c *Client) Close(ctx context.Context, owner, repo string, number int) error {
+	if !name.MatchString(owner) || !name.MatchString(repo) || number < 1 {
+		return fmt.Errorf("%w: pull request %d of %q", ErrInvalid, number, owner+"/"+repo)
+	}
+	if _, _, err := c.gh.PullRequests.Edit(ctx, owner, repo, number, &github.PullRequest{State: new("closed")}); err != nil {
+		return fault(fmt.Sprintf("close pull request %d", number), err)
+	}
+	return nil
 }
 
 // blob is git's name of a file's content in a branch, "" where there is none.
@@ -248,9 +320,10 @@ func (c *Client) Open(ctx context.Context, r Request) (Result, error) {
 
 // has says that a branch has all files as they should be.
 func (c *Client) has(ctx context.Context, r Request, branch string) (bool, error) {
-	for _, p := range slices.Sorted(maps.Keys(r.Files)) {
+	want := r.contents()
+	for _, p := range slices.Sorted(maps.Keys(want)) {
 		id, _, err := c.blob(ctx, r.Owner, r.Repo, branch, p)
-		if err != nil || id != blobID(r.Files[p]) {
+		if err != nil || id != want[p] {
 			return false, err
 		}
 	}
@@ -305,6 +378,13 @@ func (c *Client) commit(ctx context.Context, r Request, parent string) (string, 
 		}
 		entries = append(entries, &github.TreeEntry{Path: new(p), Mode: new("100644"), Type: new("blob"), SHA: blob.SHA})
 	}
+	for _, p := range slices.Sorted(maps.Keys(r.Old)) {
+		e := &github.TreeEntry{Path: new(p), Mode: new("100644"), Type: new("blob")} // without a name the file is removed
+		if id := r.Old[p]; id != "" {
+			e.SHA = new(id)
+		}
+		entries = append(entries, e)
+	}
 	tree, _, err := c.gh.Git.CreateTree(ctx, r.Owner, r.Repo, on.GetTree().GetSHA(), entries)
 	if err != nil {
 		return "", fault("send the tree", err)
@@ -318,8 +398,8 @@ func (c *Client) commit(ctx context.Context, r Request, parent string) (string, 
 	return commit.GetSHA(), nil
 }
 
-// blobID is git's name of a content.
-func blobID(b []byte) string {
+// BlobID is git's name of a content.
+func BlobID(b []byte) string {
 	h := sha1.New()
 	fmt.Fprintf(h, "blob %d\x00", len(b))
 	h.Write(b)

@@ -3,231 +3,27 @@ package pull
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-)
+	"time"
 
-// hub is GitHub, as far as a pull request needs it: its routes, its payloads and its refusals, on loopback
-// (docs.github.com/en/rest, version 2022-11-28).
-type hub struct {
-	*httptest.Server
-	mu      sync.Mutex
-	log     []string                     // METHOD PATH, as they came
-	refs    map[string]string            // branch -> commit
-	commits map[string]map[string]any    // name -> {message, tree}
-	trees   map[string]map[string]string // name -> path -> blob
-	blobs   map[string][]byte
-	pulls   []map[string]any
-	tokens  []string                                              // that came
-	fault   func(w http.ResponseWriter, method, path string) bool // answers instead
-}
+	"github.com/quantra-l/quantra/optimize/pull/pulltest"
+)
 
 const token = "ghp_topsecret"
 
-func newHub(t *testing.T, files map[string]string) *hub {
-	h := &hub{refs: map[string]string{"main": "c0"}, commits: map[string]map[string]any{"c0": {"message": "first", "tree": "t0"}},
-		trees: map[string]map[string]string{"t0": {}}, blobs: map[string][]byte{}}
-	for p, text := range files {
-		id := blobID([]byte(text))
-		h.blobs[id], h.trees["t0"][p] = []byte(text), id
-	}
-	h.Server = httptest.NewServer(http.HandlerFunc(h.serve))
-	t.Cleanup(h.Close)
-	return h
-}
-
-func (h *hub) reply(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("X-GitHub-Media-Type", "github.v3; format=json")
-	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(v)
-}
-
-func (h *hub) refuse(w http.ResponseWriter, code int, message string, details ...map[string]any) {
-	v := map[string]any{"message": message, "documentation_url": "https://docs.github.com/rest", "status": fmt.Sprint(code)}
-	if len(details) > 0 {
-		v["errors"] = details
-	}
-	h.reply(w, code, v)
-}
-
-func object(kind, id string) map[string]any {
-	return map[string]any{"type": kind, "sha": id, "url": "https://api.github.com/repos/shop/checkout/git/" + kind + "s/" + id}
-}
-
-func (h *hub) serve(w http.ResponseWriter, r *http.Request) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	p, ours := strings.CutPrefix(r.URL.Path, "/api/v3/repos/shop/checkout")
-	h.log = append(h.log, r.Method+" "+p)
-	h.tokens = append(h.tokens, r.Header.Get("Authorization"))
-	if h.fault != nil && h.fault(w, r.Method, p) {
-		return
-	}
-	var in map[string]any
-	if r.Method != http.MethodGet {
-		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
-			h.refuse(w, 400, "Problems parsing JSON")
-			return
-		}
-	}
-	text := func(k string) string { s, _ := in[k].(string); return s }
-	switch rest := p; {
-	case !ours:
-		h.refuse(w, 404, "Not Found")
-	case rest == "" && r.Method == http.MethodGet:
-		h.reply(w, 200, map[string]any{"id": 1, "full_name": "shop/checkout", "default_branch": "main", "private": false})
-	case strings.HasPrefix(rest, "/git/ref/heads/"):
-		branch := strings.TrimPrefix(rest, "/git/ref/heads/")
-		id, ok := h.refs[branch]
-		if !ok {
-			h.refuse(w, 404, "Not Found")
-			return
-		}
-		h.reply(w, 200, map[string]any{"ref": "refs/heads/" + branch, "object": object("commit", id)})
-	case strings.HasPrefix(rest, "/contents/"):
-		h.contents(w, strings.TrimPrefix(rest, "/contents/"), r.URL.Query().Get("ref"))
-	case strings.HasPrefix(rest, "/git/commits/"):
-		c := h.commits[strings.TrimPrefix(rest, "/git/commits/")]
-		h.reply(w, 200, map[string]any{"sha": strings.TrimPrefix(rest, "/git/commits/"), "message": c["message"], "tree": object("tree", c["tree"].(string))})
-	case strings.HasPrefix(rest, "/git/blobs/"):
-		w.Write(h.blobs[strings.TrimPrefix(rest, "/git/blobs/")])
-	case rest == "/git/blobs":
-		b, err := base64.StdEncoding.DecodeString(text("content"))
-		if err != nil || text("encoding") != "base64" {
-			h.refuse(w, 422, "content is not valid Base64")
-			return
-		}
-		h.blobs[blobID(b)] = b
-		h.reply(w, 201, map[string]any{"sha": blobID(b), "url": "https://api.github.com/"})
-	case rest == "/git/trees":
-		id := fmt.Sprint("t", len(h.trees))
-		tree := map[string]string{}
-		for k, v := range h.trees[text("base_tree")] {
-			tree[k] = v
-		}
-		for _, e := range in["tree"].([]any) {
-			e := e.(map[string]any)
-			if _, ok := h.blobs[e["sha"].(string)]; !ok || e["mode"] != "100644" || e["type"] != "blob" {
-				h.refuse(w, 422, "tree.sha "+e["sha"].(string)+" is not a valid blob")
-				return
-			}
-			tree[e["path"].(string)] = e["sha"].(string)
-		}
-		h.trees[id] = tree
-		h.reply(w, 201, map[string]any{"sha": id, "tree": []any{}, "truncated": false})
-	case rest == "/git/commits":
-		id := fmt.Sprint("c", len(h.commits))
-		h.commits[id] = map[string]any{"message": text("message"), "tree": text("tree"), "parents": in["parents"]}
-		h.reply(w, 201, map[string]any{"sha": id, "message": text("message"), "tree": object("tree", text("tree"))})
-	case rest == "/git/refs":
-		branch := strings.TrimPrefix(text("ref"), "refs/heads/")
-		if _, ok := h.refs[branch]; ok {
-			h.refuse(w, 422, "Reference already exists")
-			return
-		}
-		h.refs[branch] = text("sha")
-		h.reply(w, 201, map[string]any{"ref": text("ref"), "object": object("commit", text("sha"))})
-	case strings.HasPrefix(rest, "/git/refs/heads/") && r.Method == http.MethodPatch:
-		branch := strings.TrimPrefix(rest, "/git/refs/heads/")
-		if in["force"] != true {
-			h.refuse(w, 422, "Update is not a fast forward")
-			return
-		}
-		h.refs[branch] = text("sha")
-		h.reply(w, 200, map[string]any{"ref": "refs/heads/" + branch, "object": object("commit", text("sha"))})
-	default:
-		h.servePulls(w, r, rest, in)
-	}
-}
-
-func (h *hub) servePulls(w http.ResponseWriter, r *http.Request, rest string, in map[string]any) {
-	switch {
-	case rest == "/pulls" && r.Method == http.MethodGet:
-		var out = []map[string]any{}
-		for _, p := range h.pulls {
-			if "shop:"+p["head"].(map[string]any)["ref"].(string) == r.URL.Query().Get("head") && r.URL.Query().Get("state") == "open" {
-				out = append(out, p)
-			}
-		}
-		h.reply(w, 200, out)
-	case rest == "/pulls":
-		if _, ok := h.refs[in["head"].(string)]; !ok {
-			h.refuse(w, 422, "Validation Failed", map[string]any{"resource": "PullRequest", "field": "head", "code": "invalid"})
-			return
-		}
-		n := len(h.pulls) + 7
-		pr := map[string]any{"number": n, "html_url": fmt.Sprintf("https://github.com/shop/checkout/pull/%d", n), "state": "open",
-			"title": in["title"], "body": in["body"], "head": map[string]any{"ref": in["head"]}, "base": map[string]any{"ref": in["base"]}}
-		h.pulls = append(h.pulls, pr)
-		h.reply(w, 201, pr)
-	case strings.HasPrefix(rest, "/pulls/") && r.Method == http.MethodPatch:
-		for _, pr := range h.pulls {
-			if fmt.Sprint("/pulls/", pr["number"]) == rest {
-				pr["title"], pr["body"] = in["title"], in["body"]
-				h.reply(w, 200, pr)
-				return
-			}
-		}
-		h.refuse(w, 404, "Not Found")
-	default:
-		h.refuse(w, 404, "Not Found")
-	}
-}
-
-func (h *hub) contents(w http.ResponseWriter, p, branch string) {
-	if branch == "" {
-		branch = "main"
-	}
-	commit, ok := h.commits[h.refs[branch]]
-	if !ok {
-		h.refuse(w, 404, "No commit found for the ref "+branch)
-		return
-	}
-	tree := h.trees[commit["tree"].(string)]
-	if id, ok := tree[p]; ok {
-		h.reply(w, 200, map[string]any{"type": "file", "encoding": "base64", "size": len(h.blobs[id]), "name": p, "path": p, "sha": id,
-			"content": base64.StdEncoding.EncodeToString(h.blobs[id])})
-		return
-	}
-	for have := range tree {
-		if strings.HasPrefix(have, p+"/") {
-			h.reply(w, 200, []map[string]any{{"type": "file", "name": have, "path": have, "sha": tree[have]}})
-			return
-		}
-	}
-	h.refuse(w, 404, "Not Found")
-}
-
-func (h *hub) client(t *testing.T, dry io.Writer) *Client {
+func client(t *testing.T, h *pulltest.Hub, dry io.Writer) *Client {
 	t.Helper()
 	c, err := New(Options{API: h.URL + "/api/v3", Token: token, DryRun: dry})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
-}
-
-// writes is what came and was no question.
-func (h *hub) writes() (out []string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, l := range h.log {
-		if !strings.HasPrefix(l, "GET ") {
-			out = append(out, l)
-		}
-	}
-	h.log = nil
-	return out
 }
 
 func request(content string) Request {
@@ -237,46 +33,46 @@ func request(content string) Request {
 
 // TestOpen: one branch, one commit, one pull request; the same again is nothing; something new is the same one brought up to date.
 func TestOpen(t *testing.T) {
-	h := newHub(t, map[string]string{"cmd/checkout/main.go": "package main"})
-	c, ctx := h.client(t, nil), context.Background()
+	h := pulltest.New(t, map[string]string{"cmd/checkout/main.go": "package main"})
+	c, ctx := client(t, h, nil), context.Background()
 	got, err := c.Open(ctx, request("\x1f\x8b\x00one"))
 	if err != nil || got != (Result{Number: 7, URL: "https://github.com/shop/checkout/pull/7"}) {
 		t.Fatalf("%+v %v", got, err)
 	}
-	if w := h.writes(); !slices.Equal(w, []string{"POST /git/blobs", "POST /git/trees", "POST /git/commits", "POST /git/refs", "POST /pulls"}) {
+	if w := h.Writes(); !slices.Equal(w, []string{"POST /git/blobs", "POST /git/trees", "POST /git/commits", "POST /git/refs", "POST /pulls"}) {
 		t.Errorf("sent: %q", w)
 	}
-	commit := h.commits[h.refs["quantraband/pgo-checkout"]]
-	tree := h.trees[commit["tree"].(string)]
-	if string(h.blobs[tree["cmd/checkout/default.pgo"]]) != "\x1f\x8b\x00one" || len(tree) != 2 {
+	commit := h.Commits[h.Refs["quantraband/pgo-checkout"]]
+	tree := h.Trees[commit["tree"].(string)]
+	if string(h.Blobs[tree["cmd/checkout/default.pgo"]]) != "\x1f\x8b\x00one" || len(tree) != 2 {
 		t.Errorf("the branch has %v", tree)
 	}
 	if commit["message"] != "default.pgo: newer\n\nMade-By: quantraband" || fmt.Sprint(commit["parents"]) != "[c0]" {
 		t.Errorf("the commit is %v", commit)
 	}
-	if pr := h.pulls[0]; pr["body"] != "Evidence." || pr["base"].(map[string]any)["ref"] != "main" {
+	if pr := h.Pulls[0]; pr["body"] != "Evidence." || pr["base"].(map[string]any)["ref"] != "main" {
 		t.Errorf("the pull request is %v", pr)
 	}
 
 	got, err = c.Open(ctx, request("\x1f\x8b\x00one"))
-	if w := h.writes(); err != nil || got != (Result{Number: 7, URL: "https://github.com/shop/checkout/pull/7", Unchanged: true}) || len(w) > 0 {
+	if w := h.Writes(); err != nil || got != (Result{Number: 7, URL: "https://github.com/shop/checkout/pull/7", Unchanged: true}) || len(w) > 0 {
 		t.Errorf("the same again: %+v %v, sent %q", got, err, w)
 	}
 
 	newer := request("two")
 	newer.Body = "Newer evidence."
 	got, err = c.Open(ctx, newer)
-	if err != nil || !got.Updated || got.Number != 7 || len(h.pulls) != 1 || h.pulls[0]["body"] != "Newer evidence." {
-		t.Errorf("something new: %+v %v, %v", got, err, h.pulls)
+	if err != nil || !got.Updated || got.Number != 7 || len(h.Pulls) != 1 || h.Pulls[0]["body"] != "Newer evidence." {
+		t.Errorf("something new: %+v %v, %v", got, err, h.Pulls)
 	}
-	if w := h.writes(); !slices.Equal(w, []string{"POST /git/blobs", "POST /git/trees", "POST /git/commits", "PATCH /git/refs/heads/quantraband/pgo-checkout", "PATCH /pulls/7"}) {
+	if w := h.Writes(); !slices.Equal(w, []string{"POST /git/blobs", "POST /git/trees", "POST /git/commits", "PATCH /git/refs/heads/quantraband/pgo-checkout", "PATCH /pulls/7"}) {
 		t.Errorf("sent: %q", w)
 	}
 	// It stands on the base alone, not on what was there before.
-	if c := h.commits[h.refs["quantraband/pgo-checkout"]]; fmt.Sprint(c["parents"]) != "[c0]" {
+	if c := h.Commits[h.Refs["quantraband/pgo-checkout"]]; fmt.Sprint(c["parents"]) != "[c0]" {
 		t.Errorf("the commit is %v", c)
 	}
-	for _, a := range h.tokens {
+	for _, a := range h.Tokens {
 		if a != "Bearer "+token {
 			t.Fatalf("a request was made as %q", a)
 		}
@@ -285,11 +81,11 @@ func TestOpen(t *testing.T) {
 
 // TestOpenGoesOn: what an Open that failed half-way left is used, where it is ours.
 func TestOpenGoesOn(t *testing.T) {
-	h := newHub(t, nil)
-	c, ctx := h.client(t, nil), context.Background()
-	h.fault = func(w http.ResponseWriter, method, path string) bool {
+	h := pulltest.New(t, nil)
+	c, ctx := client(t, h, nil), context.Background()
+	h.Fault = func(w http.ResponseWriter, method, path string) bool {
 		if method == "POST" && path == "/pulls" {
-			h.refuse(w, 502, "Server Error")
+			h.Refuse(w, 502, "Server Error")
 			return true
 		}
 		return false
@@ -297,36 +93,36 @@ func TestOpenGoesOn(t *testing.T) {
 	if _, err := c.Open(ctx, request("one")); !errors.Is(err, ErrUnavailable) {
 		t.Fatal(err)
 	}
-	h.fault = nil
+	h.Fault = nil
 	if got, err := c.Open(ctx, request("one")); err != nil || got.Number != 7 || got.Updated {
 		t.Errorf("%+v %v", got, err)
 	}
 
-	h.commits["c9"] = map[string]any{"message": "a fix by hand", "tree": "t0"}
-	h.refs["quantraband/pgo-checkout"] = "c9"
-	h.writes()
+	h.Commits["c9"] = map[string]any{"message": "a fix by hand", "tree": "t0"}
+	h.Refs["quantraband/pgo-checkout"] = "c9"
+	h.Writes()
 	_, err := c.Open(ctx, request("two"))
-	if w := h.writes(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "somebody else's") || len(w) > 0 {
+	if w := h.Writes(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "somebody else's") || len(w) > 0 {
 		t.Errorf("a branch that another has committed to: %v, sent %q", err, w)
 	}
 }
 
 func TestOpenUnchanged(t *testing.T) {
-	h := newHub(t, map[string]string{"cmd/checkout/default.pgo": "one"})
-	got, err := h.client(t, nil).Open(context.Background(), request("one"))
-	if w := h.writes(); err != nil || got != (Result{Unchanged: true}) || len(w) > 0 {
+	h := pulltest.New(t, map[string]string{"cmd/checkout/default.pgo": "one"})
+	got, err := client(t, h, nil).Open(context.Background(), request("one"))
+	if w := h.Writes(); err != nil || got != (Result{Unchanged: true}) || len(w) > 0 {
 		t.Errorf("%+v %v, sent %q", got, err, w)
 	}
 }
 
 // TestDryRun: what would be sent is told, all of it but for the file's bytes, and nothing of it is.
 func TestDryRun(t *testing.T) {
-	h := newHub(t, nil)
+	h := pulltest.New(t, nil)
 	var dry, told bytes.Buffer
-	if _, err := h.client(t, &dry).Open(context.Background(), request("\x00one")); err != nil {
+	if _, err := client(t, h, &dry).Open(context.Background(), request("\x00one")); err != nil {
 		t.Fatal(err)
 	}
-	if w := h.writes(); len(w) > 0 || len(h.pulls) > 0 || len(h.refs) != 1 {
+	if w := h.Writes(); len(w) > 0 || len(h.Pulls) > 0 || len(h.Refs) != 1 {
 		t.Errorf("sent %q", w)
 	}
 	api := h.URL + "/api/v3/repos/shop/checkout"
@@ -372,7 +168,7 @@ POST %[1]s/pulls
   "title": "default.pgo: newer"
 }
 
-`, api, blobID([]byte("\x00one")))
+`, api, BlobID([]byte("\x00one")))
 	if dry.String() != told.String() {
 		t.Errorf("told:\n%s\nwant:\n%s", &dry, &told)
 	}
@@ -413,8 +209,8 @@ func TestFaults(t *testing.T) {
 		{"not GitHub", "GET ", 200, nil, `<html>hello</html>`, ErrUnavailable, "find shop/checkout"},
 		{"gone for legal reasons", "GET ", 451, nil, `{"message":"Repository access blocked","block":{"reason":"dmca"}}`, ErrRefused, "451"},
 	} {
-		h := newHub(t, nil)
-		h.fault = func(w http.ResponseWriter, method, path string) bool {
+		h := pulltest.New(t, nil)
+		h.Fault = func(w http.ResponseWriter, method, path string) bool {
 			if method+" "+path != c.at {
 				return false
 			}
@@ -425,7 +221,7 @@ func TestFaults(t *testing.T) {
 			io.WriteString(w, c.body)
 			return true
 		}
-		_, err := h.client(t, nil).Open(context.Background(), request("one"))
+		_, err := client(t, h, nil).Open(context.Background(), request("one"))
 		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -433,8 +229,8 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%s: the token is told: %v", c.name, err)
 		}
 	}
-	h := newHub(t, nil)
-	c := h.client(t, nil)
+	h := pulltest.New(t, nil)
+	c := client(t, h, nil)
 	h.Close()
 	if _, err := c.Open(context.Background(), request("one")); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("nobody there: %v", err)
@@ -447,8 +243,8 @@ func TestFaults(t *testing.T) {
 }
 
 func TestFile(t *testing.T) {
-	h := newHub(t, map[string]string{"cmd/checkout/default.pgo": "\x1f\x8b\xff"})
-	c, ctx := h.client(t, nil), context.Background()
+	h := pulltest.New(t, map[string]string{"cmd/checkout/default.pgo": "\x1f\x8b\xff"})
+	c, ctx := client(t, h, nil), context.Background()
 	b, ok, err := c.File(ctx, "shop", "checkout", "", "cmd/checkout/default.pgo")
 	if string(b) != "\x1f\x8b\xff" || !ok || err != nil {
 		t.Errorf("%q %v %v", b, ok, err)
@@ -470,8 +266,8 @@ func TestFile(t *testing.T) {
 }
 
 func TestInvalid(t *testing.T) {
-	h := newHub(t, nil)
-	c := h.client(t, nil)
+	h := pulltest.New(t, nil)
+	c := client(t, h, nil)
 	for name, change := range map[string]func(*Request){
 		"no owner":            func(r *Request) { r.Owner = "" },
 		"a way out":           func(r *Request) { r.Repo = ".." },
@@ -488,6 +284,9 @@ func TestInvalid(t *testing.T) {
 		"two lines":           func(r *Request) { r.Title = "a\nb" },
 		"a long body":         func(r *Request) { r.Body = strings.Repeat("x", maxBody+1) },
 		"no files":            func(r *Request) { r.Files = nil },
+		"no old content":      func(r *Request) { r.Old = map[string]string{"x": "HEAD"} },
+		"new and old":         func(r *Request) { r.Old = map[string]string{"cmd/checkout/default.pgo": ""} },
+		"a bad old path":      func(r *Request) { r.Old = map[string]string{"../x": ""} },
 		"a bad path":          func(r *Request) { r.Files = map[string][]byte{"../x": nil} },
 		"a large file":        func(r *Request) { r.Files = map[string][]byte{"x": make([]byte, maxFileBytes+1)} },
 	} {
@@ -497,17 +296,73 @@ func TestInvalid(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if len(h.log) > 0 {
-		t.Errorf("asked %q before it was checked", h.log)
+	if len(h.Log) > 0 {
+		t.Errorf("asked %q before it was checked", h.Log)
 	}
 	r := request("one")
 	r.Branch = "main"
-	if _, err := c.Open(context.Background(), r); !errors.Is(err, ErrInvalid) || len(h.writes()) > 0 {
+	if _, err := c.Open(context.Background(), r); !errors.Is(err, ErrInvalid) || len(h.Writes()) > 0 {
 		t.Errorf("the default branch: %v", err)
 	}
 	for _, api := range []string{"ftp://x", "github.example.com", "https://%zz"} {
 		if _, err := New(Options{API: api}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("API %q: %v", api, err)
 		}
+	}
+}
+
+// TestOld: a file gets the content that it had, or goes; a pull request is found whatever became of it, and can be closed.
+func TestOld(t *testing.T) {
+	const file = "cmd/checkout/default.pgo"
+	h := pulltest.New(t, map[string]string{file: "one", "main.go": "package main"})
+	c, ctx := client(t, h, nil), context.Background()
+	was, err := c.Blob(ctx, "shop", "checkout", "", file)
+	if err != nil || was != BlobID([]byte("one")) {
+		t.Fatal(was, err)
+	}
+	none, err := c.Find(ctx, "shop", "checkout", "quantraband/pgo-checkout")
+	if err != nil || none != (Found{}) {
+		t.Errorf("before it was opened: %+v %v", none, err)
+	}
+	if _, err := c.Open(ctx, request("two")); err != nil {
+		t.Fatal(err)
+	}
+	found, err := c.Find(ctx, "shop", "checkout", "quantraband/pgo-checkout")
+	if err != nil || found.Number != 7 || !found.Open || !found.MergedAt.IsZero() || !strings.HasSuffix(found.URL, "/pull/7") {
+		t.Errorf("open: %+v %v", found, err)
+	}
+	merged := time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)
+	h.Merge(7, merged)
+	found, err = c.Find(ctx, "shop", "checkout", "quantraband/pgo-checkout")
+	if err != nil || found.Open || !found.MergedAt.Equal(merged) {
+		t.Errorf("merged: %+v %v", found, err)
+	}
+	back := request("")
+	back.Branch, back.Files, back.Old = "quantraband/pgo-checkout-undo", nil, map[string]string{file: was}
+	if got, err := c.Open(ctx, back); err != nil || got.Number != 8 {
+		t.Fatalf("back: %+v %v", got, err)
+	}
+	if got := h.Branch(back.Branch); got[file] != "one" || got["main.go"] != "package main" {
+		t.Errorf("the branch back has %q", got)
+	}
+	h.Merge(8, merged)
+	if got, err := c.Open(ctx, back); err != nil || !got.Unchanged {
+		t.Errorf("back once more: %+v %v", got, err)
+	}
+	back.Branch, back.Old = "quantraband/gone", map[string]string{file: ""}
+	if got, err := c.Open(ctx, back); err != nil || got.Number != 9 {
+		t.Fatalf("away: %+v %v", got, err)
+	}
+	if got := h.Branch(back.Branch); len(got) != 1 {
+		t.Errorf("the branch without has %q", got)
+	}
+	if err := errors.Join(c.Close(ctx, "shop", "checkout", 9), c.Close(ctx, "shop", "checkout", 9)); err != nil {
+		t.Error(err)
+	}
+	if found, err = c.Find(ctx, "shop", "checkout", back.Branch); err != nil || found.Open || !found.MergedAt.IsZero() {
+		t.Errorf("closed: %+v %v", found, err)
+	}
+	if err := c.Close(ctx, "shop", "checkout", 99); !errors.Is(err, ErrNotFound) {
+		t.Errorf("one that is not there: %v", err)
 	}
 }

@@ -41,8 +41,8 @@ func (d *rehearsal) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, fmt.Errorf("a request of our own is no base64: %w", err)
 		}
-		reply["sha"] = blobID(b)
-		sent["content"] = fmt.Sprintf("(%d bytes, %s)", len(b), blobID(b))
+		reply["sha"] = BlobID(b)
+		sent["content"] = fmt.Sprintf("(%d bytes, %s)", len(b), BlobID(b))
 	}
 	var shown bytes.Buffer
 	enc := json.NewEncoder(&shown)

@@ -63,8 +63,9 @@ type Options struct {
 
 // Actuator makes changes of the Go runtime's settings by leases. It implements [optimize.Actuator] and [optimize.Watcher].
 //
-// It keeps nothing: a lease is known by what it sets. An agent has one lease, so a process is of one change of this kind at a time, the one that is
-// done and kept in force included, and one that a person has given a lease is left alone.
+// An agent has one lease, and changes share it: each adds what it sets to what is there of others ([optimize.Change].Beside), and takes away its own part.
+// The actuator keeps nothing: whose a setting in a lease is follows from its value. What neither of the changes sets is somebody else's, a person's, and such
+// a lease is left alone as a whole. One setting is one change's: two changes of the same one are not in force at an agent at a time.
 type Actuator struct{ o Options }
 
 // NewActuator makes one of options that are complete.
@@ -96,7 +97,7 @@ func (a *Actuator) find(c *optimize.Change, t optimize.Target) (*Agent, error) {
 	return nil, fmt.Errorf("runtime: %s: no agent of %s by this name is online: %w", t.ID, c.Service, optimize.ErrGone)
 }
 
-// Targets are the agents that are there, take leases and have none of somebody else's.
+// Targets are the agents that are there, take leases, have none of somebody else's, and none of what the change sets by another change.
 func (a *Actuator) Targets(_ context.Context, c *optimize.Change) ([]optimize.Target, error) {
 	spec, err := ParseSpec(c.Spec)
 	if err != nil {
@@ -108,7 +109,11 @@ func (a *Actuator) Targets(_ context.Context, c *optimize.Change) ([]optimize.Ta
 		if !g.Online || !g.Optimizer || !g.Polling && now.Sub(g.Seen) > heardWithin {
 			continue
 		}
-		if l := g.Granted; l != nil && !l.empty() && !ours(l, spec) && !passing(l, now) {
+		p, err := a.partsOf(c, &g, spec, Settings{})
+		if err != nil {
+			return nil, err
+		}
+		if p.foreign && !passing(g.Granted, now) || !p.own && p.kept.shares(spec) {
 			continue
 		}
 		out = append(out, optimize.Target{ID: g.Instance, Zone: g.Zone, Version: g.Version, Started: g.Started})
@@ -117,14 +122,58 @@ func (a *Actuator) Targets(_ context.Context, c *optimize.Change) ([]optimize.Ta
 	return out, nil
 }
 
-// ours says that a lease is the change's.
-func ours(l *Lease, spec Settings) bool { return !l.Other && l.Settings.equal(spec) }
+// parts is whose the settings of an agent's lease are.
+type parts struct {
+	own     bool     // what the change sets is in it, as it sets it
+	kept    Settings // what other changes have in it
+	left    bool     // a rehearsal that was cut off has left what was there anyway; it ends soon
+	foreign bool     // somebody else's are in it
+}
+
+// partsOf tells the settings in an agent's lease apart. was is what the agent had before the change, as far as that is known.
+func (a *Actuator) partsOf(c *optimize.Change, g *Agent, spec, was Settings) (p parts, err error) {
+	l := g.Granted
+	if l == nil || l.empty() {
+		return p, nil
+	}
+	p.own, p.foreign = spec.within(l.Settings), l.Other
+	var others []Settings
+	for _, raw := range c.Beside[g.Instance] {
+		o, err := ParseSpec(raw)
+		if err != nil {
+			return p, fmt.Errorf("runtime: another change of %s: %w", c.Service, err)
+		}
+		others = append(others, o)
+	}
+	own, before := spec.fields(), was.fields()
+	for i, f := range l.Settings.fields() {
+		same := func(s **int64) bool { return *s != nil && **s == **f }
+		switch {
+		case *f == nil, p.own && *own[i] != nil:
+		case slices.ContainsFunc(others, func(o Settings) bool { return same(o.fields()[i]) }):
+			*p.kept.fields()[i] = *f
+		case same(before[i]) && passing(l, time.Now()):
+			p.left = true
+		default:
+			p.foreign = true
+		}
+	}
+	return p, nil
+}
 
 // passing says that a lease ends so soon that it can be waited for, as that of a rehearsal which a crash has cut off.
 func passing(l *Lease, now time.Time) bool { return l.Expires.Sub(now) <= rehearseFor }
 
+// follows says that the agent follows the lease that it shall have, or none where it shall have none.
+func (g *Agent) follows() bool {
+	if g.Granted == nil || g.Granted.empty() {
+		return g.Lease == "" || g.Granted != nil && g.Granted.ID == g.Lease
+	}
+	return g.Granted.InForce && g.Lease == g.Granted.ID
+}
+
 // Snapshot is the settings in force. With a lease of somebody else's in force it is refused, as undo could not bring that back; a
-// lease that is about to end is waited for.
+// lease that is about to end is waited for. What other changes have leased stays in force, and is part of it.
 func (a *Actuator) Snapshot(_ context.Context, c *optimize.Change, t optimize.Target) (json.RawMessage, error) {
 	spec, err := ParseSpec(c.Spec)
 	if err != nil {
@@ -134,14 +183,19 @@ func (a *Actuator) Snapshot(_ context.Context, c *optimize.Change, t optimize.Ta
 	if err != nil {
 		return nil, err
 	}
+	p, err := a.partsOf(c, g, spec, Settings{})
 	l := g.Granted
 	switch {
-	case l != nil && !l.empty() && !passing(l, time.Now()) && !ours(l, spec):
+	case err != nil:
+		return nil, err
+	case p.foreign && !passing(l, time.Now()):
 		return nil, fmt.Errorf("runtime: %s has a lease of %s already, until %s: release it first: %w", t.ID, leaseText(l), l.Expires.Format(time.TimeOnly), optimize.ErrRefused)
-	case l != nil && !l.empty():
+	case p.foreign || p.own:
 		return nil, fmt.Errorf("runtime: %s still has a lease of %s, until %s", t.ID, leaseText(l), l.Expires.Format(time.TimeOnly))
-	case g.Lease != "" && (l == nil || l.ID != g.Lease):
-		return nil, fmt.Errorf("runtime: %s has not heard yet that its lease has ended", t.ID)
+	case p.kept.shares(spec):
+		return nil, fmt.Errorf("runtime: %s has %s by another change: undo that first: %w", t.ID, p.kept, optimize.ErrRefused)
+	case !g.follows():
+		return nil, fmt.Errorf("runtime: %s has not heard yet of its lease, or that it has ended", t.ID)
 	}
 	if _, ok := g.Settings.of(spec); !ok {
 		return nil, fmt.Errorf("runtime: %s does not say what its settings are: %w", t.ID, optimize.ErrRefused)
@@ -156,10 +210,11 @@ func leaseText(l *Lease) string {
 	return l.Settings.String()
 }
 
-// Rehearse leases the very settings that are in force, sees them followed, releases them, and sees them as they were: all that undo does, and
-// nothing changes. It takes a second or two. What a rehearsal that was cut off has left is prolonged and then released.
+// Rehearse leases the very settings that are in force beside what other changes have leased, sees them followed, takes them away, and sees all as it
+// was: all that undo does, and nothing changes. It takes a second or two. What a rehearsal that was cut off has left is prolonged and then taken away; where
+// nobody does that it ends with what it was beside, which the changes that had leased it find out and lease again.
 func (a *Actuator) Rehearse(ctx context.Context, c *optimize.Change, t optimize.Target, snapshot json.RawMessage) error {
-	_, same, err := a.pair(c, snapshot)
+	spec, was, same, err := a.read(c, snapshot)
 	if err != nil {
 		return err
 	}
@@ -167,38 +222,51 @@ func (a *Actuator) Rehearse(ctx context.Context, c *optimize.Change, t optimize.
 	if err != nil {
 		return err
 	}
-	if l := g.Granted; l != nil && !l.empty() && !ours(l, same) {
-		return fmt.Errorf("runtime: %s has a lease of %s: undo cannot be rehearsed over it", t.ID, leaseText(l))
+	p, err := a.partsOf(c, g, spec, was)
+	if err != nil {
+		return err
 	}
-	if err := a.o.Lease(ctx, c.Tenant, c.Service, t.ID, same, rehearseFor); err != nil {
+	if p.foreign || p.kept.shares(spec) {
+		return fmt.Errorf("runtime: %s has a lease of %s: undo cannot be rehearsed over it", t.ID, leaseText(g.Granted))
+	}
+	with := p.kept.plus(same)
+	if err := a.o.Lease(ctx, c.Tenant, c.Service, t.ID, with, rehearseFor); err != nil {
 		return err
 	}
 	followed := a.await(ctx, c, t, func(g *Agent) (bool, error) {
 		l := g.Granted
 		switch {
-		case l == nil || !ours(l, same):
+		case l == nil || l.Other || !l.Settings.equal(with):
 			return false, fmt.Errorf("runtime: %s: the lease of the rehearsal has ended before it was followed", t.ID)
 		case l.Refused != "":
-			return false, fmt.Errorf("runtime: %s does not take back what it has (%s): %s: %w", t.ID, same, l.Refused, optimize.ErrRefused)
+			return false, fmt.Errorf("runtime: %s does not take back what it has (%s): %s: %w", t.ID, with, l.Refused, optimize.ErrRefused)
 		}
-		return l.InForce && same.within(g.Settings), nil
+		return l.InForce && with.within(g.Settings), nil
 	})
 	// Whatever came of it, and though the caller may have given up: what is leased is taken back.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), rehearseFor)
 	defer cancel()
-	if err := errors.Join(followed, a.o.Release(end, c.Tenant, c.Service, t.ID)); err != nil {
+	if err := errors.Join(followed, a.leave(end, c, t, p.kept)); err != nil {
 		return err
 	}
 	return a.await(ctx, c, t, func(g *Agent) (bool, error) {
-		if g.Granted != nil && !g.Granted.empty() || g.Lease != "" && (g.Granted == nil || g.Granted.ID != g.Lease) {
+		if !g.follows() || g.Granted != nil && !g.Granted.empty() && !g.Granted.Settings.equal(p.kept) {
 			return false, nil
 		}
-		if !same.within(g.Settings) {
-			now, _ := g.Settings.of(same)
-			return false, fmt.Errorf("runtime: %s had %s, and after the rehearsal of undo it has %s: %w", t.ID, same, now, optimize.ErrRefused)
+		if !with.within(g.Settings) {
+			now, _ := g.Settings.of(with)
+			return false, fmt.Errorf("runtime: %s had %s, and after the rehearsal of undo it has %s: %w", t.ID, with, now, optimize.ErrRefused)
 		}
 		return true, nil
 	})
+}
+
+// leave is the lease with what others have in it alone; without that there is none.
+func (a *Actuator) leave(ctx context.Context, c *optimize.Change, t optimize.Target, kept Settings) error {
+	if kept == (Settings{}) {
+		return a.o.Release(ctx, c.Tenant, c.Service, t.ID)
+	}
+	return a.o.Lease(ctx, c.Tenant, c.Service, t.ID, kept, leaseFor)
 }
 
 // await looks at an agent until seen says so, or says that it never will.
@@ -221,25 +289,24 @@ func (a *Actuator) await(ctx context.Context, c *optimize.Change, t optimize.Tar
 	}
 }
 
-// pair is what a change sets, and what of that the snapshot has.
-func (a *Actuator) pair(c *optimize.Change, snapshot json.RawMessage) (spec, found Settings, err error) {
+// read is what a change sets, all that the snapshot has, and what of that the change sets.
+func (a *Actuator) read(c *optimize.Change, snapshot json.RawMessage) (spec, was, found Settings, err error) {
 	if spec, err = ParseSpec(c.Spec); err != nil {
-		return spec, found, err
+		return spec, was, found, err
 	}
-	all, err := parse(snapshot)
-	if err != nil {
-		return spec, found, fmt.Errorf("runtime: snapshot: %w", err)
+	if was, err = parse(snapshot); err != nil {
+		return spec, was, found, fmt.Errorf("runtime: snapshot: %w", err)
 	}
-	found, ok := all.of(spec)
+	found, ok := was.of(spec)
 	if !ok {
-		return spec, found, fmt.Errorf("runtime: snapshot %s does not say what %s was before", all, spec)
+		return spec, was, found, fmt.Errorf("runtime: snapshot %s does not say what %s was before", was, spec)
 	}
-	return spec, found, nil
+	return spec, was, found, nil
 }
 
-// Apply leases the settings, or prolongs their lease. A lease of somebody else's that has taken its place is left alone.
+// Apply adds the settings to what other changes have leased, or prolongs them. A lease of somebody else's that has taken its place is left alone.
 func (a *Actuator) Apply(ctx context.Context, c *optimize.Change, t optimize.Target, snapshot json.RawMessage) error {
-	spec, found, err := a.pair(c, snapshot)
+	spec, was, _, err := a.read(c, snapshot)
 	if err != nil {
 		return err
 	}
@@ -247,22 +314,25 @@ func (a *Actuator) Apply(ctx context.Context, c *optimize.Change, t optimize.Tar
 	if err != nil {
 		return err
 	}
-	switch l := g.Granted; {
-	case l == nil || l.empty():
-	case ours(l, spec):
-		if l.Refused != "" {
-			return fmt.Errorf("runtime: %s: %s: %w", t.ID, l.Refused, optimize.ErrRefused)
-		}
-	case ours(l, found) && passing(l, time.Now()): // of a rehearsal
-	default:
+	p, err := a.partsOf(c, g, spec, was)
+	l := g.Granted
+	switch {
+	case err != nil:
+		return err
+	case p.foreign || !p.own && p.kept.shares(spec):
 		return fmt.Errorf("runtime: %s has a lease of %s, which somebody else gave: %w", t.ID, leaseText(l), optimize.ErrRefused)
+	case p.own && l.Refused != "":
+		return fmt.Errorf("runtime: %s: %s: %w", t.ID, l.Refused, optimize.ErrRefused)
+	case p.kept != (Settings{}) && l.Refused != "":
+		return fmt.Errorf("runtime: %s does not take what another change has leased: %s: it is waited until that is taken back", t.ID, l.Refused)
 	}
-	return a.o.Lease(ctx, c.Tenant, c.Service, t.ID, spec, leaseFor)
+	return a.o.Lease(ctx, c.Tenant, c.Service, t.ID, p.kept.plus(spec), leaseFor)
 }
 
-// Undo releases the lease; the agent restores what it found. One of somebody else's stays.
+// Undo takes the change's own part out of the lease; the agent restores what it found, and what other changes have leased stays in force. A
+// lease of somebody else's stays as it is.
 func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, t optimize.Target, snapshot json.RawMessage) error {
-	spec, found, err := a.pair(c, snapshot)
+	spec, was, _, err := a.read(c, snapshot)
 	if err != nil {
 		return err
 	}
@@ -270,15 +340,19 @@ func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, t optimize.Targ
 	if err != nil {
 		return err
 	}
-	if l := g.Granted; l == nil || l.empty() || !ours(l, spec) && !(ours(l, found) && passing(l, time.Now())) {
+	p, err := a.partsOf(c, g, spec, was)
+	if err != nil {
+		return err
+	}
+	if p.foreign || !p.own && !p.left {
 		return nil
 	}
-	return a.o.Release(ctx, c.Tenant, c.Service, t.ID)
+	return a.leave(ctx, c, t, p.kept)
 }
 
 // Standing is how the change stands at an agent, by what that says of itself.
 func (a *Actuator) Standing(_ context.Context, c *optimize.Change, t optimize.Target, snapshot json.RawMessage) (optimize.Standing, string, error) {
-	spec, found, err := a.pair(c, snapshot)
+	spec, was, found, err := a.read(c, snapshot)
 	if err != nil {
 		return "", "", err
 	}
@@ -286,14 +360,19 @@ func (a *Actuator) Standing(_ context.Context, c *optimize.Change, t optimize.Ta
 	if err != nil {
 		return optimize.Gone, "its agent is not online", nil
 	}
-	s, why := standing(g, spec, found, t.Started)
+	p, err := a.partsOf(c, g, spec, was)
+	if err != nil {
+		return "", "", err
+	}
+	s, why := standing(g, p, spec, found, t.Started)
 	return s, why, nil
 }
 
-// standing is of an agent that is online. started is when the process began of which found is the snapshot.
-func standing(g *Agent, spec, found Settings, started time.Time) (optimize.Standing, string) {
+// standing is of an agent that is online. started is when the process began of which found is the snapshot. That a lease is refused is laid to
+// whichever of its changes asks first, the one that is not proven before those that are: what is left is leased without it.
+func standing(g *Agent, p parts, spec, found Settings, started time.Time) (optimize.Standing, string) {
 	l := g.Granted
-	if l != nil && ours(l, spec) {
+	if p.own && !p.foreign {
 		switch {
 		case l.Refused != "":
 			return optimize.Refused, l.Refused
@@ -308,7 +387,7 @@ func standing(g *Agent, spec, found Settings, started time.Time) (optimize.Stand
 		return optimize.Pending, "the agent has not said yet that its lease has ended"
 	}
 	switch now, _ := g.Settings.of(spec); {
-	case l != nil && !l.empty():
+	case p.foreign:
 		return optimize.Absent, fmt.Sprintf("another lease has taken its place: %s", leaseText(l))
 	case found.within(g.Settings):
 		return optimize.Absent, ""

@@ -58,6 +58,9 @@ func (p *plan) other() float64 { return max(0, p.peak-p.goal) }
 // the collector run already.
 func planOf(m *measured) (p *plan, ok bool) {
 	s := m.Settings
+	if m.Leased.GOGC != nil || m.Leased.MemoryLimit != nil {
+		return nil, false // a change of the collector is done already
+	}
 	if s.GOGC == nil || s.MemoryLimit == nil || *s.GOGC < 0 {
 		return nil, false
 	}

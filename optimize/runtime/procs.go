@@ -35,7 +35,7 @@ func proposeProcs(in *Input, seen []*measured) *optimize.Proposal {
 	cpu, throttled, waited, busy, idle := 0.0, 0.0, 0.0, math.Inf(1), math.Inf(1)
 	for _, m := range seen {
 		a := m.allowed()
-		if a == 0 || m.Settings.MaxProcs == nil || *m.Settings.MaxProcs < 1 {
+		if a == 0 || m.Leased.MaxProcs != nil || m.Settings.MaxProcs == nil || *m.Settings.MaxProcs < 1 {
 			return nil
 		}
 		procs := float64(*m.Settings.MaxProcs)

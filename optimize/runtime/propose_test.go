@@ -157,7 +157,8 @@ func TestProposeNothing(t *testing.T) {
 		"no limit":               func(in *Input) { in.Instances[0].Settings.MemoryLimit = num(NoLimit) },
 		"settings unknown":       func(in *Input) { in.Instances[0].Settings = Settings{} },
 		"GOGC off":               func(in *Input) { in.Instances[0].Settings.GOGC = num(-1) },
-		"leased already":         func(in *Input) { in.Instances[0].Leased = true },
+		"a person's lease":       func(in *Input) { in.Instances[0].Foreign = true },
+		"changed already":        func(in *Input) { in.Instances[0].Leased = Settings{GOGC: num(60)} },
 		"the limit drives":       func(in *Input) { each(in.Instances[0], func(_ int, w *Window) { w.Goal = w.Live * 1.2 }) },
 		"the limit is full":      func(in *Input) { each(in.Instances[0], func(_ int, w *Window) { w.Memory = 380 << 20 }) },
 		"a peak fills it":        func(in *Input) { in.Instances[0].Windows[7].Memory = 390 << 20 },
@@ -233,6 +234,54 @@ func TestProposeLeakAmongMany(t *testing.T) {
 	}
 	if given > 0 || sound < 15 {
 		t.Errorf("a leak got %d of 40 proposals, and what does not leak %d of 20", given, sound)
+	}
+}
+
+// TestProposeSoon: what is known after 80 s of windows of 4 s finds a leak no more rarely than two minutes of windows of 10 s do, of any rate and
+// noise, and most programs that do not leak are not made to wait.
+func TestProposeSoon(t *testing.T) {
+	r := rand.New(rand.NewPCG(17, 17))
+	refused := func(n int, window time.Duration, rate, noise float64) int { // of 400
+		out := 0
+		for range 400 {
+			in := shop("a")
+			in.Windows = nil
+			wander := 0.0
+			for i := range n {
+				from := began.Add(time.Duration(i) * window)
+				wander = 0.3*wander + noise*r.NormFloat64() // neighbours hang together a little
+				live := (40 << 20) * (1 + rate*window.Minutes()*float64(i) + wander)
+				in.Windows = append(in.Windows, Window{From: from, To: from.Add(window), CPU: window.Seconds() / 2, GC: window.Seconds() / 10, Live: live, Goal: 2 * live, Memory: 120 << 20, RSS: 130 << 20, Cores: 4, Load: 2})
+			}
+			m, sound := measure(&in)
+			if m == nil || !sound {
+				t.Fatalf("%d windows of %s are not enough", n, window)
+			}
+			if grows(&Input{}, []*measured{m}) != "" {
+				out++
+			}
+		}
+		return out
+	}
+	for _, noise := range []float64{0.003, 0.01, 0.03} {
+		for _, rate := range []float64{0.003, 0.006, 0.01, 0.02, 0.04, 0.1} {
+			soon, late := refused(21, 4*time.Second, rate, noise), refused(12, 10*time.Second, rate, noise)
+			// By chance two counts of 400 differ by up to 3.3 standard errors of their difference once in a thousand times.
+			if slack := 3.3 * math.Sqrt(2*400*0.25); float64(soon) < float64(late)-min(slack, 0.04*400) {
+				t.Errorf("noise %.1f %%, a leak of %.1f %% a minute: found in %d of 400 soon, in %d after two minutes", 100*noise, 100*rate, soon, late)
+			}
+		}
+		if soon := refused(21, 4*time.Second, 0, noise); soon > 120 {
+			t.Errorf("noise %.1f %%: %d of 400 that do not leak are made to wait", 100*noise, soon)
+		}
+	}
+	short := shop("a")
+	short.Windows = each(shop("a"), func(i int, w *Window) {
+		w.From = began.Add(time.Duration(i) * 4 * time.Second)
+		w.To, w.CPU = w.From.Add(4*time.Second), 2
+	}).Windows[:19]
+	if m, _ := measure(&short); m != nil {
+		t.Errorf("19 windows of 4 s are taken for enough: %s", m.span)
 	}
 }
 

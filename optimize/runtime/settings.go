@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -119,6 +120,39 @@ func (s Settings) of(spec Settings) (out Settings, ok bool) {
 		}
 	}
 	return out, true
+}
+
+// fields are the settings one by one, to be set.
+func (s *Settings) fields() [3]**int64 { return [3]**int64{&s.GOGC, &s.MemoryLimit, &s.MaxProcs} }
+
+// plus is s with what o sets.
+func (s Settings) plus(o Settings) Settings {
+	for i, f := range o.fields() {
+		if *f != nil {
+			*s.fields()[i] = *f
+		}
+	}
+	return s
+}
+
+// Of says that each of the settings in s is as one of specs sets it.
+func (s Settings) Of(specs ...Settings) bool {
+	for i, f := range s.fields() {
+		if *f != nil && !slices.ContainsFunc(specs, func(o Settings) bool { v := *o.fields()[i]; return v != nil && *v == **f }) {
+			return false
+		}
+	}
+	return true
+}
+
+// shares says that both set one of the settings, whatever to.
+func (s Settings) shares(o Settings) bool {
+	for _, p := range s.pairs(&o) {
+		if p[0] != nil && p[1] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // String is as "GOGC 300, GOMEMLIMIT 400 MiB, GOMAXPROCS 4".

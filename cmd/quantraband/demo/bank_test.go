@@ -103,7 +103,7 @@ func TestPolicy(t *testing.T) {
 // TestPlantedAreThere: the functions that are promised exist under these names.
 func TestPlantedAreThere(t *testing.T) {
 	pkg := strings.TrimSuffix(reflect.TypeFor[Cache]().PkgPath(), "/")
-	methods := []any{(*Cache).evict, (*Cache).Put, (*Ledger).Post, (*Bank).authorisePayment, compressJournal}
+	methods := []any{(*Cache).evict, (*Cache).Put, (*Ledger).Post, (*Bank).authorisePayment, compressJournal, signReceipt}
 	names := map[string]bool{}
 	for _, m := range methods {
 		names[runtime.FuncForPC(reflect.ValueOf(m).Pointer()).Name()] = true
@@ -112,6 +112,9 @@ func TestPlantedAreThere(t *testing.T) {
 		if p.Function != "" && !names[p.Function] {
 			t.Errorf("%s is not in %s", p.Function, pkg)
 		}
+	}
+	if !names[SlowFunction] {
+		t.Errorf("%s is not in %s", SlowFunction, pkg)
 	}
 	if len(Planted()) < 6 {
 		t.Errorf("%d plants", len(Planted()))

@@ -29,7 +29,7 @@ const readyPrefix = "listening "
 //	--version v1 --instance NAME --addr 127.0.0.1:0 --server URL --region local --spool DIR --window 4s
 func ParseService(args []string) (o Options, err error) {
 	f := flagSet(ServiceCommand)
-	f.StringVar(&o.Version, "version", V1, "v1 or v2")
+	f.StringVar(&o.Version, "version", V1, "v1, v2 or v3")
 	f.StringVar(&o.Instance, "instance", "", "name among the instances")
 	f.StringVar(&o.Addr, "addr", "127.0.0.1:0", "where to listen")
 	f.StringVar(&o.Server, "server", "", "where profiles go")

@@ -43,6 +43,9 @@ type FleetOptions struct {
 	Region string
 	// Spool is the folder for profiles while the server is away. "" is none.
 	Spool string
+	// Build is a file: while one is there the last service runs V3, as though a pipeline had built it with that profile and rolled it out to one node
+	// first. "" is none.
+	Build string
 	// N is the number of services: the first half is v1, the rest v2. 0 is 4; below 2 is an error.
 	N int
 	// Rate is requests a second over the whole fleet. 0 is 100; <0 sends no load.
@@ -66,7 +69,13 @@ type Fleet struct {
 	urls    []string // of services, "" while one is down
 	pids    map[string]int
 	changed chan struct{} // closed and replaced when urls change
+	built   bool          // the last service is to run V3
+	last    string        // the version that it was started with; "" is not yet
+	replace func()        // ends its process, so that one of another version takes its place
 }
+
+// buildEvery is how often the pipeline looks whether there is something to build.
+const buildEvery = time.Second
 
 // StartFleet starts the processes and returns when all services listen. ctx
 // bounds the start and the fleet's life: when it ends the children end. Call
@@ -93,6 +102,7 @@ func StartFleet(ctx context.Context, o FleetOptions) (*Fleet, error) {
 		o: o, cancel: cancel, kill: make(chan struct{}),
 		urls: make([]string, o.N), pids: map[string]int{}, changed: make(chan struct{}),
 	}
+	f.built = o.Build != "" && there(o.Build)
 	first := make(chan error, o.N) // how each service's first start went
 	for i := range o.N {
 		f.wg.Go(func() { f.keepService(live, i, first) })
@@ -106,6 +116,9 @@ func StartFleet(ctx context.Context, o FleetOptions) (*Fleet, error) {
 	}
 	if o.Rate >= 0 {
 		f.wg.Go(func() { f.keepLoad(live) })
+	}
+	if o.Build != "" {
+		f.wg.Go(func() { f.pipeline(live) })
 	}
 	return f, nil
 }
@@ -146,13 +159,65 @@ func (f *Fleet) Stop(ctx context.Context) error {
 	return nil
 }
 
-func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
-	version := V1
-	if i >= f.o.N/2 {
-		version = V2
+// pipeline is what builds and rolls out, until ctx ends.
+func (f *Fleet) pipeline(ctx context.Context) {
+	again := time.NewTicker(buildEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+		f.mu.Lock()
+		f.built = there(f.o.Build)
+		version, replace := f.version(f.o.N-1), f.replace
+		if f.last == version {
+			replace = nil
+		}
+		f.mu.Unlock()
+		if replace != nil {
+			f.o.Logger.Info("demo: another build is rolled out to one node", "version", version)
+			replace()
+		}
 	}
+}
+
+// there says that a file is there.
+func there(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// version is what the service of a number is to run. f.mu is held.
+func (f *Fleet) version(i int) string {
+	switch {
+	case i < f.o.N/2:
+		return V1
+	case i == f.o.N-1 && f.built:
+		return V3
+	}
+	return V2
+}
+
+// begin is the version that a service's process is to have, and ctx for it, which for the last service ends when another build is to take its place.
+func (f *Fleet) begin(ctx context.Context, i int) (_ context.Context, version string, end context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	version = f.version(i)
+	if i == f.o.N-1 {
+		f.last, f.replace = version, func() { cancel(errReplaced) }
+	}
+	return ctx, version, func() { cancel(context.Canceled) }
+}
+
+// errReplaced is that a process has ended for another version.
+var errReplaced = errors.New("another build takes its place")
+
+func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
 	name := fmt.Sprintf("%s-%d", Service, i+1)
-	args := []string{ServiceCommand, "--version", version, "--instance", name}
+	args := []string{ServiceCommand, "--instance", name}
 	if f.o.Server != "" {
 		args = append(args, "--server", f.o.Server)
 	}
@@ -168,7 +233,9 @@ func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
 	// Planted: a collector that runs at every half of the heap, though there is memory enough.
 	env := []string{"GOGC=" + serviceGOGC, "GOMEMLIMIT=" + serviceMemory}
 	f.keep(ctx, name, func() error {
-		c, err := f.spawn(ctx, name, args, env)
+		ctx, version, cancel := f.begin(ctx, i)
+		defer cancel()
+		c, err := f.spawn(ctx, name, slices.Concat(args, []string{"--version", version}), env)
 		if err == nil {
 			var url string
 			if url, err = c.ready(ctx); err == nil {
@@ -181,11 +248,19 @@ func (f *Fleet) keepService(ctx context.Context, i int, first chan<- error) {
 			first <- err
 			first = nil
 		}
+		if err != nil && context.Cause(ctx) == errReplaced {
+			return errReplaced
+		}
 		if err != nil {
 			return err
 		}
+		stop := context.AfterFunc(ctx, func() { f.setURL(i, "") }) // customers go elsewhere before it ends
+		defer stop()
 		defer f.setURL(i, "")
-		return f.end(ctx, c, false)
+		if err := f.end(ctx, c, false); context.Cause(ctx) != errReplaced {
+			return err
+		}
+		return errReplaced
 	})
 }
 
@@ -242,6 +317,9 @@ func (f *Fleet) keep(ctx context.Context, name string, run func() error) {
 		err := run()
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, errReplaced) {
+			continue
 		}
 		if time.Since(began) > healthyAfter {
 			pause = firstRestart

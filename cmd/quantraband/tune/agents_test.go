@@ -2,6 +2,7 @@ package tune
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	stdruntime "runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,6 +31,7 @@ import (
 const (
 	childServer   = "TUNE_TEST_SERVER"
 	childInstance = "TUNE_TEST_INSTANCE"
+	childVersion  = "TUNE_TEST_VERSION"
 )
 
 func TestMain(m *testing.M) {
@@ -46,7 +49,7 @@ func TestMain(m *testing.M) {
 func child(server string) error {
 	debug.SetGCPercent(150)
 	a, err := agent.Start(context.Background(), agent.Options{
-		Service: "shop", Version: "v7", Instance: os.Getenv(childInstance), Server: server, Region: "local", SpoolBytes: -1, Window: time.Second,
+		Service: "shop", Version: cmp.Or(os.Getenv(childVersion), "v7"), Instance: os.Getenv(childInstance), Server: server, Region: "local", SpoolBytes: -1, Window: time.Second,
 		Labels: map[string]string{"zone": "z-1"}, Types: agent.Runtime, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -130,23 +133,31 @@ func (r *rig) begin() {
 // program starts a child process; it ends with the test.
 func (r *rig) program(name string) io.Writer {
 	r.t.Helper()
+	in, _ := r.build(name, "")
+	return in
+}
+
+// build is program of a version; end ends it before the test does.
+func (r *rig) build(name, version string) (in io.Writer, end func()) {
+	r.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childServer+"="+r.url, childInstance+"="+name, "PROFILER_OPTIMIZER_ENABLED=", "PROFILER_ENABLED=", "GOMEMLIMIT=", "GOMAXPROCS=")
+	cmd.Env = append(os.Environ(), childServer+"="+r.url, childInstance+"="+name, childVersion+"="+version, "PROFILER_OPTIMIZER_ENABLED=", "PROFILER_ENABLED=", "GOMEMLIMIT=", "GOMAXPROCS=")
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() {
-		in.Close()
+	end = sync.OnceFunc(func() {
+		stdin.Close()
 		if err := cmd.Wait(); err != nil {
 			r.t.Errorf("%s: %v", name, err)
 		}
 	})
-	return in
+	r.t.Cleanup(end)
+	return stdin, end
 }
 
 // until waits for what an agent does.
@@ -290,6 +301,49 @@ func TestStory(t *testing.T) {
 	r.until("it is in force", func() bool { return r.agent("a").Granted.InForce })
 	if why := r.stands(c, a, snap, optimize.Absent); !strings.Contains(why, "another lease") {
 		t.Errorf("standing under a person's lease: %q", why)
+	}
+}
+
+// TestShared: a real agent has the settings of two changes by one lease; either is undone by itself, and what the other set stays in force.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	r, _ := newRig(t, "a")
+	gc, procs := change(`{"gogc":300}`), change(`{"gomaxprocs":1}`)
+	beside := func(c, other *optimize.Change) {
+		c.Beside = map[string][]json.RawMessage{"a": {other.Spec}}
+	}
+	made := map[*optimize.Change]json.RawMessage{}
+	put := func(c *optimize.Change) {
+		t.Helper()
+		a := r.target(c, "a")
+		snap, err := r.act.Snapshot(r.ctx, c, a)
+		r.must("snapshot", err)
+		r.must("rehearse", r.act.Rehearse(r.ctx, c, a, snap))
+		r.must("apply", r.act.Apply(r.ctx, c, a, snap))
+		r.stands(c, a, snap, optimize.InForce)
+		made[c] = snap
+	}
+	a := r.target(gc, "a")
+	put(gc)
+	beside(procs, gc)
+	put(procs)
+	beside(gc, procs)
+	r.stands(gc, a, made[gc], optimize.InForce)
+	if s := r.agent("a").Settings; *s.GOGC != 300 || *s.MaxProcs != 1 {
+		t.Errorf("both changes made %+v", s)
+	}
+	r.must("apply the first again", r.act.Apply(r.ctx, gc, a, made[gc]))
+	r.must("undo the first", r.act.Undo(r.ctx, gc, a, made[gc]))
+	gone := r.stands(gc, a, made[gc], optimize.Absent)
+	r.stands(procs, a, made[procs], optimize.InForce)
+	if s := r.agent("a").Settings; gone != "" || *s.GOGC != 150 || *s.MaxProcs != 1 {
+		t.Errorf("after the first was undone: %q, %+v", gone, s)
+	}
+	procs.Beside = nil
+	r.must("undo the second", r.act.Undo(r.ctx, procs, a, made[procs]))
+	r.stands(procs, a, made[procs], optimize.Absent)
+	if g := r.agent("a"); g.Granted != nil || *g.Settings.MaxProcs != int64(stdruntime.GOMAXPROCS(0)) {
+		t.Errorf("after both were undone: %+v", g)
 	}
 }
 

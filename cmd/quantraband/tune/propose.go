@@ -29,6 +29,8 @@ type Proposer struct {
 	Fleet  *fleet.Fleet
 	// Growing says of a service what is known to grow without end, from open findings, each in a sentence; nil knows nothing.
 	Growing func(ctx context.Context, tenant, service string) ([]string, error)
+	// Done are a service's changes of the runtime that are kept in force; nil is none.
+	Done func(ctx context.Context, tenant, service string) ([]optimize.Change, error)
 }
 
 // Propose looks at a service over a range of time. Only instances whose agents are online count, each by itself. Errors are the store's.
@@ -41,12 +43,17 @@ func (p *Proposer) Propose(ctx context.Context, tenant, service string, from, to
 	for i := range measured {
 		by[measured[i].ID] = &measured[i]
 	}
+	done, err := p.done(ctx, tenant, service)
+	if err != nil {
+		return nil, err
+	}
 	in := runtime.Input{Service: service, From: from, To: to}
 	for _, a := range p.Fleet.Agents(tenant, service) {
 		if !a.Online {
 			continue
 		}
-		of := runtime.Instance{ID: a.Instance, Version: a.Version, Settings: settings(a.Settings), Leased: leased(&a)}
+		of := runtime.Instance{ID: a.Instance, Version: a.Version, Settings: settings(a.Settings)}
+		of.Leased, of.Foreign = leased(&a, done[a.Instance])
 		if m := by[a.Instance]; m != nil {
 			of.Windows = windows(m.Windows)
 			in.Cores += cores(of.Windows)
@@ -69,12 +76,40 @@ func (p *Proposer) Propose(ctx context.Context, tenant, service string, from, to
 	return runtime.Propose(in), nil
 }
 
-// leased says that settings in force are, or may be, not the program's own.
-func leased(a *fleet.Agent) bool {
-	if a.Granted != nil && a.Granted.Settings != (fleet.Settings{}) {
-		return true
+// done is what changes that are done have set, by instance.
+func (p *Proposer) done(ctx context.Context, tenant, service string) (map[string][]runtime.Settings, error) {
+	if p.Done == nil {
+		return nil, nil
 	}
-	return a.Lease != "" && (a.Granted == nil || a.Granted.ID != a.Lease)
+	changes, err := p.Done(ctx, tenant, service)
+	if err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
+	out := map[string][]runtime.Settings{}
+	for i := range changes {
+		spec, err := runtime.ParseSpec(changes[i].Spec)
+		if err != nil {
+			return nil, fmt.Errorf("tune: change %s: %w", changes[i].ID, err)
+		}
+		for k := range changes[i].Units {
+			if u := &changes[i].Units[k]; u.State == optimize.UnitApplied {
+				out[u.ID] = append(out[u.ID], spec)
+			}
+		}
+	}
+	return out, nil
+}
+
+// leased is what an agent's lease sets. foreign says that there is something in it that no change has set, or that it may not be in force any more.
+func leased(a *fleet.Agent, done []runtime.Settings) (s runtime.Settings, foreign bool) {
+	if a.Lease != "" && (a.Granted == nil || a.Granted.ID != a.Lease) {
+		return s, true
+	}
+	if a.Granted == nil {
+		return s, false
+	}
+	s = settings(a.Granted.Settings)
+	return s, a.Granted.CPURate != nil || !s.Of(done...)
 }
 
 // cores is how many cores were used over all windows together.

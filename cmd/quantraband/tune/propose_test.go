@@ -14,6 +14,7 @@ import (
 
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/internal/vfs"
+	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/optimize/measure"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
@@ -132,6 +133,24 @@ func TestPropose(t *testing.T) {
 	if err := f.Release(t.Context(), fleet.Target{Service: "shop", Instance: "b"}); err != nil {
 		t.Fatal(err)
 	}
+	// What a change that is done has leased is not the program's own, and no person's either: other settings may be proposed.
+	c := change(`{"gogc":300}`)
+	c.Units = []optimize.Unit{{Target: optimize.Target{ID: "b"}, State: optimize.UnitApplied}, {Target: optimize.Target{ID: "a"}, State: optimize.UnitUndone}}
+	p.Done = func(context.Context, string, string) ([]optimize.Change, error) { return []optimize.Change{*c}, nil }
+	done, err := p.done(t.Context(), "", "shop")
+	if err != nil || len(done) != 1 || len(done["b"]) != 1 {
+		t.Fatalf("%v, %v", done, err)
+	}
+	for name, a := range map[string]struct {
+		lease   fleet.Settings
+		foreign bool
+	}{"of the change": {fleet.Settings{GOGC: &n}, false}, "of a person, beside": {fleet.Settings{GOGC: &n, MaxProcs: &n}, true}, "of a person": {fleet.Settings{GOGC: new(int64)}, true}} {
+		s, foreign := leased(&fleet.Agent{Granted: &fleet.Lease{Settings: a.lease}}, done["b"])
+		if foreign != a.foreign || *s.GOGC != *a.lease.GOGC {
+			t.Errorf("a lease %s: %s, somebody else's %t", name, s, foreign)
+		}
+	}
+	p.Done = nil
 	say(t, f, "b", `,"lease":"of another server"`)
 	if got := spec(); got != "" {
 		t.Errorf("proposed is %s on top of an unknown lease", got)

@@ -210,7 +210,7 @@ export class ChangePage implements Page {
   // compare is the flame graph of the control against that of the treated, in the stage's time.
   private compare(c: Change, stage: number, runs: Map<number, Run>, fn: string): string | null {
     const at = this.span(c, stage, runs, this.charts.times(stage)), s = this.charts.sides(stage);
-    const names = (role: string) => (s[role]?.length ? s[role] : c.units.filter((u) => (role === "control") === (u.state === "control")).map((u) => u.id)).slice(0, most);
+    const names = (role: string) => (s[role]?.length ? s[role] : c.units.filter((u) => (role === "control") === (u.state === "control") && !u.place).map((u) => u.id)).slice(0, most);
     const of = (role: string) => formatMatchers([{ name: instanceLabel, op: "=~", value: names(role).map((n) => exactly(n).slice(1, -1)).join("|") }]);
     if (!at || !names("treated").length) return null;
     const [from, to] = at.map(String), before = names("control").length ? null : String(at[0] - (at[1] - at[0])); // without a control it is held to its past
@@ -299,7 +299,7 @@ function verdict(v: Verdict, c: Change): Node {
 }
 
 function nodes(c: Change): Node {
-  const rank = ["undoing", "intended", "planned", "applied", "off", "control", "refused", "undone", "gone"];
+  const rank = ["undoing", "intended", "planned", "applied", "treated", "off", "control", "refused", "undone", "gone"];
   const all = [...c.units].sort((a, b) => rank.indexOf(a.state) - rank.indexOf(b.state) || a.stage - b.stage || (a.id < b.id ? -1 : 1));
   return h("div", { class: "c-wide c-tall", tabindex: "0", role: "region", "aria-label": "Nodes" }, h("table", { class: "moved nodes" }, h("thead", null, h("tr", null, ["Node", "Is", "Version", "Zone", "Since"].map((t) => h("th", { scope: "col" }, t)))),
     h("tbody", null, all.map((u) => {

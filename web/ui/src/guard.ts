@@ -8,7 +8,7 @@ export interface Evidence { what: string; link: string }
 export interface Stage { nodes?: number; percent?: number; dwell: number; deadline: number }
 export interface Metric { name: string; better?: string; critical?: boolean; tolerate?: number; floor?: number }
 export interface Plan { stages: Stage[]; metrics: Metric[] }
-export interface Unit { id: string; zone?: string; version?: string; started?: string; state: string; stage: number; applied?: string; undone?: string; restarts?: number; note?: string }
+export interface Unit { id: string; zone?: string; version?: string; started?: string; state: string; stage: number; applied?: string; undone?: string; restarts?: number; note?: string; place?: boolean }
 export interface Difference { before: Estimate; after: Estimate; change: Estimate; real: Estimate; p: number; q: number }
 /** Compared is a function of which control and treated differ: control before, treated after. */
 export interface Compared { function: string; was?: string; self: Difference; full: Difference; own: Difference; verdict: string; metric?: string; by?: string }

@@ -30,20 +30,20 @@ export function harm(c: Change): (Node | string)[] {
 
 const unitStates: { [k: string]: [string, string] } = {
   control: ["Control", "Left as it is, to compare with"], planned: ["Planned", "It is of this stage; nothing was done yet"], intended: ["On its way", "The way back is proven and kept; the change may be in force"],
-  applied: ["Treated", "It has the change"], off: ["Off", "Switched off for a period, to compare with"], undoing: ["Being undone", "What was there before is being restored"],
+  applied: ["Treated", "It has the change"], treated: ["Treated", "It came with the change, as a node that runs a new build"], off: ["Off", "Switched off for a period, to compare with"], undoing: ["Being undone", "What was there before is being restored"],
   undone: ["Undone", "It is as it was before"], refused: ["Refused", "It does not take the change"], gone: ["Gone", "It went away"],
 };
 
 /** unitTag is how a change is at a node. */
 export function unitTag(u: Unit): HTMLElement {
-  const [text, title] = unitStates[u.state] ?? [u.state, ""];
+  const [text, title] = u.place && u.state === "applied" ? ["In place", "The change is made here; the nodes that have it came with it"] : unitStates[u.state] ?? [u.state, ""];
   return h("span", { class: "tag unit-" + u.state, title }, text);
 }
 
 /** units sums up the nodes: 1 treated, 1 control. */
 export function units(c: Change): string {
-  const n = (...s: string[]) => (c.nodes ? s.reduce((sum, x) => sum + (c.nodes![x] ?? 0), 0) : c.units.filter((u) => s.includes(u.state)).length);
-  return ([[n("applied", "off", "intended"), "treated"], [n("planned"), "planned"], [n("control"), "control"], [n("undoing"), "being undone"], [n("undone"), "undone"], [n("refused"), "refused"], [n("gone"), "gone"]] as [number, string][])
+  const n = (...s: string[]) => (c.nodes ? s.reduce((sum, x) => sum + (c.nodes![x] ?? 0), 0) : c.units.filter((u) => !u.place && s.includes(u.state)).length);
+  return ([[n("applied", "treated", "off", "intended"), "treated"], [n("planned"), "planned"], [n("control"), "control"], [n("undoing"), "being undone"], [n("undone"), "undone"], [n("refused"), "refused"], [n("gone"), "gone"]] as [number, string][])
     .filter(([k]) => k).map(([k, text]) => `${k} ${text}`).join(", ");
 }
 
