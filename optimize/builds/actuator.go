@@ -132,10 +132,10 @@ func title(service string, s Spec) string {
 	return name[strings.LastIndexAny(name, "/:")+1:] + ": profile of " + plain(service, 80) + " for the compiler"
 }
 
-// plain is text of at most n bytes in one line, without what Markdown or a terminal takes for more than text.
+// plain is text of at most n bytes in one line.
 func plain(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || strings.ContainsRune("`<>[]()*_|\\!#@&", r) {
+		if r < ' ' || r == 0x7f {
 			return ' '
 		}
 		return r
@@ -143,15 +143,31 @@ func plain(s string, n int) string {
 	return strings.ToValidUTF8(s[:min(len(s), n)], "")
 }
 
+// markdown is plain as Markdown shows it: nothing in it becomes a link, a mark or the mention of anybody.
+func markdown(s string, n int) string {
+	var b strings.Builder
+	for _, r := range plain(s, n) {
+		switch {
+		case r == '@' || r == '#': // GitHub takes names and numbers behind them also where they are escaped
+			b.WriteString("<span>" + string(r) + "</span>")
+		case strings.ContainsRune("`<>[]()*_|\\!&~", r):
+			b.WriteString(`\` + string(r))
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
 // body is a pull request's description.
 func body(c *optimize.Change) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\nIt is change `%s`. When a build with it runs beside one without, it is judged; what it is then is told there.\n", plain(c.Sentence, 2000), c.ID)
+	fmt.Fprintf(&b, "%s\n\nIt is change `%s`. When a build with it runs beside one without, it is judged; what it is then is told there.\n", markdown(c.Sentence, 2000), c.ID)
 	if c.State == optimize.Undoing {
-		fmt.Fprintf(&b, "\n**It is taken back:** %s Roll back what was built with it: this pull request alone changes nothing that runs.\n", plain(c.Reason, 2000))
+		fmt.Fprintf(&b, "\n**It is taken back:** %s Roll back what was built with it: this pull request alone changes nothing that runs.\n", markdown(c.Reason, 2000))
 	}
 	for _, w := range c.Warnings {
-		fmt.Fprintf(&b, "\n- Mind: %s", plain(w, 500))
+		fmt.Fprintf(&b, "\n- Mind: %s", markdown(w, 500))
 	}
 	return b.String()
 }

@@ -678,3 +678,17 @@ func FuzzSpec(f *testing.F) {
 		}
 	})
 }
+
+// TestMarkdown: nothing that a profile or a person says becomes more than text in a pull request.
+func TestMarkdown(t *testing.T) {
+	for in, want := range map[string]string{
+		"demo.(*Ledger).Post":     `demo.\(\*Ledger\).Post`,
+		"<img src=x> [a](b) @ada": `\<img src=x\> \[a\]\(b\) <span>@</span>ada`,
+		"two\nlines, #7":          "two lines, <span>#</span>7",
+		"a `tick` and \xff":       "a \\`tick\\` and \uFFFD",
+	} {
+		if got := markdown(in, 100); got != want {
+			t.Errorf("%q is %q, want %q", in, got, want)
+		}
+	}
+}
