@@ -36,6 +36,7 @@ var law = map[string][]string{
 	"examples/hello":                  {"agent"},
 	"fleet":                           nil,
 	"ingest":                          {"profile"},
+	"integrity":                       {"internal/strictyaml", "internal/vfs"},
 	"internal/jsonapi":                nil,
 	"internal/strictyaml":             nil,
 	"internal/vfs":                    nil,

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package integrity
+
+func openKernel(*folder) (kernel, error) { return nil, errNoWatch }
