@@ -45,6 +45,8 @@ const (
 type Monitor struct {
 	o   Options
 	log *slog.Logger
+	// openKernel opens what tells of changes; try is a folder that it must be able to watch.
+	openKernel func(try *folder) (kernel, error)
 
 	mu     sync.Mutex
 	status Status
@@ -96,7 +98,7 @@ func NewMonitor(o Options) (*Monitor, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Monitor{o: o, log: log, pending: newPending(), differ: map[string]string{}, problems: map[string]string{}}, nil
+	return &Monitor{o: o, log: log, openKernel: openKernel, pending: newPending(), differ: map[string]string{}, problems: map[string]string{}}, nil
 }
 
 // Status is how it does now.
@@ -154,7 +156,7 @@ func (m *Monitor) watch(wg *sync.WaitGroup) {
 	}
 	at, err := nowhere().open(path.Dir(m.base.Roots[0]))
 	if err == nil {
-		m.kernel, err = openKernel(at)
+		m.kernel, err = m.openKernel(at)
 		at.release()
 	}
 	if err != nil {
