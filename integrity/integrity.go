@@ -286,6 +286,11 @@ func Pair(changes []*Change) []*Change {
 	return slices.DeleteFunc(out, func(c *Change) bool { return paired[c] })
 }
 
+// Within says that a change is at path or below, or was.
+func (c *Change) Within(path string) bool {
+	return within(c.Path, path) || c.From != "" && within(c.From, path)
+}
+
 // compare is the order of paths: component by component, so that what is in a folder follows the folder, before its next sibling. It is
 // the order of bytes with the slash first.
 func compare(a, b string) int {

@@ -63,8 +63,11 @@ type keyStamp struct {
 	fault    string // what was wrong when it was looked at
 }
 
-// openAgentKeys reads the file for the first time, when what is wrong with it is an error.
+// openAgentKeys reads the file for the first time, when what is wrong with it is an error. Without a path there are none.
 func openAgentKeys(path string, log *slog.Logger) (*agentKeys, error) {
+	if path == "" {
+		return nil, nil
+	}
 	k := &agentKeys{path: path, log: log, now: time.Now}
 	keys, stamp, err := k.read()
 	if err != nil {
@@ -169,51 +172,62 @@ func parseAgentKeys(raw []byte) (map[[ed25519.PublicKeySize]byte]bool, error) {
 	return keys, nil
 }
 
-// ownAgentKey is the key with which the server's own agents sign, in its data folder, and made there if it is missing: PKCS#8 in PEM,
-// which only its user can read. The server has the folder for itself, so nobody else makes it at the same time.
+// ownAgentKey is the key with which the server's own agents sign, in its data folder, and made there if it is missing. The server has the
+// folder for itself, so nobody else makes it at the same time.
 func ownAgentKey(dir string) (path string, pub ed25519.PublicKey, err error) {
 	path = filepath.Join(dir, ownKeyFile)
-	raw, err := os.ReadFile(path)
+	key, err := readKeyFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		raw, err = makeAgentKey(path)
+		if err = makeKeyFile(path); err == nil {
+			key, err = readKeyFile(path)
+		}
 	}
 	if err != nil {
-		return "", nil, pathError("read", path, err)
-	}
-	if info, err := os.Stat(path); err != nil {
-		return "", nil, pathError("read", path, err)
-	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 { // Windows has no such bits
-		return "", nil, fmt.Errorf("%s can be read by others (%v): chmod 600 it, or delete it and a new one is made", path, info.Mode().Perm())
-	}
-	block, rest := pem.Decode(raw)
-	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return "", nil, fmt.Errorf("%s is not one PEM block PRIVATE KEY: delete it, and a new one is made", path)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return "", nil, fmt.Errorf("%s: %w; delete it, and a new one is made", path, err)
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return "", nil, fmt.Errorf("%s is a key of another kind (%T), it must be Ed25519: delete it, and a new one is made", path, parsed)
+		return "", nil, fmt.Errorf("%w; or delete it, and a new one is made", err)
 	}
 	return path, key.Public().(ed25519.PublicKey), nil
 }
 
-// makeAgentKey writes a new key. The file appears whole or not at all.
-func makeAgentKey(path string) (raw []byte, err error) {
+// readKeyFile reads a key: PKCS#8 in PEM, which only its user can read.
+func readKeyFile(path string) (ed25519.PrivateKey, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, pathError("read", path, err)
+	}
+	if info, err := os.Stat(path); err != nil {
+		return nil, pathError("read", path, err)
+	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 { // Windows has no such bits
+		return nil, fmt.Errorf("%s can be read by others (%v): chmod 600 it", path, info.Mode().Perm())
+	}
+	block, rest := pem.Decode(raw)
+	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("%s is not one PEM block PRIVATE KEY", path)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	key, ok := parsed.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s is a key of another kind (%T), it must be Ed25519", path, parsed)
+	}
+	return key, nil
+}
+
+// makeKeyFile writes a new key. The file appears whole or not at all.
+func makeKeyFile(path string) (err error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	raw = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	f, err := os.CreateTemp(filepath.Dir(path), ".agent-*.key") // 0600
+	raw := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*.key") // 0600
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -225,7 +239,7 @@ func makeAgentKey(path string) (raw []byte, err error) {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
+		return err
 	}
-	return raw, os.Rename(f.Name(), path)
+	return os.Rename(f.Name(), path)
 }

@@ -195,7 +195,9 @@ type auditLog struct {
 }
 
 // record is optimize.Options.Record.
-func (a *auditLog) record(_ context.Context, e optimize.Entry) error {
+func (a *auditLog) record(_ context.Context, e optimize.Entry) error { return a.append(e) }
+
+func (a *auditLog) append(e any) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.chain == nil {

@@ -28,19 +28,21 @@ const (
 )
 
 type upOptions struct {
-	data, listen  string
-	hosts         []string
-	demo          bool
-	noSelfProfile bool
-	requireSigned bool
-	agentKeys     string
-	alerts        string
-	prices        string
-	machines      string
-	policy        string
-	url           string
-	engine        engineOptions
-	log           logOptions
+	data, listen   string
+	hosts          []string
+	demo           bool
+	noSelfProfile  bool
+	requireSigned  bool
+	agentKeys      string
+	alerts         string
+	prices         string
+	machines       string
+	policy         string
+	url            string
+	integrity      bool
+	integrityRules string
+	engine         engineOptions
+	log            logOptions
 }
 
 // signed says that only signed requests are taken.
@@ -83,6 +85,8 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
+	f.BoolVar(&o.integrity, "integrity", false, "watch files by the baseline in the data folder, which is made of this program, its keys and the files named here if there is none: docs/integrity.md")
+	f.StringVar(&o.integrityRules, "integrity-rules", "", "`file` of rules that say how bad a change of a file is (implies --integrity)")
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -113,11 +117,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if o.demo {
 		changes.builtIn = demo.Policy()
 	}
-	var keys *agentKeys
-	if o.agentKeys != "" {
-		if keys, err = openAgentKeys(o.agentKeys, log); err != nil {
-			return err
-		}
+	keys, err := openAgentKeys(o.agentKeys, log)
+	if err != nil {
+		return err
 	}
 	// The address first: it is the quicker to fail, and who connects while the
 	// store still recovers waits in the backlog instead of being refused.
@@ -144,7 +146,12 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	// Both end after the server has, and before the store.
+	stopFiles, err := watchOwnFiles(ctx, dir, o, audit, log)
+	if err != nil {
+		return err
+	}
+	// All three end after the server has, and before the store.
+	defer stopFiles()
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
 	srv := newHTTPServer(all, log)
