@@ -36,17 +36,8 @@ type walker struct {
 	visit func(item) error
 }
 
-// walk visits all that is at each of the paths and below, which are within roots, sorted, and none within another. What a walk from the
-// root would not come to is not there: below a link, a mount, or what is excluded.
-func (w *walker) walk(ctx context.Context, paths []string) error {
-	for _, p := range paths {
-		if err := w.start(ctx, p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// start visits all that is at a path, which is within a root, and below. What a walk from the root would not come to is not there: below a link, a
+// mount, or what is excluded.
 func (w *walker) start(ctx context.Context, path string) error {
 	root := w.h.root(path)
 	if root == "" {

@@ -1,7 +1,6 @@
 package integrity
 
 import (
-	"errors"
 	"slices"
 	"sync"
 )
@@ -11,9 +10,6 @@ const maxPending = 1 << 16
 
 // maxWho bounds how many processes are told of one path.
 const maxWho = 4
-
-// errNoWatch says that this system tells nothing of changes.
-var errNoWatch = errors.New("this system has no events that are used here: everything is looked at from time to time")
 
 // hint is that something may have changed at a path, or below it.
 type hint struct {

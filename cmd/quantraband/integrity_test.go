@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestIntegrityWatch: a change is said while it watches, and its code is 1 where something differs at the end.
@@ -50,5 +51,43 @@ func TestIntegrityWatch(t *testing.T) {
 	}
 	if c := <-code; c != exitFailed || !strings.Contains(stderr.String(), "1 entries differ from baseline 1") {
 		t.Errorf("code %d: %s", c, &stderr)
+	}
+}
+
+// TestUpWatchesItself: a server makes a baseline of its own files, and what changes in one is in the audit log and in its own.
+func TestUpWatchesItself(t *testing.T) {
+	dir := t.TempDir()
+	rules := filepath.Join(dir, "rules.yaml")
+	if err := os.WriteFile(rules, []byte("rules:\n  - changes: [content]\n    severity: critical\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data")
+	s := mustStart(t, "--data", data, "--no-self-profile", "--integrity-rules", rules)
+	if err := os.WriteFile(rules, []byte("rules:\n  - severity: ignore\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	audit := filepath.Join(data, auditFile)
+	deadline, tick := time.After(patience), time.NewTicker(20*time.Millisecond)
+	defer tick.Stop()
+	for {
+		raw, err := os.ReadFile(audit)
+		if err == nil && strings.Contains(string(raw), `"what":"changed"`) && strings.Contains(string(raw), "rules.yaml") && strings.Contains(string(raw), `"severity":"critical"`) {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("nothing is recorded: %s, %v; %s", raw, err, &s.stderr)
+		}
+	}
+	if code, err := s.stop(os.Interrupt); err != nil || code != exitOK {
+		t.Errorf("code %d, %v: %s", code, err, &s.stderr)
+	}
+	if !strings.Contains(s.stderr.String(), "rules.yaml") {
+		t.Errorf("its log has nothing: %s", &s.stderr)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"audit", "verify", audit}, nil, &stdout, &stderr); code != exitOK {
+		t.Errorf("code %d: %s", code, &stderr)
 	}
 }
