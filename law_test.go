@@ -37,6 +37,7 @@ var law = map[string][]string{
 	"examples/pool":                   {"agent"},
 	"fleet":                           nil,
 	"ingest":                          {"profile"},
+	"integrity":                       {"internal/strictyaml", "internal/vfs"},
 	"internal/jsonapi":                nil,
 	"internal/strictyaml":             nil,
 	"internal/vfs":                    nil,

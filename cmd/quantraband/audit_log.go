@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/fleet"
+	"github.com/quantra-l/quantra/integrity"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/zerotrust"
 	"github.com/quantra-l/quantra/zerotrust/audit"
@@ -234,6 +235,22 @@ func (a *auditLog) leased(log *slog.Logger) func(context.Context, fleet.Event) e
 		}
 		return err
 	}
+}
+
+// files is integrity.Options.Record: it returns when the event is on disk and under a signed checkpoint.
+func (a *auditLog) files(ctx context.Context, e integrity.Event) error {
+	l, _, err := a.open()
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, auditWait)
+	defer cancel()
+	_, err = l.Append(ctx, raw, true)
+	return err
 }
 
 // Healthy says why nothing can be recorded.

@@ -35,7 +35,7 @@ const exitCodesHelp = `quantraband ends with one of these codes, and with one li
 that starts with "quantraband: " unless the code is 0.
 
     0  it did what it was asked
-    1  it failed, in a way that no other code names
+    1  it failed, in a way that no other code names; of integrity: it looked, and something changed
     2  the command line is wrong: unknown command or flag, bad value
     3  the input is corrupt, too large, or in a format that is not understood
     4  no server answers, or it answers that it cannot serve now

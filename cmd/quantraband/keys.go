@@ -60,8 +60,11 @@ type keyStamp struct {
 	fault    string // what was wrong when it was looked at
 }
 
-// openAgentKeys reads the file for the first time, when what is wrong with it is an error.
+// openAgentKeys reads the file for the first time, when what is wrong with it is an error. Without a path there are none.
 func openAgentKeys(path string, log *slog.Logger) (*agentKeys, error) {
+	if path == "" {
+		return nil, nil
+	}
 	k := &agentKeys{path: path, log: log, now: time.Now}
 	keys, stamp, err := k.read()
 	if err != nil {

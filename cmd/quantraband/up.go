@@ -27,21 +27,23 @@ const (
 )
 
 type upOptions struct {
-	data, listen  string
-	hosts         []string
-	demo          bool
-	noSelfProfile bool
-	requireSigned bool
-	agentKeys     string
-	alerts        string
-	prices        string
-	machines      string
-	policy        string
-	auditKey      string
-	url           string
-	guard         guardOptions
-	engine        engineOptions
-	log           logOptions
+	data, listen   string
+	hosts          []string
+	demo           bool
+	noSelfProfile  bool
+	requireSigned  bool
+	agentKeys      string
+	alerts         string
+	prices         string
+	machines       string
+	policy         string
+	auditKey       string
+	url            string
+	integrity      bool
+	integrityRules string
+	guard          guardOptions
+	engine         engineOptions
+	log            logOptions
 }
 
 // signed says that only signed requests are taken.
@@ -86,6 +88,8 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.auditKey, "audit-key", "", "`file` of the key that signs the audit log, made if it is missing; never in the log's folder: docs/audit.md (default: quantra/audit.key in the user's configuration)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.guard.flags(cmd)
+	f.BoolVar(&o.integrity, "integrity", false, "watch files by the baseline in the data folder, which is made of this program, its keys and the files named here if there is none: docs/integrity.md")
+	f.StringVar(&o.integrityRules, "integrity-rules", "", "`file` of rules that say how bad a change of a file is (implies --integrity)")
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -117,11 +121,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if o.demo {
 		changes.builtIn, changes.demo = demo.Policy(), true
 	}
-	var keys *agentKeys
-	if o.agentKeys != "" {
-		if keys, err = openAgentKeys(o.agentKeys, log); err != nil {
-			return err
-		}
+	keys, err := openAgentKeys(o.agentKeys, log)
+	if err != nil {
+		return err
 	}
 	// The address first: it is the quicker to fail, and who connects while the
 	// store still recovers waits in the backlog instead of being refused.
@@ -156,10 +158,15 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	// Both end after the server has, and before the store.
+	// All of these end after the server has, and before the store.
 	if policies != nil {
 		defer inBackground(ctx, policies.Run)()
 	}
+	stopFiles, err := watchOwnFiles(ctx, dir, o, audit, log)
+	if err != nil {
+		return err
+	}
+	defer stopFiles()
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
 	srv := newHTTPServer(all, log)
