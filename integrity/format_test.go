@@ -157,6 +157,33 @@ func TestCanonical(t *testing.T) {
 	bad("number 0", func(h *Header, e []*Entry) []*Entry { h.Number = 0; return e })
 }
 
+// TestCanonicalBytes: what only other writers than ours can make is refused.
+func TestCanonicalBytes(t *testing.T) {
+	d := decoder{b: []byte{0x85, 0x00}}
+	if d.uvarint("a number", 100); !errors.Is(d.err, ErrCorrupt) {
+		t.Error("5 in two bytes is taken")
+	}
+	_, entries := sample()
+	d = decoder{b: appendEntry(nil, "", entries[1])}
+	if d.entry("/etc"); !errors.Is(d.err, ErrCorrupt) {
+		t.Error("a path that says less than it shares is taken")
+	}
+	h, entries := sample()
+	var out bytes.Buffer
+	w := newWriter(&out, &h)
+	for _, e := range entries {
+		must(t, w.add(e))
+		if e == entries[2] {
+			w.flush()
+		}
+	}
+	_, err := w.finish(sign)
+	must(t, err)
+	if _, _, err := decode(out.Bytes(), verify); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a block that ends early: %v", err)
+	}
+}
+
 // TestBlocks: a cursor from any path begins there, whatever blocks there are.
 func TestBlocks(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))

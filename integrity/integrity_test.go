@@ -236,6 +236,20 @@ func TestStoreKeys(t *testing.T) {
 	}
 }
 
+// TestSwapped: another baseline of the same number and key is not the one that the head names.
+func TestSwapped(t *testing.T) {
+	a, b := newTree(t), newTree(t)
+	for _, tr := range []*tree{a, b} {
+		tr.write("f", "f")
+		tr.baseline()
+	}
+	raw, err := os.ReadFile(filepath.Join(b.store.Dir, "baseline-1"))
+	must(t, err, os.WriteFile(filepath.Join(a.store.Dir, "baseline-1"), raw, 0o600))
+	if _, err := a.store.Open(Mark{}); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "not the one that the head names") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestStoreCrash: at every operation, a crash or a failure leaves the old baseline in force or the new one, and the next step works.
 func TestStoreCrash(t *testing.T) {
 	tr := newTree(t)
@@ -434,6 +448,54 @@ func TestRace(t *testing.T) {
 	}
 	if len(r.Problems) > 0 {
 		t.Errorf("%v", r.Problems)
+	}
+}
+
+// TestSettle: what changes once while it is read is read again, also where its size stays; what changes each time is not told.
+func TestSettle(t *testing.T) {
+	for _, c := range []struct {
+		changes int
+		told    bool
+	}{{0, true}, {1, true}, {tries - 1, true}, {tries, false}} {
+		tr := newTree(t)
+		text := strings.Repeat("x", 3*chunk)
+		tr.write("f", text)
+		d, err := nowhere().open(tr.dir)
+		must(t, err)
+		defer d.release()
+		left := c.changes
+		p := newPacer(Pace{BytesPerSecond: 1 << 20})
+		last := []byte("x")
+		p.sleep = func(context.Context, time.Duration) error {
+			// The second wait of a try: what was read first is changed behind the reader.
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.asked = p.asked.Add(1)
+			if n := p.asked.Sub(time.Time{}); n%4 == 2 && left > 0 {
+				left--
+				last = []byte{byte('a' + left)}
+				f, err := os.OpenFile(tr.path("f"), os.O_WRONLY, 0)
+				if err != nil {
+					return err
+				}
+				_, err = f.WriteAt(last, 0)
+				return errors.Join(err, f.Close())
+			}
+			return nil
+		}
+		h := newHasher(BLAKE3, p)
+		e, err := d.stat("f")
+		must(t, err)
+		e.Path = tr.path("f")
+		j := &job{seen: seen{after: e}, in: d, name: "f", looked: time.Now()}
+		s := &scanner{ctx: t.Context()}
+		s.settle(j, h)
+		if want := h.of([]byte(string(last) + text[1:])); c.told && (j.problem != nil || e.Hash != want || !e.Racy) {
+			t.Errorf("%d changes: %+v, problem %v", c.changes, e, j.problem)
+		}
+		if !c.told && (j.problem == nil || !e.Unread || e.Hash != Hash{}) {
+			t.Errorf("%d changes: %+v, problem %v", c.changes, e, j.problem)
+		}
 	}
 }
 
