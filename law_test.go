@@ -62,6 +62,7 @@ var law = map[string][]string{
 	"sandbox/channel":                 nil,
 	"sandbox/jail":                    nil,
 	"sandbox/process":                 {"sandbox", "sandbox/jail"},
+	"sandbox/wasm":                    {"sandbox"},
 	"sandbox/sandboxtest":             {"sandbox", "sandbox/channel"},
 	"sandbox/sandboxtest/handler":     {"sandbox/channel", "sandbox/jail"},
 	"seal":                            nil,

@@ -19,10 +19,11 @@ func TestMain(m *testing.M) {
 }
 
 func TestSuite(t *testing.T) {
+	before := sandboxtest.Leftovers(t)
 	handler := sandboxtest.Build(t, "linux", runtime.GOARCH)
 	iso, err := process.New(process.Options{Echo: []string{handler, "echo"}})
 	if err != nil {
 		sandboxtest.Unavailable(t, err)
 	}
-	sandboxtest.Suite(t, sandboxtest.Config{Kind: sandbox.Process, Isolation: iso, Handler: handler})
+	sandboxtest.Suite(t, before, sandboxtest.Config{Kind: sandbox.Process, Isolation: iso, Handler: handler})
 }
