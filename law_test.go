@@ -61,6 +61,7 @@ var law = map[string][]string{
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,
 	"sandbox/jail":                    nil,
+	"sandbox/oci":                     {"sandbox", "sandbox/jail"},
 	"sandbox/process":                 {"sandbox", "sandbox/jail"},
 	"sandbox/wasm":                    {"sandbox"},
 	"sandbox/sandboxtest":             {"sandbox", "sandbox/channel"},

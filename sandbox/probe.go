@@ -83,8 +83,9 @@ func (p *Pool) try(ctx context.Context, kind Kind) Report {
 		if err != nil {
 			return err
 		}
+		var said tail
 		begin := time.Now()
-		guest, err := iso.Start(ctx, Launch{Image: image, Args: args, Limits: Privileged.Limits(), Stderr: io.Discard})
+		guest, err := iso.Start(ctx, Launch{Image: image, Args: args, Limits: Privileged.Limits(), Stderr: &said})
 		if err != nil {
 			return err
 		}
@@ -97,7 +98,7 @@ func (p *Pool) try(ctx context.Context, kind Kind) Report {
 		guest.Kill()
 		ended := guest.Wait() // killed: how it ended says nothing, unless it had never lived
 		if err != nil && ended != nil {
-			err = fmt.Errorf("%w (%w)", err, ended)
+			err = fmt.Errorf("%w (%w)%s", err, ended, &said)
 		}
 		return err
 	}()

@@ -55,10 +55,10 @@ type Boundary string
 
 // Boundaries.
 const (
-	BoundaryNone     Boundary = "none"     // nothing that is meant to hold: an emulated machine
-	BoundarySoftware Boundary = "software" // the WebAssembly compiler and runtime
-	BoundaryKernel   Boundary = "kernel"   // the host's kernel, by the system calls that are left
-	BoundaryHardware Boundary = "hardware" // the processor's virtualisation, and what emulates devices
+	BoundaryNone       Boundary = "none"       // nothing that is meant to hold: an emulated machine
+	BoundarySoftware   Boundary = "software"   // the WebAssembly compiler and runtime
+	BoundaryKernel     Boundary = "kernel"     // the host's kernel, by the system calls that are left
+	BoundaryHypervisor Boundary = "hypervisor" // what runs virtual machines, and the devices it gives them
 )
 
 // Class is how much a session may use.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,7 @@ var controllers = []string{"cpu", "memory", "pids"}
 type hierarchy struct {
 	version int
 	folders []string // the folders that ours are made in; version 1: by controllers' order
+	all     []string // this process's groups in every hierarchy, those that we have no use for included
 }
 
 // findHierarchy finds where this process may make groups below its own, or below parent, a path within the hierarchy.
@@ -90,7 +92,8 @@ func parseHierarchy(self, mounts, parent string) (*hierarchy, error) {
 			found[name] = filepath.Join(head[4], below)
 		}
 	}
-	h := &hierarchy{version: 1}
+	h := &hierarchy{version: 1, all: slices.Sorted(maps.Values(found))}
+	h.all = slices.Compact(h.all)
 	for _, c := range controllers {
 		if found[c] != "" {
 			h.folders = append(h.folders, found[c])
@@ -102,7 +105,7 @@ func parseHierarchy(self, mounts, parent string) (*hierarchy, error) {
 	if found[""] == "" {
 		return nil, errors.New("no cgroups are mounted that this process is in")
 	}
-	return &hierarchy{version: 2, folders: []string{found[""]}}, nil
+	return &hierarchy{version: 2, folders: []string{found[""]}, all: h.all}, nil
 }
 
 // open makes the folder name, in which groups of this process will be.
@@ -110,9 +113,11 @@ func (h *hierarchy) open(name string) (*hierarchy, error) {
 	if h.version == 2 {
 		return h.open2(name)
 	}
-	in := &hierarchy{version: 1}
-	for _, folder := range h.folders {
+	in := &hierarchy{version: 1, all: h.all}
+	for _, folder := range h.all {
 		sweep(folder)
+	}
+	for _, folder := range h.folders {
 		at := filepath.Join(folder, name)
 		if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, errors.Join(fmt.Errorf("%w: %w", ErrUnsupported, err), in.remove())
@@ -139,7 +144,7 @@ func (h *hierarchy) open2(name string) (*hierarchy, error) {
 			at := filepath.Join(folder, name)
 			if err = os.Mkdir(at, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
 				if err = give(at); err == nil {
-					return &hierarchy{version: 2, folders: []string{at}}, nil
+					return &hierarchy{version: 2, folders: []string{at}, all: h.all}, nil
 				}
 				err = errors.Join(err, os.Remove(at))
 			}
@@ -281,7 +286,7 @@ func removeTree(folder string) error {
 	return errors.Join(errs...)
 }
 
-// folderPrefix begins the name of each process's folder of groups; its id, the time it started at, and a number follow.
+// folderPrefix begins the name of each process's folder of groups; its id, the time it started at, and numbers follow.
 const folderPrefix = "quantra-sandbox-"
 
 func folderName(pid int) (string, error) {
@@ -314,8 +319,8 @@ func sweep(folder string) {
 	}
 	for _, e := range entries {
 		rest, ok := strings.CutPrefix(e.Name(), folderPrefix)
-		parts := strings.Split(rest, "-") // process, start, number
-		if !ok || len(parts) != 3 {
+		parts := strings.Split(rest, "-") // process, start, numbers
+		if !ok || len(parts) < 3 {
 			continue
 		}
 		pid, err := strconv.Atoi(parts[0])

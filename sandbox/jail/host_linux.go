@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ const (
 // Host starts jails. It keeps one thread for that, as the kernel ends children with the thread that made them, not with the process.
 type Host struct {
 	launcher string
+	name     string // of its groups' folder
 	in       *hierarchy
 	run      chan func()
 	thread   sync.WaitGroup
@@ -63,11 +65,12 @@ func NewHost(launcher, parent string) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	in, err := found.open(fmt.Sprintf("%s-%d", name, hosts.Add(1)))
+	name = fmt.Sprintf("%s-%d", name, hosts.Add(1))
+	in, err := found.open(name)
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{launcher: launcher, in: in, run: make(chan func()), uids: map[int]bool{}}
+	h := &Host{launcher: launcher, name: name, in: in, run: make(chan func()), uids: map[int]bool{}}
 	h.thread.Go(func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, when no child is left
 		for f := range h.run {
@@ -100,6 +103,32 @@ func (h *Host) Close() error {
 func (h *Host) NewGroup(l GroupLimits) (*Group, error) {
 	return h.in.group(fmt.Sprint(h.count.Add(1)), l)
 }
+
+// Name is a new name for a group that a program makes for itself, in whatever hierarchies it knows. [Host.RemoveNamed] removes it; where
+// nobody lives to do that the next host does.
+func (h *Host) Name() string { return fmt.Sprintf("%s-%d", h.name, h.count.Add(1)) }
+
+// RemoveNamed removes a group that a program has made below this process's groups.
+func (h *Host) RemoveNamed(name string) error {
+	var errs []error
+	for _, folder := range h.in.all {
+		errs = append(errs, removeTree(filepath.Join(folder, name)))
+	}
+	return errors.Join(errs...)
+}
+
+// TakeUser returns a user and group on the host that no other guest of this host is now, for programs that make guests themselves. Give it
+// back with FreeUser.
+func (h *Host) TakeUser() (int, error) {
+	id, err := h.takeUID()
+	if err == nil && id == 0 {
+		err = fmt.Errorf("%w: only root can choose a user for a guest", ErrUnsupported)
+	}
+	return id, err
+}
+
+// FreeUser gives a user back.
+func (h *Host) FreeUser(id int) { h.freeUID(id) }
 
 // takeUID returns a user that no other guest is now; 0 where this process may not choose one.
 func (h *Host) takeUID() (int, error) {
