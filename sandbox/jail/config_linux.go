@@ -22,24 +22,27 @@ const (
 	Confined Mode = "confined"
 )
 
+// StderrFD is the descriptor of [Config.Again].
+const StderrFD = programFD
+
 // Config is a program and its jail.
 type Config struct {
-	Mode     Mode
-	Launcher string   // a binary whose main calls [Main]; "" is this program's own
-	Program  *os.File // Empty: the static program, by descriptor, so that no path leads to it
-	Path     string   // Shared, Confined: the program
-	Args     []string // with the program's name
-	Env      []string
-	Dir      string
-	Group    *Group   // its cgroups; required
-	UID      int      // Empty and Confined, started by root: the user on the host
-	GID      int      // likewise; 0 is UID
-	Network  bool     // the host's network
-	Read     []string // Confined: files and folders that it may read and execute
-	Write    []string // Confined: files that it may also write and use as devices
-	Stdin    *os.File
-	Stdout   *os.File
-	Stderr   io.Writer // must not block
+	Mode    Mode
+	Program *os.File // Empty: the static program, by descriptor, so that no path leads to it
+	Path    string   // Shared, Confined: the program
+	Args    []string // with the program's name
+	Env     []string
+	Dir     string
+	Group   *Group   // its cgroups; required
+	UID     int      // Empty and Confined, started by root: the user on the host
+	GID     int      // likewise; 0 is UID
+	Network bool     // the host's network
+	Read    []string // Confined: files and folders that it may read and execute
+	Write   []string // Confined: files that it may also write and use as devices
+	Stdin   *os.File
+	Stdout  *os.File
+	Stderr  io.Writer // must not block
+	Again   bool      // Shared, Confined: stderr is there as [StderrFD] as well, for programs that do not hand on their own
 
 	without layers // for tests: what each layer holds alone
 }

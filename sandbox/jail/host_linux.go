@@ -3,6 +3,7 @@
 package jail
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,7 +37,7 @@ const (
 
 // Host starts jails. It keeps one thread for that, as the kernel ends children with the thread that made them, not with the process.
 type Host struct {
-	launcher string
+	launcher int    // a descriptor of the binary that children begin as
 	name     string // of its groups' folder
 	in       *hierarchy
 	run      chan func()
@@ -66,11 +67,15 @@ func NewHost(launcher, parent string) (*Host, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	name = fmt.Sprintf("%s-%d", name, hosts.Add(1))
+	binary, err := openLauncher(launcher)
+	if err != nil {
+		return nil, fmt.Errorf("%w: opening the launcher: %w", ErrUnsupported, err)
+	}
 	in, err := found.open(name)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, unix.Close(binary))
 	}
-	h := &Host{launcher: launcher, name: name, in: in, run: make(chan func()), uids: map[int]bool{}}
+	h := &Host{launcher: binary, name: name, in: in, run: make(chan func()), uids: map[int]bool{}}
 	h.thread.Go(func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, when no child is left
 		for f := range h.run {
@@ -78,6 +83,17 @@ func NewHost(launcher, parent string) (*Host, error) {
 		}
 	})
 	return h, nil
+}
+
+// openLauncher opens the binary, as who executes it is a user that may not be able to go where it is. The number is above those that a
+// child is given, so that it is there until the child has become it.
+func openLauncher(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
 }
 
 // hosts numbers the folders of one process.
@@ -96,7 +112,7 @@ func (h *Host) Close() error {
 	h.closed = true
 	close(h.run)
 	h.thread.Wait()
-	return h.in.remove()
+	return errors.Join(h.in.remove(), unix.Close(h.launcher))
 }
 
 // NewGroup makes a group for one program.
@@ -213,11 +229,7 @@ func (h *Host) Start(ctx context.Context, c Config) (_ *Proc, err error) {
 
 // spawn makes the child in its namespaces, on the host's thread.
 func (p *Proc) spawn(c Config, orderR, statusW *os.File) error {
-	launcher := c.Launcher
-	if launcher == "" {
-		launcher = p.host.launcher
-	}
-	p.cmd = &exec.Cmd{Path: launcher, Args: []string{launcherName}, Env: []string{"GOMAXPROCS=1", "GOGC=off"}, Dir: "/",
+	p.cmd = &exec.Cmd{Path: fmt.Sprintf("/proc/self/fd/%d", p.host.launcher), Args: []string{launcherName}, Env: []string{"GOMAXPROCS=1", "GOGC=off"}, Dir: "/",
 		Stdin: c.Stdin, Stdout: c.Stdout, ExtraFiles: []*os.File{orderR, statusW}}
 	if c.Program != nil {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, c.Program)
@@ -247,6 +259,9 @@ func (p *Proc) spawn(c Config, orderR, statusW *os.File) error {
 		}
 		defer w.Close()
 		p.stderr, p.cmd.Stderr = r, w
+		if c.Again {
+			p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, w)
+		}
 	}
 	done := make(chan error, 1)
 	p.host.run <- func() { done <- p.cmd.Start() }
@@ -283,7 +298,7 @@ func (p *Proc) tell(c Config, orderW, statusR *os.File) error {
 	if err := p.group.add(p.cmd.Process.Pid); err != nil {
 		return err
 	}
-	o := order{Mode: c.Mode, Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir, Network: c.Network, Read: c.Read, Write: c.Write, Without: c.without, UID: p.uid, GID: c.GID}
+	o := order{Mode: c.Mode, Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir, Network: c.Network, Read: c.Read, Write: c.Write, Keep: c.Again, Without: c.without, UID: p.uid, GID: c.GID}
 	if o.GID == 0 {
 		o.GID = p.uid
 	}
@@ -301,12 +316,12 @@ func (p *Proc) tell(c Config, orderW, statusR *os.File) error {
 	switch {
 	case err != nil:
 		return err
+	case len(said) == 1 && said[0] == understood:
+		return writeErr
 	case len(said) > 0:
-		return fmt.Errorf("%w: %s", ErrUnsupported, said)
-	case writeErr != nil:
-		return fmt.Errorf("%w: the launcher ended before it was told what to do: does its main call jail.Main? (%w)", ErrUnsupported, writeErr)
+		return fmt.Errorf("%w: %s", ErrUnsupported, bytes.TrimPrefix(said, []byte{understood}))
 	}
-	return nil
+	return errors.Join(fmt.Errorf("%w: the launcher ended before it was told what to do: does its main call jail.Main?", ErrUnsupported), writeErr)
 }
 
 // Pid is the program's on the host.

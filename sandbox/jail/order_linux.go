@@ -18,12 +18,15 @@ import (
 // launcherName is argv[0] of a child that [Start] has made.
 const launcherName = "quantra-jail"
 
-// Descriptors of the child. The program is there in mode Empty only.
+// Descriptors of the child. The last is the program in mode Empty, else [StderrFD].
 const (
 	orderFD   = 3
 	statusFD  = 4
 	programFD = 5
 )
+
+// understood is the first byte of a child's status: a program that is no launcher of ours does not say it. What follows is an error.
+const understood = '+'
 
 // maxOrder bounds the order, which is of our own making.
 const maxOrder = 1 << 20
@@ -40,6 +43,7 @@ type order struct {
 	GID     int      // likewise
 	Read    []string `json:",omitempty"`
 	Write   []string `json:",omitempty"`
+	Keep    bool     // Shared, Confined: the descriptor after the status stays open
 	Without layers
 }
 
@@ -65,6 +69,9 @@ func enter() error {
 	if err := json.Unmarshal(raw, &o); err != nil {
 		// The parent went away before it had said all: then nothing may run.
 		return fmt.Errorf("reading the order: %w", err)
+	}
+	if _, err := unix.Write(statusFD, []byte{understood}); err != nil {
+		return fmt.Errorf("answering: %w", err)
 	}
 	// What is not wanted by the program ends with this program. The status pipe is read until then.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -96,18 +103,34 @@ func enterEmpty(o *order) error {
 			return err
 		}
 	}
+	return becomeStatic(programFD, o, dieWithParent)
+}
+
+// Become makes this process a handler without making namespaces or groups: for the first process of a virtual machine, which is all of them.
+// It comes back only with an error. The caller has locked the thread, and what is open but for 0, 1 and 2 is closed at exec.
+func Become(program int, args, env []string, uid int) error {
+	return becomeStatic(program, &order{Args: args, Env: env, UID: uid, GID: uid}, func() error { return nil })
+}
+
+// becomeStatic gives up all rights and becomes the program behind a descriptor. last is done when nothing else changes the process any more.
+func becomeStatic(program int, o *order, last func() error) error {
 	if err := limitResources(); err != nil {
 		return err
 	}
-	if err := dropCapabilities(0, 0); err != nil { // clone has made it user 0 of a namespace, which is nobody outside
+	uid, gid := o.UID, o.GID
+	if o.Mode == Empty {
+		uid, gid = 0, 0 // clone has made it user 0 of a namespace, which is nobody outside
+	}
+	if err := dropCapabilities(uid, gid); err != nil {
 		return err
 	}
 	if !o.Without.Landlock {
-		if err := landlock([]landlockRule{{fd: programFD, access: unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE}}, o.Network); err != nil {
+		rule := landlockRule{fd: program, access: unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE}
+		if err := landlock([]landlockRule{rule}, o.Network); err != nil {
 			return err
 		}
 	}
-	if err := dieWithParent(); err != nil {
+	if err := last(); err != nil {
 		return err
 	}
 	argv, env, err := cStrings(o.Args, o.Env)
@@ -123,7 +146,7 @@ func enterEmpty(o *order) error {
 			return err
 		}
 	}
-	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, programFD, uintptr(unsafe.Pointer(empty)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])), unix.AT_EMPTY_PATH, 0)
+	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(program), uintptr(unsafe.Pointer(empty)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])), unix.AT_EMPTY_PATH, 0)
 	return fmt.Errorf("starting the program (it must be a static one for this machine, and others may execute it): %w", errno)
 }
 
@@ -158,6 +181,11 @@ func become(o *order) error {
 	if o.Dir != "" {
 		if err := os.Chdir(o.Dir); err != nil {
 			return err
+		}
+	}
+	if o.Keep {
+		if _, err := unix.FcntlInt(programFD, unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("keeping descriptor %d: %w", programFD, err)
 		}
 	}
 	if err := dieWithParent(); err != nil {

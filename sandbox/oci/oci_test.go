@@ -29,3 +29,18 @@ func TestSuite(t *testing.T) {
 	sandboxtest.Suite(t, before, sandboxtest.Config{Kind: sandbox.OCI, Isolation: iso, Handler: handler, Reach: "execve",
 		Own: []string{"list /", "list ..", "list /proc", "read /proc/self/", "read /proc/1/"}})
 }
+
+// BenchmarkStart is from the wish to the handler's Hello.
+func BenchmarkStart(b *testing.B) {
+	handler := sandboxtest.Build(b, "linux", runtime.GOARCH)
+	iso, err := oci.New(oci.Options{Runtime: "runc", Launcher: handler, Echo: []string{handler, "echo"}})
+	if err != nil {
+		sandboxtest.Unavailable(b, err)
+	}
+	pool, err := sandbox.New(sandbox.Options{Isolations: map[sandbox.Kind]sandbox.Isolation{sandbox.OCI: iso}, StartTimeout: sandboxtest.Patience})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer pool.Close()
+	sandboxtest.BenchmarkStart(b, pool, sandbox.Spec{Isolation: sandbox.OCI, Principal: "x", Handler: handler})
+}

@@ -60,6 +60,7 @@ type Config struct {
 	Emulated  bool     // without a boundary
 	Own       []string // attempts, by how they begin, that may work as what is reached is the guest's own
 	Reach     string   // system calls that the kernel answers itself, for a reason that is beside the test
+	Slow      bool     // a start takes seconds: attempts share a session, and what needs many starts is left to the other isolations
 	Shared    bool     // memory, processor and tasks are not the guest's own: wasm
 }
 
@@ -101,7 +102,24 @@ func Suite(t *testing.T, before string, c Config) {
 
 type suite struct {
 	Config
-	pool *sandbox.Pool
+	pool  *sandbox.Pool
+	again *sandbox.Session // Slow: for attempts that leave the session as it was
+}
+
+// attempts is a session whose handler does as it is told.
+func (s *suite) attempts(t *testing.T) *sandbox.Session {
+	t.Helper()
+	if !s.Slow {
+		return s.start(t, "do")
+	}
+	if s.again == nil {
+		ses, err := s.pool.Start(t.Context(), s.spec("do"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.again = ses
+	}
+	return s.again
 }
 
 func (s *suite) spec(args ...string) sandbox.Spec {
@@ -156,7 +174,7 @@ func (s *suite) calls(t *testing.T) {
 	if err := ses.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if got := call(t, s.start(t, "do"), "add 41"); got != "done: 42" {
+	if got := call(t, s.attempts(t), "add 41"); got != "done: 42" {
 		t.Error(got)
 	}
 }
@@ -180,7 +198,7 @@ func (s *suite) files(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("the host's"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ses := s.start(t, "do")
+	ses := s.attempts(t)
 	s.refused(t, ses, "read /etc/passwd", "read /etc/shadow", "read "+secret, "read /proc/self/environ", "read /proc/1/environ", "read /proc/self/exe",
 		"list /", "list /proc", "list /sys", "list ..", "read ../../../../etc/passwd", "write /x", "write /tmp/x", "write /dev/shm/x", "exec /bin/sh", "exec /proc/self/exe")
 }
@@ -191,14 +209,14 @@ func (s *suite) network(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	ses := s.start(t, "do")
+	ses := s.attempts(t)
 	s.refused(t, ses, "dial tcp "+l.Addr().String(), "dial udp "+l.Addr().String(), "dial unix /run/dbus/system_bus_socket", "dial unix @abstract", "listen")
 }
 
 // secrets: what this process knows is not in what the handler gets.
 func (s *suite) secrets(t *testing.T) {
 	t.Setenv("QUANTRA_TEST_SECRET", "do-not-tell")
-	ses := s.start(t, "do")
+	ses := s.attempts(t)
 	for _, request := range []string{"env", "args"} {
 		if got := call(t, ses, request); strings.Contains(got, "do-not-tell") || strings.Contains(got, "PATH=") || strings.Contains(got, s.Handler) {
 			t.Errorf("%s: %q", request, got)
@@ -207,7 +225,7 @@ func (s *suite) secrets(t *testing.T) {
 }
 
 func (s *suite) system(t *testing.T) {
-	ses := s.start(t, "do")
+	ses := s.attempts(t)
 	s.refused(t, ses, strings.TrimSpace("syscalls "+s.Reach), "fork")
 }
 
@@ -224,14 +242,18 @@ func (s *suite) ended(t *testing.T, ses *sandbox.Session, request string) error 
 }
 
 func (s *suite) memory(t *testing.T) {
-	ses := s.start(t, "do")
+	ses := s.attempts(t)
 	if got := call(t, ses, "alloc 64"); got != "done: 64" {
 		t.Errorf("64 MiB of 512: %q", got)
 	}
 	s.ended(t, ses, "alloc 2000")
+	s.again = nil
 }
 
 func (s *suite) tasks(t *testing.T) {
+	if s.Slow {
+		return // a machine's threads are its own
+	}
 	if s.Shared {
 		s.refused(t, s.start(t, "do"), "threads 1000")
 		return
@@ -241,29 +263,38 @@ func (s *suite) tasks(t *testing.T) {
 
 func (s *suite) deadline(t *testing.T) {
 	for _, what := range []string{"spin", "sleep"} {
-		ses := s.start(t, "do")
-		// How long it takes to end is not asserted; that it ends is.
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		_, err := ses.Call(ctx, []byte(what))
-		cancel()
-		if !errors.Is(err, sandbox.ErrEnded) || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: %v", what, err)
+		if s.Slow && what == "sleep" {
+			break
 		}
-		<-ses.Done()
+		// How long it takes to end is not asserted; that it ends is.
 		spec := s.spec("do")
-		spec.Deadline = 200 * time.Millisecond
-		ses, err = s.pool.Start(t.Context(), spec)
+		spec.Deadline = 500 * time.Millisecond
+		ses, err := s.pool.Start(t.Context(), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := s.ended(t, ses, what); !errors.Is(err, sandbox.ErrDeadline) {
 			t.Errorf("%s until its deadline: %v", what, err)
 		}
+		if s.Slow {
+			continue
+		}
+		ses = s.start(t, "do")
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err = ses.Call(ctx, []byte(what))
+		cancel()
+		if !errors.Is(err, sandbox.ErrEnded) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", what, err)
+		}
+		<-ses.Done()
 	}
 }
 
 func (s *suite) flood(t *testing.T) {
 	s.ended(t, s.start(t, "do"), "flood")
+	if s.Slow {
+		return
+	}
 	ses := s.start(t, "do")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -281,6 +312,21 @@ func (s *suite) lives(t *testing.T) {
 	if _, err := s.pool.Start(t.Context(), s.spec("die")); err == nil || !strings.Contains(err.Error(), "dying at once, as told") {
 		t.Errorf("one that dies at once: %v", err)
 	}
+	if !s.Slow {
+		s.others(t)
+	}
+	ses := s.attempts(t)
+	if got := call(t, ses, "fail"); got != "refused: failed as told" {
+		t.Error(got)
+	}
+	s.ended(t, ses, "exit")
+	if _, err := ses.Call(t.Context(), nil); !errors.Is(err, sandbox.ErrEnded) {
+		t.Errorf("a call after the end: %v", err)
+	}
+}
+
+// others begin otherwise than handlers do.
+func (s *suite) others(t *testing.T) {
 	if _, err := s.pool.Start(t.Context(), s.spec("garbage")); err == nil {
 		t.Error("one that speaks garbage was started")
 	}
@@ -291,17 +337,12 @@ func (s *suite) lives(t *testing.T) {
 		}
 		cancel()
 	}
-	ses := s.start(t, "do")
-	if got := call(t, ses, "fail"); got != "refused: failed as told" {
-		t.Error(got)
-	}
-	s.ended(t, ses, "exit")
-	if _, err := ses.Call(t.Context(), nil); !errors.Is(err, sandbox.ErrEnded) {
-		t.Errorf("a call after the end: %v", err)
-	}
 }
 
 func (s *suite) warm(t *testing.T) {
+	if s.Slow {
+		return
+	}
 	begin := func(principal string) *sandbox.Session {
 		spec := s.spec("do")
 		spec.Principal = principal
@@ -380,4 +421,30 @@ func Children(t testing.TB, pid int) int {
 		}
 	}
 	return n
+}
+
+// BenchmarkStart measures starts, each until the handler says Hello, and calls, and reports their medians and spread beside the mean.
+func BenchmarkStart(b *testing.B, pool *sandbox.Pool, spec sandbox.Spec) {
+	b.Helper()
+	var starts, calls []float64
+	for b.Loop() {
+		begin := time.Now()
+		s, err := pool.Start(b.Context(), spec)
+		if err != nil {
+			b.Fatal(err)
+		}
+		started := time.Now()
+		if _, err := s.Call(b.Context(), []byte("hello")); err != nil {
+			b.Fatal(err)
+		}
+		calls = append(calls, time.Since(started).Seconds())
+		starts = append(starts, started.Sub(begin).Seconds())
+		s.Close()
+	}
+	for name, of := range map[string][]float64{"start": starts, "call": calls} {
+		slices.Sort(of)
+		for at, q := range map[string]float64{"p5": 0.05, "p50": 0.5, "p95": 0.95} {
+			b.ReportMetric(1000*of[int(q*float64(len(of)-1))], at+"-ms/"+name)
+		}
+	}
 }

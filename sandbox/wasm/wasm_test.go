@@ -106,3 +106,24 @@ func TestCacheIsPrivate(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkStart is from the wish to the handler's Hello, with the module compiled.
+func BenchmarkStart(b *testing.B) {
+	handler := sandboxtest.Build(b, "wasip1", "wasm")
+	iso, err := wasm.New(wasm.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	pool, err := sandbox.New(sandbox.Options{Isolations: map[sandbox.Kind]sandbox.Isolation{sandbox.Wasm: iso}, StartTimeout: sandboxtest.Patience})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer pool.Close()
+	spec := sandbox.Spec{Isolation: sandbox.Wasm, Principal: "x", Handler: handler}
+	first, err := pool.Start(b.Context(), spec) // compiles
+	if err != nil {
+		b.Fatal(err)
+	}
+	first.Close()
+	sandboxtest.BenchmarkStart(b, pool, spec)
+}

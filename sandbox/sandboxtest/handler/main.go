@@ -1,5 +1,5 @@
 // Command handler is what the tests of sandboxes run in them: it does as it is told, also what it may not. It is built for the host and for
-// wasip1, and serves as launcher and as a virtual machine's init as well.
+// wasip1, and serves as launcher and as a machine's init as well.
 //
 // Its first argument says how it lives: "echo" sends calls back; "do" takes a call for an attempt (see attempt) and answers with "done: "
 // or "refused: " and more; the others break the protocol.
@@ -17,10 +17,12 @@ import (
 
 	"github.com/quantra-l/quantra/sandbox/channel"
 	"github.com/quantra-l/quantra/sandbox/jail"
+	"github.com/quantra-l/quantra/sandbox/microvm/guest"
 )
 
 func main() {
 	jail.Main()
+	guest.Main()
 	how := "echo"
 	if len(os.Args) > 1 {
 		how = os.Args[1]
