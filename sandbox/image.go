@@ -1,7 +1,9 @@
 package sandbox
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -77,6 +79,24 @@ func (im *Image) Bytes() ([]byte, error) {
 		return nil, fmt.Errorf("%s was changed in place while it was in use", im.Path)
 	}
 	return b, nil
+}
+
+// Static says what keeps the image from running where there is no other file: it is no program of Linux's, or one that needs libraries.
+func (im *Image) Static() error {
+	var at io.ReaderAt = bytes.NewReader(im.data)
+	if im.File != nil {
+		at = im.File
+	}
+	f, err := elf.NewFile(at)
+	if err != nil {
+		return fmt.Errorf("%s is no program of Linux's (ELF): %w", im.Path, err)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("%s needs libraries, and in the sandbox is none: build it static (Go: CGO_ENABLED=0)", im.Path)
+		}
+	}
+	return nil
 }
 
 // Close closes the image's file.

@@ -17,6 +17,7 @@ import (
 // Options are a pool's.
 type Options struct {
 	Isolations   map[Kind]Isolation // what there is; the pool closes them
+	Missing      map[Kind]error     // why others are not there, to say it
 	Capacity     int                // seats; 0 is 100
 	PerPrincipal int                // sessions of one principal; 0 is a quarter of the seats, at least one
 	Deadline     time.Duration      // how long a session may live; 0 is 5 minutes

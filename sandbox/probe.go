@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/quantra-l/quantra/sandbox/channel"
@@ -46,7 +47,11 @@ type trials struct {
 func (p *Pool) Probe(ctx context.Context, kind Kind) Report {
 	t := p.trials[kind]
 	if t == nil {
-		return Report{Kind: kind, Boundary: BoundaryNone, Reason: "it is not built in on this system", At: time.Now()}
+		r := Report{Kind: kind, Boundary: BoundaryNone, Reason: "this pool was not given it", At: time.Now()}
+		if err := p.o.Missing[kind]; err != nil {
+			r.Reason = strings.TrimPrefix(err.Error(), ErrUnavailable.Error()+": ")
+		}
+		return r
 	}
 	select {
 	case <-t.turn:
@@ -105,7 +110,7 @@ func (p *Pool) try(ctx context.Context, kind Kind) Report {
 	r.At = time.Now()
 	r.Available = err == nil
 	if err != nil {
-		r.Boundary, r.Start, r.Reason = BoundaryNone, 0, err.Error()
+		r.Boundary, r.Start, r.Reason = BoundaryNone, 0, strings.TrimPrefix(err.Error(), ErrUnavailable.Error()+": ")
 	}
 	return r
 }

@@ -30,6 +30,7 @@ type archive struct {
 const (
 	modeDir    = 0o040000
 	modeFile   = 0o100000
+	modeLink   = 0o120000
 	modeDevice = 0o020000
 )
 
@@ -70,7 +71,11 @@ func disk(w io.Writer, initBinary, handler []byte, modules []string) error {
 	a.entry("dev/console", modeDevice|0o600, 5, 1, nil)
 	a.entry("dev/null", modeDevice|0o666, 1, 3, nil) // Go opens it for each of 0, 1, 2 that is closed
 	a.entry("init", modeFile|0o755, 0, 0, trim(initBinary))
-	a.entry(strings.TrimPrefix(guest.HandlerPath, "/"), modeFile|0o755, 0, 0, trim(handler))
+	if bytes.Equal(initBinary, handler) {
+		a.entry(strings.TrimPrefix(guest.HandlerPath, "/"), modeLink|0o777, 0, 0, []byte("init"))
+	} else {
+		a.entry(strings.TrimPrefix(guest.HandlerPath, "/"), modeFile|0o755, 0, 0, trim(handler))
+	}
 	for i, path := range modules {
 		b, err := os.ReadFile(path)
 		if err != nil {

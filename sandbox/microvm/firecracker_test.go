@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -123,12 +124,9 @@ func TestFirecracker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	kernel, handler := filepath.Join(dir, "vmlinux"), filepath.Join(dir, "handler")
-	for _, path := range []string{kernel, handler} {
-		if err := os.WriteFile(path, []byte("not run here"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+	kernel, handler := filepath.Join(t.TempDir(), "vmlinux"), sandboxtest.Build(t, "linux", runtime.GOARCH)
+	if err := os.WriteFile(kernel, []byte("not run here"), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	iso, err := microvm.New(microvm.Options{Monitor: "firecracker", Program: self, Kernel: kernel, Echo: []string{handler}, Within: sandboxtest.Patience})
 	if err != nil {

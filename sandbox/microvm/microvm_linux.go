@@ -217,6 +217,9 @@ func (i *isolation) Start(ctx context.Context, l sandbox.Launch) (*sandbox.Guest
 }
 
 func (i *isolation) run(ctx context.Context, l sandbox.Launch, hardware bool) (*sandbox.Guest, error) {
+	if err := l.Image.Static(); err != nil {
+		return nil, err
+	}
 	path, err := i.diskOf(l.Image)
 	if err != nil {
 		return nil, err

@@ -129,6 +129,9 @@ func (i *isolation) Start(ctx context.Context, l sandbox.Launch) (_ *sandbox.Gue
 	if l.Network {
 		return nil, sandbox.Unavailable("containers here have no network that could be granted: use process")
 	}
+	if err := l.Image.Static(); err != nil {
+		return nil, err
+	}
 	rootfs, err := i.rootOf(l.Image)
 	if err != nil {
 		return nil, err

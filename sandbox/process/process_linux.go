@@ -57,6 +57,9 @@ func (i *isolation) Start(ctx context.Context, l sandbox.Launch) (*sandbox.Guest
 	if l.Image.File == nil {
 		return nil, errors.New("a process needs a handler that is a file")
 	}
+	if err := l.Image.Static(); err != nil {
+		return nil, err
+	}
 	inR, inW, err := os.Pipe()
 	if err != nil {
 		return nil, err

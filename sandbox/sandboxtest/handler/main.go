@@ -61,7 +61,7 @@ func do(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	what, arg, _ := strings.Cut(string(b), " ")
+	what, arg, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
 	said, err := attempt(what, arg, out)
 	if err != nil {
 		said = "refused: " + err.Error()
