@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,6 +109,11 @@ func startDoing(t *testing.T, h *Host, program string, without layers) func(stri
 // Each layer holds by itself what it is there for: the others are taken away and the attempt is refused still. Where nothing is left to
 // refuse it the attempt works, so the test sees what it says.
 func TestLayers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
 	program := sandboxtest.Build(t, "linux", runtime.GOARCH)
 	h := newHost(t)
 	for _, c := range []struct {
@@ -120,7 +126,7 @@ func TestLayers(t *testing.T) {
 		{"empty root", layers{Seccomp: true, Landlock: true}, []string{"read /etc/passwd: no such file", "list /proc: no such file", "write /x: read-only"}, []string{"list /"}},
 		{"Landlock", layers{Seccomp: true, Root: true}, []string{"read /etc/passwd: permission denied", "list /: permission denied", "write /tmp/x: permission denied", "exec /bin/true: permission denied"}, nil},
 		{"seccomp", layers{Landlock: true, Root: true}, []string{"read /etc/passwd: not permitted", "fork: not permitted", "syscalls: all"}, nil},
-		{"namespaces and capabilities", layers{Seccomp: true, Landlock: true, Root: true}, []string{"dial tcp 1.1.1.1:80: unreachable", "read /etc/shadow: permission denied", "write /x: permission denied"},
+		{"namespaces and capabilities", layers{Seccomp: true, Landlock: true, Root: true}, []string{"dial tcp " + l.Addr().String() + ": unreachable", "read /etc/shadow: permission denied", "write /x: permission denied"},
 			[]string{"read /etc/passwd", "list /", "listen"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -139,6 +145,12 @@ func TestLayers(t *testing.T) {
 			}
 		})
 	}
+	t.Run("rights", func(t *testing.T) {
+		tell := startDoing(t, h, program, layers{Seccomp: true, Landlock: true, Root: true})
+		if got := tell("rights"); got != "done: 0 0 0 0 1" {
+			t.Errorf("capabilities effective, permitted, inheritable, to come back, and no_new_privs: %q", got)
+		}
+	})
 	t.Run("tasks of the group", func(t *testing.T) {
 		tell := startDoing(t, h, program, layers{Seccomp: true})
 		got := tell("fork")

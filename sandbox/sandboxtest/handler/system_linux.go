@@ -34,10 +34,29 @@ func attemptSystem(what, arg string) (string, error) {
 		return forks()
 	case "syscalls":
 		return syscalls(arg)
+	case "rights":
+		return rights()
 	case "ids":
 		return fmt.Sprint(os.Getpid(), os.Getuid(), os.Getgid()), nil
 	}
 	return "", fmt.Errorf("no attempt called %q", what)
+}
+
+// rights are the capabilities that are effective, permitted and inheritable, how many could come back, and whether no_new_privs is set.
+func rights() (string, error) {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&head, &caps[0]); err != nil {
+		return "", err
+	}
+	bound := 0
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err == nil {
+			bound += has
+		}
+	}
+	locked, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	return fmt.Sprint(caps[0].Effective|caps[1].Effective, caps[0].Permitted|caps[1].Permitted, caps[0].Inheritable|caps[1].Inheritable, bound, locked), err
 }
 
 // forks makes processes until it may not. Each stays.
