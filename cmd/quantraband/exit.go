@@ -11,6 +11,7 @@ import (
 
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/sandbox"
 	"github.com/quantra-l/quantra/seal"
 	"github.com/quantra-l/quantra/seal/pgp"
 	"github.com/quantra-l/quantra/store"
@@ -38,7 +39,7 @@ that starts with "quantraband: " unless the code is 0.
     1  it failed, in a way that no other code names; of integrity: it looked, and something changed
     2  the command line is wrong: unknown command or flag, bad value
     3  the input is corrupt, too large, or in a format that is not understood
-    4  no server answers, or it answers that it cannot serve now
+    4  no server answers, or it answers that it cannot serve now, or this host has not what was asked for
     5  the address or the data folder is in use by another process
     6  it measured, and cannot tell: more samples, more trials or a quieter machine are needed
     7  a gate did not let it pass: it measured, and something is surely above a limit that was given
@@ -91,7 +92,8 @@ func exitCode(err error) int {
 		return exitCorrupt
 	case errors.Is(err, vfs.ErrLocked):
 		return exitInUse
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrOverloaded), errors.Is(err, zerotrust.ErrUnavailable), errors.Is(err, seal.ErrUnavailable):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrOverloaded), errors.Is(err, zerotrust.ErrUnavailable), errors.Is(err, seal.ErrUnavailable),
+		errors.Is(err, sandbox.ErrUnavailable), errors.Is(err, sandbox.ErrFull):
 		return exitUnavailable
 	case errors.Is(err, zerotrust.ErrDenied):
 		return exitDenied

@@ -16,6 +16,7 @@ import (
 )
 
 func main() {
+	sandboxChild() // what a sandbox is made of starts this binary again
 	// The first signal asks the command to end; the second, whose default is
 	// restored by then, ends the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

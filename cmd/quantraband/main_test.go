@@ -23,6 +23,7 @@ import (
 // TestMain lets this test binary be quantraband: in scripts, and wherever a
 // test starts a real process (see startServer).
 func TestMain(m *testing.M) {
+	sandboxChild()
 	clickhousetest.Main()
 	testscript.Main(m, map[string]func(){"quantraband": main, "bench-program": benchProgram})
 }
@@ -34,6 +35,10 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
@@ -42,6 +47,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("QUANTRA_SERVER", "")
 			env.Setenv("GITHUB_TOKEN", "")
 			env.Setenv("CORPUS", corpus)
+			env.Setenv("REPO", repo)
 			env.Setenv("NO_COLOR", "")
 			env.Setenv("COLUMNS", "")
 			env.Setenv("XDG_DATA_HOME", env.WorkDir+"/xdg")
