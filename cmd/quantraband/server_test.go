@@ -134,6 +134,9 @@ func mustStart(t *testing.T, args ...string) *server {
 	return s
 }
 
+// owner asks as the user whose server it is.
+func owner(base string) *http.Client { return new(credentials).client(base, &http.Client{}) }
+
 // push sends a profile as any program would, and is the status it got.
 func push(base, query string, body []byte) (int, error) {
 	resp, err := http.Post(base+"/api/v1/profiles?"+query, "application/octet-stream", bytes.NewReader(body))

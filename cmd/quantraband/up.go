@@ -40,6 +40,7 @@ type upOptions struct {
 	policy        string
 	url           string
 	guard         guardOptions
+	access        accessOptions
 	engine        engineOptions
 	log           logOptions
 }
@@ -59,9 +60,13 @@ the log of the data folder, and after a minute in blocks in the bucket. The
 bucket is a folder in the data folder, or object storage that --bucket names;
 docs/buckets.md has the URLs, docs/operations.md what lies where. It profiles itself, too.
 
-It listens on this machine only, unless --listen says otherwise: there is no
-authentication yet, so whoever reaches the address can read profiles, and send
-them too unless --require-signed or --agent-keys asks for signatures.
+Nobody reads anything without a decision of the guard. The one-time link that is
+printed opens the dashboard; commands of the same user on this machine need
+nothing. docs/access.md has people, roles, tokens, agents and TLS.
+
+It listens on this machine only, unless --listen says otherwise. Here whoever
+can reach the address may send profiles, unless --require-signed or --agent-keys
+asks for signatures; elsewhere an agent must have enrolled, or show a token.
 
 Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left running.`,
 		Example: `  quantraband up
@@ -85,6 +90,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.guard.flags(cmd)
+	o.access.flags(cmd)
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -134,26 +140,40 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	sign, err := openSigning(dir, o, e.share, keys, o.demo || !o.noSelfProfile)
+	issuer, isNew, err := openIssuer(dir)
 	if err != nil {
 		return err
 	}
-	guard, err := openGuard(dir, o.guard, log)
+	var began time.Time // nobody was here before a new folder's server
+	if !isNew {
+		began = time.Now()
+	}
+	guard, err := openGuard(dir, o.guard, issuer.Public(), recordTo(log))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, guard.Close()) }()
+	who, err := openAccess(dir, o, ln.Addr().(*net.TCPAddr), e.control, guard, recordTo(log), issuer, keys, log)
+	if err != nil {
+		return err
+	}
+	secret := who.OwnerCredential()
+	ownKey, err := enrolOwn(dir, who, o.demo || !o.noSelfProfile)
+	if err != nil {
+		return err
+	}
 	base := baseURL(ln.Addr().(*net.TCPAddr))
 	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
 	audit := &auditLog{name: filepath.Join(dir, auditFile)}
 	defer func() { err = errors.Join(err, audit.Close()) }()
-	all, err := assemble(e, o, rules, changes, audit, guard, sign.verifier, log)
+	all, err := assemble(e, o, rules, changes, audit, guard, who, openSigning(who, e.share, began), log)
 	if err != nil {
 		return err
 	}
 	// Both end after the server has, and before the store.
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
+	defer inBackground(ctx, sweep(who, log))()
 	srv := newHTTPServer(all, log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
@@ -162,21 +182,30 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 
 	addr := ln.Addr().(*net.TCPAddr)
 	a.warnOfReach(addr, o)
+	credential, err := leaveCredential(dir, addr.Port, secret, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, credential.remove()) }()
 	if !o.noSelfProfile {
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: sign.keyFile, SpoolBytes: -1, Logger: log})
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: ownKey, SpoolBytes: -1, Logger: log})
 		if err != nil {
 			return err
 		}
 		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
 	}
 	if o.demo {
-		fleet, err := startDemo(ctx, base, o.engine.region, sign.keyFile, log)
+		fleet, err := startDemo(ctx, base, o.engine.region, ownKey, log)
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
 		defer stopWithin(ctx, fleetGrace, "the demo fleet", log, fleet.Stop)
 	}
-	if err := writeReady(a.stdout, base, dir, e, o); err != nil {
+	link, err := firstLink(ctx, who)
+	if err != nil {
+		return err
+	}
+	if err := writeReady(a.stdout, base, link, dir, e, o); err != nil {
 		return err
 	}
 	select {
@@ -193,11 +222,10 @@ func (a *app) warnOfReach(addr *net.TCPAddr, o upOptions) {
 	if addr.IP.IsLoopback() {
 		return
 	}
-	send := " and send"
-	if o.signed() {
-		send = ""
+	if o.access.openIngest {
+		a.warn(fmt.Sprintf("listening on %s with --open-ingest: whoever reaches this address can send profiles", addr))
 	}
-	a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read%s profiles, lease settings to agents, and end connections of peers", addr, send))
+	a.warn(fmt.Sprintf("listening on %s without TLS: others on the way can read profiles, and steal sessions and tokens", addr))
 }
 
 // inBackground lets run work until the function that it returns is called.

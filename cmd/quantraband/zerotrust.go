@@ -5,16 +5,17 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/quantra-l/quantra/seal"
 	"github.com/quantra-l/quantra/zerotrust"
 	"github.com/quantra-l/quantra/zerotrust/policy"
 )
@@ -70,18 +71,16 @@ func (o *guardOptions) options() (out zerotrust.Options, err error) {
 	return out, nil
 }
 
-// openGuard opens the guard of a server.
-func openGuard(dir string, o guardOptions, log *slog.Logger) (*zerotrust.Guard, error) {
+// openGuard opens the guard of a server, which believes its own issuer beside those of --issuers.
+func openGuard(dir string, o guardOptions, issuer seal.PublicKey, record func(context.Context, zerotrust.Event) error) (*zerotrust.Guard, error) {
 	opt, err := o.options()
 	if err != nil {
 		return nil, err
 	}
-	opt.Dir = filepath.Join(dir, guardDir)
-	opt.Record = func(_ context.Context, e zerotrust.Event) error {
-		log.Info("guard", "what", e.What, "decision", e.Decision, "principal", e.Principal, "action", e.Action, "resource", e.Resource,
-			"allowed", e.Allowed, "level", e.Level, "policies", e.Policies, "reason", e.Reason)
-		return nil
+	if !slices.Contains(opt.Issuers, issuer) {
+		opt.Issuers = append(opt.Issuers, issuer)
 	}
+	opt.Dir, opt.Record = filepath.Join(dir, guardDir), record
 	return zerotrust.New(opt)
 }
 
