@@ -120,7 +120,7 @@ type Caller struct {
 	Grants    []Grant
 	Trust     int
 	MFA       bool
-	How       string // link, oidc, token, certificate, local, open
+	How       string // link, token, certificate, local, open
 	Person    string // whose the token is, or herself; "" is nobody
 	Session   string // its id, where it came by one
 	Expires   time.Time
@@ -162,8 +162,6 @@ type Options struct {
 	Proxies []netip.Prefix
 	// Certificates maps a verified client certificate to a person's name, "" is nobody; nil is that certificates say nothing.
 	Certificates func(*http.Request) string
-	// OIDC is the identity provider; nil is none.
-	OIDC *OIDC
 	// Redact are the rules by which frames' names are hidden from those who are readers only; nil is none.
 	Redact func() *Redaction
 	Logger *slog.Logger

@@ -72,10 +72,6 @@ func (a *Access) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+LoginPath, a.openLink)
 	mux.HandleFunc("POST "+LoginPath, a.logIn)
 	mux.HandleFunc("POST /logout", a.logOut)
-	if a.opt.OIDC != nil {
-		mux.HandleFunc("GET "+LoginPath+"/oidc", a.startOIDC)
-		mux.HandleFunc("GET "+LoginPath+"/callback", a.endOIDC)
-	}
 	handle("GET "+APIPath+"/me", nil, func(_ context.Context, _ *http.Request, c *Caller) (any, error) { return a.Me(c), nil })
 	handle("GET "+APIPath+"/sessions", []string{"all"}, func(ctx context.Context, r *http.Request, c *Caller) (any, error) {
 		whose, err := a.whose(ctx, c, r.URL.Query().Get("all") == "true", "read")

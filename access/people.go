@@ -21,7 +21,6 @@ const (
 	kindLink    = "link"
 	kindEnrol   = "enrol"
 	kindAgent   = "agent"
-	kindLogin   = "login"
 )
 
 // Person is somebody who may ask. ID is her pseudonym: records have it, and nothing else of her.
@@ -30,23 +29,10 @@ type Person struct {
 	Name    string    `json:"name"` // as she logs in: an address of mail, or what an admin called her
 	Grants  []Grant   `json:"grants"`
 	Created time.Time `json:"created"`
-	// Managed are grants that the identity provider's groups gave at the last login; they come beside Grants.
-	Managed []Grant   `json:"managed,omitempty"`
 	Last    time.Time `json:"last,omitzero"` // login
 	Blocked bool      `json:"blocked,omitempty"`
 
 	version int64
-}
-
-// All are the person's grants, from wherever.
-func (p *Person) All() []Grant {
-	out := slices.Clone(p.Grants)
-	for _, g := range p.Managed {
-		if !slices.Contains(out, g) {
-			out = append(out, g)
-		}
-	}
-	return out
 }
 
 func checkName(name string) error {

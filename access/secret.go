@@ -26,7 +26,6 @@ const (
 	prefixLink    = "qll" // a one-time link
 	prefixEnrol   = "qle" // an agent's enrolment
 	prefixOwner   = "qlo" // the credential file of a running server
-	prefixLogin   = "qli" // a login under way at the identity provider
 )
 
 type secretHash [sha256.Size]byte

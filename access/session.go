@@ -16,7 +16,7 @@ type Session struct {
 	ID      string    `json:"id"`
 	Person  string    `json:"person"`
 	Name    string    `json:"name,omitempty"`
-	How     string    `json:"how"` // link, oidc
+	How     string    `json:"how"` // link
 	Trust   int       `json:"trust"`
 	MFA     bool      `json:"mfa"`
 	Created time.Time `json:"created"`
@@ -91,7 +91,7 @@ func (a *Access) bySession(ctx context.Context, secret string) (*Caller, error) 
 			return nil, err
 		}
 	}
-	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.All(), Trust: k.Trust, MFA: k.MFA, How: k.How, Person: p.ID, Session: k.ID, Expires: k.Expires}, nil
+	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.Grants, Trust: k.Trust, MFA: k.MFA, How: k.How, Person: p.ID, Session: k.ID, Expires: k.Expires}, nil
 }
 
 // Sessions are a person's; of "" they are all.

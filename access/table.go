@@ -55,8 +55,6 @@ func Rows() []Row {
 		// Who is who.
 		row("GET /login", public, "", "", ofAll),
 		row("POST /login", public, "", "", ofAll),
-		row("GET /login/oidc", public, "", "", ofAll),
-		row("GET /login/callback", public, "", "", ofAll),
 		row("POST /logout", known, "", "", ofAll),
 		row("GET /api/v1/access/me", known, "", "", ofAll),
 		row("GET /api/v1/access/sessions", known, "", "", ofAll),

@@ -31,7 +31,7 @@ type SignatureOptions struct {
 	// Since is when this server began to remember nonces, where another may have taken requests before it: what was signed until then gets
 	// 503 and is to be signed anew, as nobody knows whether it was here before. The zero time is that nobody has.
 	Since time.Time
-	Now                  func() time.Time // nil is time.Now
+	Now   func() time.Time // nil is time.Now
 }
 
 // The profile of RFC 9421 that docs/format/signature.md draws.

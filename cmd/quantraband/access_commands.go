@@ -62,7 +62,7 @@ func (a *app) userList() *cobra.Command {
 		}
 		return a.lines("NAME\tID\tGRANTS\tLAST LOGIN", func(line func(...any)) {
 			for _, p := range answer.People {
-				line(plain(p.Name), plain(p.ID), plain(grantTexts(p.All())), when(p.Last))
+				line(plain(p.Name), plain(p.ID), plain(grantTexts(p.Grants)), when(p.Last))
 			}
 		})
 	})
@@ -75,7 +75,7 @@ func (a *app) userCreate() *cobra.Command {
 	var grants []string
 	cmd := &cobra.Command{
 		Use:   "create NAME",
-		Short: "Make a person, who can then log in by a link or the identity provider",
+		Short: "Make a person, who can then log in by a link",
 		Example: `  quantraband user create ann@example.com --grant reader
   quantraband login --link --user ann@example.com`,
 		Args: cobra.ExactArgs(1),
@@ -115,7 +115,7 @@ func (a *app) userGrant() *cobra.Command {
 		if q.asJSON {
 			return writeJSON(a.stdout, answer.Person)
 		}
-		_, err := fmt.Fprintf(a.stdout, "%s has: %s\n", plain(answer.Person.Name), plain(grantTexts(answer.Person.All())))
+		_, err := fmt.Fprintf(a.stdout, "%s has: %s\n", plain(answer.Person.Name), plain(grantTexts(answer.Person.Grants)))
 		return err
 	})
 	q.serverFlags(cmd)

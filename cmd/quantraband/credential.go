@@ -2,6 +2,9 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -11,8 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-
-	"encoding/json"
+	"sync"
 
 	"github.com/spf13/cobra"
 )
@@ -20,18 +22,23 @@ import (
 // tokenEnv is a token for the commands that ask a server.
 const tokenEnv = "QUANTRA_TOKEN"
 
+// caEnv is a CA of one's own, for the same.
+const caEnv = "QUANTRA_CA"
+
 // maxCredential bounds a file of them, in bytes.
 const maxCredential = 64 << 10
 
 // credentials are by what a command shows who it is.
 type credentials struct {
 	token    string
+	ca       string
 	insecure bool
 }
 
 func (c *credentials) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&c.token, "token", "", "`token` to show (default: $"+tokenEnv+", else that of login, else this user's own running server)")
+	f.StringVar(&c.ca, "ca", os.Getenv(caEnv), "`file` of a CA to trust beside the system's, in PEM (default: $"+caEnv+")")
 	f.BoolVar(&c.insecure, "insecure", false, "show the token also where others on the way can read it: by http to another machine")
 }
 
@@ -65,7 +72,7 @@ func (c *credentials) of(server *url.URL) (string, error) {
 
 // client asks with the token, at the server that it is for and nowhere else.
 func (c *credentials) client(server string, hc *http.Client) *http.Client {
-	hc.Transport = &showing{c, server, cmp.Or[http.RoundTripper](hc.Transport, http.DefaultTransport)}
+	hc.Transport = &showing{c: c, server: server, next: http.DefaultTransport}
 	return hc
 }
 
@@ -73,6 +80,29 @@ type showing struct {
 	c      *credentials
 	server string
 	next   http.RoundTripper
+	once   sync.Once
+	bad    error
+}
+
+// trust takes up --ca.
+func (s *showing) trust() error {
+	s.once.Do(func() {
+		if s.c.ca == "" {
+			return
+		}
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if pool, err = readPool(s.c.ca, pool); err != nil {
+			s.bad = usagef("--ca: %w", err)
+			return
+		}
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.TLSClientConfig = &tls.Config{RootCAs: pool}
+		s.next = t
+	})
+	return s.bad
 }
 
 func (s *showing) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -85,6 +115,9 @@ func (s *showing) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	token, err := s.c.of(to)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.trust(); err != nil {
 		return nil, err
 	}
 	if token == "" {

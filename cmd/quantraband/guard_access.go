@@ -68,7 +68,10 @@ func openAccess(dir string, o upOptions, addr *net.TCPAddr, db *control.DB, guar
 	opt := access.Options{
 		Control: db, Evaluate: guard.Evaluate, Record: record, Issuer: issuer, Logger: log,
 		Open:   o.access.openIngest || addr.IP.IsLoopback() && !o.signed(),
-		Cookie: fmt.Sprint(addr.Port),
+		Cookie: fmt.Sprint(addr.Port), Secure: o.tls.on(),
+	}
+	if o.tls.clientCA != "" {
+		opt.Certificates = personOf
 	}
 	standard := policy.Standard()
 	opt.Policy = func() *policy.Set { return standard }

@@ -89,7 +89,7 @@ func startServer(args ...string) (*server, error) {
 		s.cmd.Wait()
 		s.code = s.cmd.ProcessState.ExitCode()
 	}()
-	m := regexp.MustCompile(`dashboard +(http://\S+)`).FindStringSubmatch(s.ready)
+	m := regexp.MustCompile(`dashboard +(https?://\S+)`).FindStringSubmatch(s.ready)
 	if m == nil {
 		<-s.ended
 		return nil, fmt.Errorf("up ended with %d and was never ready: %s", s.code, &s.stderr)

@@ -41,6 +41,7 @@ type upOptions struct {
 	url           string
 	guard         guardOptions
 	access        accessOptions
+	tls           tlsOptions
 	engine        engineOptions
 	log           logOptions
 }
@@ -91,6 +92,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.guard.flags(cmd)
 	o.access.flags(cmd)
+	o.tls.flags(cmd)
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -99,7 +101,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 // up runs the server until ctx ends, and then stops everything in the order
 // in which things depend on each other: who sends, who takes, who keeps.
 func (a *app) up(ctx context.Context, o upOptions) (err error) {
-	if err := o.engine.check(); err != nil {
+	if err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo)); err != nil {
 		return err
 	}
 	log, err := o.log.logger(a.stderr)
@@ -120,6 +122,10 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	if o.demo {
 		changes.builtIn = demo.Policy()
+	}
+	secured, err := o.tls.config(log)
+	if err != nil {
+		return err
 	}
 	var keys *agentKeys
 	if o.agentKeys != "" {
@@ -162,7 +168,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	base := baseURL(ln.Addr().(*net.TCPAddr))
+	base := baseURL(ln.Addr().(*net.TCPAddr), secured != nil)
 	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
 	audit := &auditLog{name: filepath.Join(dir, auditFile)}
 	defer func() { err = errors.Join(err, audit.Close()) }()
@@ -177,7 +183,11 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	srv := newHTTPServer(all, log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
+	if srv.TLSConfig = secured; secured != nil {
+		go func() { served <- srv.ServeTLS(ln, "", "") }()
+	} else {
+		go func() { served <- srv.Serve(ln) }()
+	}
 	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
 
 	addr := ln.Addr().(*net.TCPAddr)
@@ -188,7 +198,11 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, credential.remove()) }()
 	if !o.noSelfProfile {
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: ownKey, SpoolBytes: -1, Logger: log})
+		own, err := o.tls.ownClient()
+		if err != nil {
+			return err
+		}
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: ownKey, HTTPClient: own, SpoolBytes: -1, Logger: log})
 		if err != nil {
 			return err
 		}
@@ -225,7 +239,9 @@ func (a *app) warnOfReach(addr *net.TCPAddr, o upOptions) {
 	if o.access.openIngest {
 		a.warn(fmt.Sprintf("listening on %s with --open-ingest: whoever reaches this address can send profiles", addr))
 	}
-	a.warn(fmt.Sprintf("listening on %s without TLS: others on the way can read profiles, and steal sessions and tokens", addr))
+	if !o.tls.on() {
+		a.warn(fmt.Sprintf("listening on %s without TLS: others on the way can read profiles, and steal sessions and tokens", addr))
+	}
 }
 
 // inBackground lets run work until the function that it returns is called.
@@ -261,12 +277,16 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 }
 
 // baseURL is the address as a program on this machine reaches it.
-func baseURL(addr *net.TCPAddr) string {
+func baseURL(addr *net.TCPAddr, secured bool) string {
+	scheme := "http://"
+	if secured {
+		scheme = "https://"
+	}
 	host := addr.IP.String()
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, fmt.Sprint(addr.Port))
+	return scheme + net.JoinHostPort(host, fmt.Sprint(addr.Port))
 }
 
 // newHTTPServer is a server that no slow or greedy client can hold up. Reading
@@ -274,6 +294,7 @@ func baseURL(addr *net.TCPAddr) string {
 func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true) // gRPC clients speak nothing else
 	return &http.Server{
 		Handler:           h,
