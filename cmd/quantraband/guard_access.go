@@ -63,8 +63,39 @@ func openIssuer(dir string) (key seal.Key, isNew bool, err error) {
 	return key, isNew, err
 }
 
+// door is what stands before a server's routes.
+type door struct {
+	guard          *zerotrust.Guard
+	who            *access.Access
+	began          time.Time // when this server began to remember requests, where another ran before it
+	ownKey, secret string    // the file of its own agents' key, "" is none; its owner's credential
+}
+
+// openDoor opens the guard, and says who may ask. The guard is to be closed.
+func openDoor(dir string, o upOptions, addr *net.TCPAddr, db *control.DB, keys *agentKeys, log *slog.Logger) (*door, error) {
+	issuer, isNew, err := openIssuer(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &door{}
+	if !isNew { // nobody was here before a new folder's server
+		d.began = time.Now()
+	}
+	if d.guard, err = openGuard(dir, o.guard, issuer.Public(), recordTo(log)); err != nil {
+		return nil, err
+	}
+	if d.who, err = openAccess(o, addr, db, d.guard, recordTo(log), issuer, keys, log); err == nil {
+		d.secret = d.who.OwnerCredential()
+		d.ownKey, err = enrolOwn(dir, d.who, o.demo || !o.noSelfProfile)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.guard.Close())
+	}
+	return d, nil
+}
+
 // openAccess says who may ask. keys are those of --agent-keys, nil where there is no such file.
-func openAccess(dir string, o upOptions, addr *net.TCPAddr, db *control.DB, guard *zerotrust.Guard, record func(context.Context, zerotrust.Event) error, issuer seal.Key, keys *agentKeys, log *slog.Logger) (*access.Access, error) {
+func openAccess(o upOptions, addr *net.TCPAddr, db *control.DB, guard *zerotrust.Guard, record func(context.Context, zerotrust.Event) error, issuer seal.Key, keys *agentKeys, log *slog.Logger) (*access.Access, error) {
 	opt := access.Options{
 		Control: db, Evaluate: guard.Evaluate, Record: record, Issuer: issuer, Logger: log,
 		Open:   o.access.openIngest || addr.IP.IsLoopback() && !o.signed(),

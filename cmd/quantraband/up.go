@@ -139,6 +139,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	addr := ln.Addr().(*net.TCPAddr)
 	defer ln.Close() // again after the server has closed it: harmless
 	e, err := a.openEngine(ctx, dir, o.engine, log)
 	if err != nil {
@@ -146,40 +147,23 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	issuer, isNew, err := openIssuer(dir)
+	door, err := openDoor(dir, o, addr, e.control, keys, log)
 	if err != nil {
 		return err
 	}
-	var began time.Time // nobody was here before a new folder's server
-	if !isNew {
-		began = time.Now()
-	}
-	guard, err := openGuard(dir, o.guard, issuer.Public(), recordTo(log))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, guard.Close()) }()
-	who, err := openAccess(dir, o, ln.Addr().(*net.TCPAddr), e.control, guard, recordTo(log), issuer, keys, log)
-	if err != nil {
-		return err
-	}
-	secret := who.OwnerCredential()
-	ownKey, err := enrolOwn(dir, who, o.demo || !o.noSelfProfile)
-	if err != nil {
-		return err
-	}
-	base := baseURL(ln.Addr().(*net.TCPAddr), secured != nil)
+	defer func() { err = errors.Join(err, door.guard.Close()) }()
+	base := baseURL(addr, secured != nil)
 	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
 	audit := &auditLog{name: filepath.Join(dir, auditFile)}
 	defer func() { err = errors.Join(err, audit.Close()) }()
-	all, err := assemble(e, o, rules, changes, audit, guard, who, openSigning(who, e.share, began), log)
+	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), log)
 	if err != nil {
 		return err
 	}
 	// Both end after the server has, and before the store.
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
-	defer inBackground(ctx, sweep(who, log))()
+	defer inBackground(ctx, sweep(door.who, log))()
 	srv := newHTTPServer(all, log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
@@ -190,9 +174,8 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
 
-	addr := ln.Addr().(*net.TCPAddr)
 	a.warnOfReach(addr, o)
-	credential, err := leaveCredential(dir, addr.Port, secret, log)
+	credential, err := leaveCredential(dir, addr.Port, door.secret, log)
 	if err != nil {
 		return err
 	}
@@ -202,20 +185,20 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		if err != nil {
 			return err
 		}
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: ownKey, HTTPClient: own, SpoolBytes: -1, Logger: log})
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: door.ownKey, HTTPClient: own, SpoolBytes: -1, Logger: log})
 		if err != nil {
 			return err
 		}
 		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
 	}
 	if o.demo {
-		fleet, err := startDemo(ctx, base, o.engine.region, ownKey, log)
+		fleet, err := startDemo(ctx, base, o.engine.region, door.ownKey, log)
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
 		defer stopWithin(ctx, fleetGrace, "the demo fleet", log, fleet.Stop)
 	}
-	link, err := firstLink(ctx, who)
+	link, err := firstLink(ctx, door.who)
 	if err != nil {
 		return err
 	}
