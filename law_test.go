@@ -21,6 +21,7 @@ const module = "github.com/quantra-l/quantra"
 // wire is generated code: everyone but the pure rooms may import it, and it
 // may import only itself.
 var law = map[string][]string{
+	"access":                          {"control", "internal/jsonapi", "seal", "zerotrust", "zerotrust/policy"},
 	"agent":                           {"agent/live"},
 	"agent/live":                      nil,
 	"agent/lock":                      {"agent"},

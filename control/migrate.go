@@ -67,6 +67,18 @@ var migrations = []string{
 		doc    text   not null,
 		primary key (tenant, change, seq)
 	)`,
+	// 4: who may ask: people, their tokens and sessions, agents. Secrets are not here, only what they hash to. expires is Unix
+	// microseconds, 0 is never.
+	`create table access (
+		kind    text   not null,
+		id      text   not null,
+		owner   text   not null,
+		expires bigint not null,
+		version bigint not null,
+		doc     text   not null,
+		primary key (kind, id)
+	);
+	create index access_by_owner on access (kind, owner)`,
 }
 
 // migrate brings the tables to the last version, in one transaction: a crash leaves the

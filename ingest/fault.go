@@ -51,6 +51,8 @@ func (in *Ingest) faultOf(r *http.Request, err error) *fault {
 		return faultf(http.StatusBadRequest, "corrupt_profile", "the body is not a profile that is understood: %v; send pprof, raw, gzip or zstd", err)
 	case errors.Is(err, ErrInvalid):
 		return faultf(http.StatusUnprocessableEntity, "invalid", "%v", err)
+	case errors.Is(err, ErrDenied):
+		return faultf(http.StatusForbidden, "denied", "%v", err)
 	case errors.Is(err, ErrOverloaded):
 		return busy("%v", err)
 	case errors.Is(err, ErrUnavailable):

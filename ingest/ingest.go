@@ -35,6 +35,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrOverloaded: a bound was reached. The sender gets 429 and is asked to come again.
 	ErrOverloaded = errors.New("overloaded")
+	// ErrDenied: this sender may not send this. It gets 403 and the text.
+	ErrDenied = errors.New("denied")
 	// ErrUnavailable: not now (closing, disk full). The sender gets 503 and is asked to come again.
 	ErrUnavailable = errors.New("unavailable")
 )

@@ -399,6 +399,14 @@ func TestAuthorize(t *testing.T) {
 	}
 }
 
+// TestDenied: who may send nothing of this service reads why.
+func TestDenied(t *testing.T) {
+	_, srv := serve(t, Options{Append: func(context.Context, Push) error { return fmt.Errorf("%w: not of this service", ErrDenied) }})
+	if status, code, text, _ := (request{path: "/api/v1/profiles?service_name=a", body: sample().AppendPprof(nil)}).do(t, srv); status != 403 || code != "denied" || text != "denied: not of this service" {
+		t.Errorf("%d %s %q", status, code, text)
+	}
+}
+
 // TestFlood holds the store back, floods the door, and expects that what is held
 // stays within the bound, that everyone else is told to come again, and that who was let in is kept.
 func TestFlood(t *testing.T) {

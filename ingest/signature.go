@@ -21,12 +21,17 @@ type SignatureOptions struct {
 	// Require refuses requests that are not signed.
 	Require bool
 	// Keys refuses a key by returning an error, whose text the sender reads (403). nil accepts any: the signature then says
-	// that the same sender is back, and not who it is. It is called for each request before its signature is checked.
+	// that the same sender is back, and not who it is. One that wraps ErrUnavailable is told as 503. It is called for each request before its signature is checked.
 	Keys func(ed25519.PublicKey) error
 	// Nonces bounds the requests that are remembered so that none is accepted twice, NoncesPerKey those of one
 	// key. Past it signed requests get 503. Each takes about 40 bytes for at most 10 minutes. 0 is 1,048,576 and 16,384.
 	Nonces, NoncesPerKey int
-	Now                  func() time.Time // nil is time.Now
+	// Verify checks an Ed25519 signature; nil is crypto/ed25519's rule. All of a house should have one rule.
+	Verify func(key ed25519.PublicKey, message, signature []byte) bool
+	// Since is when this server began to remember nonces, where another may have taken requests before it: what was signed until then gets
+	// 503 and is to be signed anew, as nobody knows whether it was here before. The zero time is that nobody has.
+	Since time.Time
+	Now   func() time.Time // nil is time.Now
 }
 
 // The profile of RFC 9421 that docs/format/signature.md draws.
@@ -69,6 +74,9 @@ type Verifier struct {
 func NewVerifier(o SignatureOptions) *Verifier {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Verify == nil {
+		o.Verify = ed25519.Verify
 	}
 	return &Verifier{opt: o, seen: nonces{limit: cmp.Or(o.Nonces, 1<<20), perKey: cmp.Or(o.NoncesPerKey, 1<<14), buckets: map[int64]*nonceBucket{}}}
 }
@@ -113,8 +121,15 @@ func (v *Verifier) begin(r *http.Request) (*signed, error) {
 			Text: fmt.Sprintf("the request was signed at %s and the server's clock says %s, more than %v apart: set the clock, and sign it anew",
 				time.Unix(p.created, 0).UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), SignatureSkew)}
 	}
+	if !v.opt.Since.IsZero() && p.created <= v.opt.Since.Unix() {
+		return nil, &SignatureError{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: time.Second,
+			Text: "the request was signed before this server started, which cannot know whether it was here before: sign it anew"}
+	}
 	if v.opt.Keys != nil {
 		if err := v.opt.Keys(p.key); err != nil {
+			if errors.Is(err, ErrUnavailable) {
+				return nil, &SignatureError{Status: http.StatusServiceUnavailable, Code: "unavailable", Text: err.Error() + "; send it again later", RetryAfter: 30 * time.Second}
+			}
 			return nil, &SignatureError{Status: http.StatusForbidden, Code: "unknown_key", Text: fmt.Sprintf("key %s: %v", p.keyID, err)}
 		}
 	}
@@ -122,7 +137,7 @@ func (v *Verifier) begin(r *http.Request) (*signed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !ed25519.Verify(p.key, base, p.signature) {
+	if !v.opt.Verify(p.key, base, p.signature) {
 		return nil, badSignature("it does not verify: the method, path, query, Content-Type or Content-Digest is not what was signed, or another key signed it")
 	}
 	s := &signed{v: v, keyID: p.keyID, key: [ed25519.PublicKeySize]byte(p.key), nonce: p.nonce, created: p.created}

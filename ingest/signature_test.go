@@ -522,6 +522,32 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestSince: what may have been taken before this server began to remember is to be signed anew, and what was signed after is taken.
+func TestSince(t *testing.T) {
+	raw := sample().AppendPprof(nil)
+	var out sink
+	_, srv := serve(t, Options{Append: out.append, Signatures: NewVerifier(SignatureOptions{Now: func() time.Time { return now }, Since: now.Add(-time.Minute)})})
+	for created, want := range map[int64]int{now.Add(-2 * time.Minute).Unix(): 503, now.Add(-time.Minute).Unix(): 503, now.Add(-59 * time.Second).Unix(): 200} {
+		s := signing{key: testKey(t), created: created}
+		r := request{path: signedPath, header: s.headers("POST", signedPath, "application/octet-stream", raw), body: raw}
+		if status, code, text, _ := r.do(t, srv); status != want {
+			t.Errorf("signed %d s before: %d %s %s, want %d", now.Unix()-created, status, code, text, want)
+		}
+	}
+}
+
+// TestVerify: signatures are judged by the rule that is given.
+func TestVerify(t *testing.T) {
+	raw := sample().AppendPprof(nil)
+	var out sink
+	_, srv := serve(t, Options{Append: out.append, Signatures: NewVerifier(SignatureOptions{Now: func() time.Time { return now }, Verify: func(ed25519.PublicKey, []byte, []byte) bool { return false }})})
+	s := signing{key: testKey(t), created: now.Unix()}
+	r := request{path: signedPath, header: s.headers("POST", signedPath, "application/octet-stream", raw), body: raw}
+	if status, code, _, _ := r.do(t, srv); status != 401 || code != "signature" {
+		t.Errorf("%d %s", status, code)
+	}
+}
+
 // TestRequestTarget: what is signed is the request line's, whatever form it has.
 func TestRequestTarget(t *testing.T) {
 	for line, want := range map[string][2]string{

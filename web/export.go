@@ -139,12 +139,13 @@ func (s *Server) exportOf(ctx context.Context, rawQuery string) (*exported, expo
 	if x.normalize, err = strconv.ParseBool(all.Get("normalize")); err != nil && all.Get("normalize") != "" {
 		return nil, format, invalid("normalize=%.40q must be true or false", all.Get("normalize"))
 	}
+	raw := name == "pprof" // it has the samples' labels; the others are sums
 	head, err := s.exportSelection(all, "")
 	if err != nil {
 		return nil, format, err
 	}
 	if !isDiff {
-		if x.selected, err = s.selectProfile(ctx, head); err != nil {
+		if x.selected, err = s.selectProfile(ctx, head, raw); err != nil {
 			return nil, format, err
 		}
 		x.describe(head, nil)
@@ -157,7 +158,7 @@ func (s *Server) exportOf(ctx context.Context, rawQuery string) (*exported, expo
 	if base.ProfileType == "" {
 		base.ProfileType = head.ProfileType
 	}
-	if x.base, x.selected, err = s.selectBoth(ctx, base, head); err != nil {
+	if x.base, x.selected, err = s.selectBoth(ctx, base, head, raw); err != nil {
 		return nil, format, err
 	}
 	x.describe(head, base)
@@ -244,6 +245,10 @@ func statusOf(c connect.Code) int {
 	switch c {
 	case connect.CodeInvalidArgument, connect.CodeOutOfRange:
 		return http.StatusBadRequest
+	case connect.CodePermissionDenied:
+		return http.StatusForbidden
+	case connect.CodeUnauthenticated:
+		return http.StatusUnauthorized
 	case connect.CodeResourceExhausted:
 		return http.StatusTooManyRequests
 	case connect.CodeUnavailable:

@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"time"
 
@@ -29,11 +30,11 @@ const (
 )
 
 func (q *querier) Services(ctx context.Context, req *connect.Request[v1.ServicesRequest]) (*connect.Response[v1.ServicesResponse], error) {
-	query, err := queryOf(ctx, "", req.Msg.GetRange())
+	query, err := q.aggregateQuery(ctx, "", req.Msg.GetRange())
 	if err != nil {
 		return nil, err
 	}
-	services, err := q.opt.Store.Services(ctx, query)
+	services, err := q.opt.Store.Services(ctx, query.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -57,11 +58,11 @@ func typeNames(types []profile.Type) []string {
 }
 
 func (q *querier) ProfileTypes(ctx context.Context, req *connect.Request[v1.ProfileTypesRequest]) (*connect.Response[v1.ProfileTypesResponse], error) {
-	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	query, err := q.aggregateQuery(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
 	if err != nil {
 		return nil, err
 	}
-	types, err := q.opt.Store.ProfileTypes(ctx, query)
+	types, err := q.opt.Store.ProfileTypes(ctx, query.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -69,11 +70,11 @@ func (q *querier) ProfileTypes(ctx context.Context, req *connect.Request[v1.Prof
 }
 
 func (q *querier) LabelNames(ctx context.Context, req *connect.Request[v1.LabelNamesRequest]) (*connect.Response[v1.LabelNamesResponse], error) {
-	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	query, err := q.aggregateQuery(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
 	if err != nil {
 		return nil, err
 	}
-	names, err := q.opt.Store.LabelNames(ctx, query)
+	names, err := q.opt.Store.LabelNames(ctx, query.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +85,11 @@ func (q *querier) LabelValues(ctx context.Context, req *connect.Request[v1.Label
 	if err := profile.CheckLabelName(req.Msg.GetName()); err != nil {
 		return nil, invalid("name: %w", err)
 	}
-	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	query, err := q.aggregateQuery(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
 	if err != nil {
 		return nil, err
 	}
-	values, err := q.opt.Store.LabelValues(ctx, req.Msg.GetName(), query)
+	values, err := q.opt.Store.LabelValues(ctx, req.Msg.GetName(), query.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -96,18 +97,18 @@ func (q *querier) LabelValues(ctx context.Context, req *connect.Request[v1.Label
 }
 
 func (q *querier) Series(ctx context.Context, req *connect.Request[v1.SeriesRequest]) (*connect.Response[v1.SeriesResponse], error) {
-	query, err := unfiltered(ctx, req.Msg.GetSelection())
+	query, err := q.unfiltered(ctx, req.Msg.GetSelection(), false)
 	if err != nil {
 		return nil, err
 	}
 	if err := checkGroupBy(req.Msg.GetGroupBy()); err != nil {
 		return nil, err
 	}
-	step, err := q.step(ctx, query, req.Msg.GetStepMs())
+	step, err := q.step(ctx, query.Query, req.Msg.GetStepMs())
 	if err != nil {
 		return nil, err
 	}
-	series, err := q.opt.Store.Series(ctx, store.SeriesQuery{Query: query, Step: step, GroupBy: req.Msg.GetGroupBy()})
+	series, err := q.opt.Store.Series(ctx, store.SeriesQuery{Query: query.Query, Step: step, GroupBy: req.Msg.GetGroupBy()})
 	if err != nil {
 		return nil, err
 	}
@@ -132,11 +133,11 @@ func checkGroupBy(names []string) error {
 }
 
 func (q *querier) LabelSets(ctx context.Context, req *connect.Request[v1.LabelSetsRequest]) (*connect.Response[v1.LabelSetsResponse], error) {
-	query, err := queryOf(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
+	query, err := q.aggregateQuery(ctx, req.Msg.GetMatchers(), req.Msg.GetRange())
 	if err != nil {
 		return nil, err
 	}
-	known, err := q.opt.Store.LabelSets(ctx, query)
+	known, err := q.opt.Store.LabelSets(ctx, query.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -149,11 +150,11 @@ func (q *querier) LabelSets(ctx context.Context, req *connect.Request[v1.LabelSe
 }
 
 func (q *querier) Profiles(ctx context.Context, req *connect.Request[v1.ProfilesRequest]) (*connect.Response[v1.ProfilesResponse], error) {
-	query, err := unfiltered(ctx, req.Msg.GetSelection())
+	query, err := q.unfiltered(ctx, req.Msg.GetSelection(), true)
 	if err != nil {
 		return nil, err
 	}
-	found, err := q.opt.Store.Profiles(ctx, query, int(cmp.Or(req.Msg.GetLimit(), wantProfiles)))
+	found, err := q.opt.Store.Profiles(ctx, query.Query, int(cmp.Or(req.Msg.GetLimit(), wantProfiles)))
 	if err != nil {
 		return nil, err
 	}
@@ -166,15 +167,15 @@ func (q *querier) Profiles(ctx context.Context, req *connect.Request[v1.Profiles
 }
 
 func (q *querier) Heatmap(ctx context.Context, req *connect.Request[v1.HeatmapRequest]) (*connect.Response[v1.HeatmapResponse], error) {
-	query, err := unfiltered(ctx, req.Msg.GetSelection())
+	query, err := q.unfiltered(ctx, req.Msg.GetSelection(), false)
 	if err != nil {
 		return nil, err
 	}
-	step, err := q.step(ctx, query, req.Msg.GetStepMs())
+	step, err := q.step(ctx, query.Query, req.Msg.GetStepMs())
 	if err != nil {
 		return nil, err
 	}
-	h, err := q.opt.Store.Heatmap(ctx, store.HeatmapQuery{Query: query, Step: step, Buckets: int(cmp.Or(req.Msg.GetBuckets(), wantBuckets)), Log: req.Msg.GetLog()})
+	h, err := q.opt.Store.Heatmap(ctx, store.HeatmapQuery{Query: query.Query, Step: step, Buckets: int(cmp.Or(req.Msg.GetBuckets(), wantBuckets)), Log: req.Msg.GetLog()})
 	if err != nil {
 		return nil, err
 	}
@@ -190,21 +191,28 @@ func (q *querier) Heatmap(ctx context.Context, req *connect.Request[v1.HeatmapRe
 }
 
 func (q *querier) Trend(ctx context.Context, req *connect.Request[v1.TrendRequest]) (*connect.Response[v1.TrendResponse], error) {
-	query, err := unfiltered(ctx, req.Msg.GetSelection())
+	query, err := q.unfiltered(ctx, req.Msg.GetSelection(), false)
 	if err != nil {
 		return nil, err
 	}
 	if err := checkGroupBy(req.Msg.GetGroupBy()); err != nil {
 		return nil, err
 	}
-	step, err := q.step(ctx, query, req.Msg.GetStepMs())
+	step, err := q.step(ctx, query.Query, req.Msg.GetStepMs())
 	if err != nil {
 		return nil, err
 	}
 	if req.Msg.GetStepMs() == 0 {
 		step = max(step, time.Minute) // what there is of functions is by the minute
 	}
-	trend, err := q.opt.Store.Trend(ctx, store.TrendQuery{Query: query, Functions: req.Msg.GetFunctions(), Step: step, GroupBy: req.Msg.GetGroupBy()})
+	if rename := query.scope.Rename; rename != nil {
+		for _, f := range req.Msg.GetFunctions() {
+			if _, hidden := rename(f); hidden { // by its own name it is not there for this asker
+				return nil, connect.NewError(connect.CodePermissionDenied, errors.New("a function that is asked for is shown to you under another name only, which has no trend"))
+			}
+		}
+	}
+	trend, err := q.opt.Store.Trend(ctx, store.TrendQuery{Query: query.Query, Functions: req.Msg.GetFunctions(), Step: step, GroupBy: req.Msg.GetGroupBy()})
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +267,7 @@ func (q *querier) step(ctx context.Context, query store.Query, ms int64) (time.D
 }
 
 func (q *querier) FlameGraph(ctx context.Context, req *connect.Request[v1.FlameGraphRequest]) (*connect.Response[v1.FlameGraphResponse], error) {
-	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -306,7 +314,7 @@ func rowsOf(rows []profile.TopRow) []*v1.TopRow {
 }
 
 func (q *querier) Top(ctx context.Context, req *connect.Request[v1.TopRequest]) (*connect.Response[v1.TopResponse], error) {
-	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -321,7 +329,7 @@ func (q *querier) Sandwich(ctx context.Context, req *connect.Request[v1.Sandwich
 	if req.Msg.GetFunction() == "" {
 		return nil, invalid("function is empty: name the function, as Top lists it")
 	}
-	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +339,7 @@ func (q *querier) Sandwich(ctx context.Context, req *connect.Request[v1.Sandwich
 }
 
 func (q *querier) Diff(ctx context.Context, req *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error) {
-	base, head, err := q.selectBoth(ctx, req.Msg.GetBase(), req.Msg.GetHead())
+	base, head, err := q.selectBoth(ctx, req.Msg.GetBase(), req.Msg.GetHead(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -352,7 +360,7 @@ func floats(v []int64) []float64 {
 }
 
 func (q *querier) SampleLabels(ctx context.Context, req *connect.Request[v1.SampleLabelsRequest]) (*connect.Response[v1.SampleLabelsResponse], error) {
-	sel, err := q.selectProfile(ctx, req.Msg.GetSelection())
+	sel, err := q.selectProfile(ctx, req.Msg.GetSelection(), true)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -20,7 +23,47 @@ func invalid(format string, args ...any) error {
 // lastMs is the last millisecond that a time in nanoseconds can have, in the year 2262.
 const lastMs = 9_223_372_036_854
 
-// queryOf is what all questions have: tenant, matchers and range.
+// query is a question to the store that the asker may ask: there is no other way to one.
+type query struct {
+	store.Query
+	scope Scope
+}
+
+// allow has Options.Allow decide about a question, and leaves out of its answer what the asker may not see.
+func (s *Server) allow(ctx context.Context, raw bool, q store.Query) (query, error) {
+	if s.opt.Allow == nil {
+		return query{Query: q}, nil
+	}
+	asked := Question{Raw: raw}
+	for _, m := range q.Matchers {
+		if m.Name == profile.LabelService && m.Op == store.MatchEqual && m.Value != "" {
+			asked.Services = append(asked.Services, m.Value)
+		}
+	}
+	scope, err := s.opt.Allow(ctx, asked)
+	if err != nil {
+		return query{}, err
+	}
+	if scope.Services != nil {
+		var either []string
+		for _, name := range scope.Services {
+			either = append(either, regexp.QuoteMeta(name))
+		}
+		q.Matchers = append(slices.Clone(q.Matchers), store.Matcher{Name: profile.LabelService, Op: store.MatchRegexp, Value: strings.Join(either, "|")})
+	}
+	return query{q, scope}, nil
+}
+
+// aggregateQuery is the query of a question about what there is.
+func (s *Server) aggregateQuery(ctx context.Context, matchers string, r *v1.TimeRange) (query, error) {
+	q, err := queryOf(ctx, matchers, r)
+	if err != nil {
+		return query{}, err
+	}
+	return s.allow(ctx, false, q)
+}
+
+// queryOf is what all questions have: tenant, matchers and range. It is to be allowed.
 func queryOf(ctx context.Context, matchers string, r *v1.TimeRange) (store.Query, error) {
 	q := store.Query{Tenant: tenantOf(ctx)}
 	var err error
@@ -43,8 +86,18 @@ func queryOf(ctx context.Context, matchers string, r *v1.TimeRange) (store.Query
 	return q, nil
 }
 
-// selectionQuery is the query of a selection, whose profile type must be there.
-func selectionQuery(ctx context.Context, sel *v1.Selection) (store.Query, error) {
+// selectionQuery is the query of a selection, whose profile type must be there. What picks single profiles or samples by their labels is
+// raw, whatever is asked of them.
+func (s *Server) selectionQuery(ctx context.Context, sel *v1.Selection, raw bool) (query, error) {
+	q, err := readSelection(ctx, sel)
+	if err != nil {
+		return query{}, err
+	}
+	raw = raw || len(q.IDs) > 0 || len(q.SampleMatchers) > 0 || sel.GetFilter().GetTagFocus() != "" || sel.GetFilter().GetTagIgnore() != ""
+	return s.allow(ctx, raw, q)
+}
+
+func readSelection(ctx context.Context, sel *v1.Selection) (store.Query, error) {
 	if sel.GetProfileType() == "" {
 		return store.Query{}, invalid("profile_type is empty: ask ProfileTypes what there is")
 	}
@@ -72,12 +125,12 @@ func selectionQuery(ctx context.Context, sel *v1.Selection) (store.Query, error)
 }
 
 // unfiltered is the query of a selection whose filter must be empty, as the answer is not made from stacks.
-func unfiltered(ctx context.Context, sel *v1.Selection) (store.Query, error) {
+func (s *Server) unfiltered(ctx context.Context, sel *v1.Selection, raw bool) (query, error) {
 	f := sel.GetFilter()
 	if f.GetFocus()+f.GetIgnore()+f.GetHide()+f.GetShow()+f.GetShowFrom()+f.GetTagFocus()+f.GetTagIgnore() != "" {
-		return store.Query{}, invalid("selection.filter: values over time are of whole profiles and cannot be filtered; leave it empty")
+		return query{}, invalid("selection.filter: values over time are of whole profiles and cannot be filtered; leave it empty")
 	}
-	return selectionQuery(ctx, sel)
+	return s.selectionQuery(ctx, sel, raw)
 }
 
 func wireLabels(ls profile.Labels) (out []*v1.Label) {
@@ -94,22 +147,26 @@ type selected struct {
 }
 
 // selectProfile asks the store and applies the filter.
-func (s *Server) selectProfile(ctx context.Context, sel *v1.Selection) (*selected, error) {
-	q, err := selectionQuery(ctx, sel)
+func (s *Server) selectProfile(ctx context.Context, sel *v1.Selection, raw bool) (*selected, error) {
+	q, err := s.selectionQuery(ctx, sel, raw)
 	if err != nil {
 		return nil, err
 	}
 	f := sel.GetFilter()
 	filter := profile.Filter{Focus: f.GetFocus(), Ignore: f.GetIgnore(), Hide: f.GetHide(), Show: f.GetShow(),
 		ShowFrom: f.GetShowFrom(), TagFocus: f.GetTagFocus(), TagIgnore: f.GetTagIgnore()}
-	res, err := s.opt.Store.Select(ctx, q)
+	res, err := s.opt.Store.Select(ctx, q.Query)
 	if err != nil {
 		return nil, err
 	}
 	if len(res.Profile.SampleTypes) != 1 {
 		return nil, fmt.Errorf("store answered %v with %d sample types", q.Type, len(res.Profile.SampleTypes))
 	}
-	p, warnings, err := res.Profile.Filter(filter)
+	shown := res.Profile
+	if q.scope.Rename != nil { // before the filter: whether it matches must not tell a name that is hidden
+		shown = shown.Rename(q.scope.Rename)
+	}
+	p, warnings, err := shown.Filter(filter)
 	if err != nil {
 		return nil, invalid("filter: %w", err)
 	}
@@ -123,18 +180,18 @@ func (s *Server) selectProfile(ctx context.Context, sel *v1.Selection) (*selecte
 }
 
 // selectBoth asks for two selections at the same time.
-func (s *Server) selectBoth(ctx context.Context, base, head *v1.Selection) (b, h *selected, err error) {
+func (s *Server) selectBoth(ctx context.Context, base, head *v1.Selection, raw bool) (b, h *selected, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		if b, err = s.selectProfile(ctx, base); err != nil {
+		if b, err = s.selectProfile(ctx, base, raw); err != nil {
 			cancel()
 		}
 		done <- err
 	}()
-	h, herr := s.selectProfile(ctx, head)
+	h, herr := s.selectProfile(ctx, head, raw)
 	if herr != nil {
 		cancel()
 	}

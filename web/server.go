@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"runtime"
@@ -28,6 +29,9 @@ type Options struct {
 	// Authorize refuses a question by returning an error, whose text the asker
 	// reads. nil allows everyone. The dashboard's own files and health are for everyone.
 	Authorize func(*http.Request) error
+	// Allow refuses a question about profiles, once it is known what it is about, or says what of the answer the asker may see: it is
+	// called before the store is asked, for each question. Its error may be a *[Refusal]. nil allows everyone everything.
+	Allow func(context.Context, Question) (Scope, error)
 	// Healthy says why the process should be started anew, Ready why it should
 	// be asked nothing now. nil is never.
 	Healthy, Ready func() error
@@ -51,6 +55,28 @@ type Options struct {
 	Gatherer prometheus.Gatherer   // what /metrics shows; nil is 404
 	Now      func() time.Time      // nil is time.Now
 }
+
+// Question is what somebody asks about profiles.
+type Question struct {
+	Raw      bool     // single profiles, or what the labels of samples say; else sums
+	Services []string // that it names; nil is that it is about all
+}
+
+// Scope is what an asker may see.
+type Scope struct {
+	Services []string // the profiles of others are not there; nil is all
+	// Rename is what a function is called, and whether that is another name than its own; nil hides nothing.
+	Rename func(function string) (string, bool)
+}
+
+// Refusal is an error of [Options.Allow] that says how it is told.
+type Refusal struct {
+	Code       connect.Code
+	Text       string
+	RetryAfter time.Duration // 0 is not said
+}
+
+func (r *Refusal) Error() string { return r.Text }
 
 // Server answers questions and serves the dashboard. See [New].
 type Server struct {
@@ -105,6 +131,11 @@ func New(o Options) (*Server, error) {
 	}
 	s.mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		replyError(w, http.StatusNotFound, connect.CodeNotFound, fmt.Sprintf("there is nothing at %s; docs/api.md lists what there is", r.URL.Path))
+	})
+	// Where no door stands before this server everyone may everything, and the page is told so.
+	s.mux.HandleFunc("GET /api/v1/access/me", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		replyJSON(w, http.StatusOK, map[string]string{"how": "open"})
 	})
 	s.mux.HandleFunc("GET /healthz", s.health(o.Healthy))
 	s.mux.HandleFunc("GET /readyz", s.health(o.Ready))
@@ -243,8 +274,15 @@ func (s *Server) ask(ctx context.Context, name string, f func(context.Context) e
 // errorOf is err as an asker should see it.
 func (s *Server) errorOf(err error) *connect.Error {
 	var c *connect.Error
+	var refused *Refusal
 	switch {
 	case errors.As(err, &c):
+		return c
+	case errors.As(err, &refused):
+		c = connect.NewError(refused.Code, refused)
+		if refused.RetryAfter > 0 {
+			c.Meta().Set("Retry-After", fmt.Sprint(int(math.Ceil(refused.RetryAfter.Seconds()))))
+		}
 		return c
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, err)

@@ -159,6 +159,9 @@ type Request struct {
 	// pseudonym, as it stands in records. Kind is person, token or service.
 	Principal, Kind string
 	Roles           []string // granted here, beside those that an issuer has signed
+	// Trust, where there is no document, is what the caller's authentication has proved, 1 to 100: docs/policy.md, "People". What the
+	// principal's failures have cost it is taken off. 0 is by its record, as of everybody else.
+	Trust int
 
 	Action, Resource string // see [policy.Request]
 	MFA              bool
@@ -182,6 +185,8 @@ type Decision struct {
 	Policies   []string // that decided; not to be changed
 	Conditions policy.Conditions
 	Reason     string
+	// RetryAfter is, of a denial for its rate alone, when it may be asked again; 0 otherwise.
+	RetryAfter time.Duration
 
 	release func()
 }
@@ -213,6 +218,9 @@ type Event struct {
 
 // privileged says what is not done before its record is durable.
 func privileged(level policy.Level, action, resource string) bool {
+	if action == "write" && level < policy.Privileged && !isCritical(resource) {
+		return false // uploads come by the thousand, and their bytes are durable by themselves
+	}
 	return level >= policy.Privileged || action == "change" || action == "administer" || isCritical(resource) || strings.HasPrefix(resource, "profiles/raw")
 }
 
@@ -451,6 +459,15 @@ func (g *Guard) judge(ctx context.Context, w *who, req *Request, s *Session, m m
 		d.Trust = g.records.trustOf(w.r, m.now)
 		d.Level = min(policy.LevelOf(d.Trust), policy.Level(w.r.ceiling.Load()))
 	}
+	if w.c == nil && req.Trust > 0 { // a login proves at once what a program earns
+		d.Trust = min(req.Trust, maxTrust)
+		ceiling := policy.Critical
+		if w.r != nil {
+			d.Trust = max(0, d.Trust-w.r.penalty())
+			ceiling = policy.Level(w.r.ceiling.Load())
+		}
+		d.Level = min(policy.LevelOf(d.Trust), ceiling)
+	}
 	p := g.requests.Get().(*policy.Request)
 	*p = policy.Request{
 		Principal: w.principal, Kind: w.kind, Roles: w.roles, Action: req.Action, Resource: req.Resource, Trust: d.Trust, Level: d.Level,
@@ -485,9 +502,10 @@ func (g *Guard) judge(ctx context.Context, w *who, req *Request, s *Session, m m
 		}
 	}
 	if rate := res.Conditions.Rate; rate != (policy.Rate{}) && !(bucket{rate.Every, rate.Burst}).take(&w.r.arrival, m.mono) {
+		d.RetryAfter = rate.Every
 		return reasonRate, nil
 	}
-	if d.Level < policy.Privileged || s != nil {
+	if d.Level < policy.Privileged || s != nil || w.c == nil && req.Trust > 0 { // who logs in asks, and runs nothing
 		return "", nil
 	}
 	if g.opt.Capacity == nil {

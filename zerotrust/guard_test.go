@@ -400,3 +400,40 @@ func ExampleGuard_Evaluate() {
 	// peer/self true basic <nil>
 	// people/x false basic <nil>
 }
+
+// TestLoginTrust: what a login has proved counts at once, runs nothing, and is less where the principal has failed verifications.
+func TestLoginTrust(t *testing.T) {
+	h := open(t)
+	ask := func(trust int, action, resource string, roles ...string) zerotrust.Decision {
+		t.Helper()
+		d, err := h.Evaluate(t.Context(), zerotrust.Request{Principal: "p-1", Kind: "person", Roles: roles, Trust: trust, Action: action, Resource: resource})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	if d := ask(100, "read", "profiles/raw/checkout", "analyst"); !d.Allow || d.Level != policy.Critical || h.seats.Load() != 0 {
+		t.Errorf("a login that proved level critical: %+v, %d seats", d, h.seats.Load())
+	}
+	if d := ask(60, "read", "profiles/raw/checkout", "analyst"); d.Allow || d.Level != policy.Verified {
+		t.Errorf("one that proved level verified: %+v", d)
+	}
+	if d := ask(0, "read", "profiles/aggregate/checkout", "reader"); d.Allow {
+		t.Errorf("one that proved nothing is no more than a stranger: %+v", d)
+	}
+	for range 4 { // 5 points each
+		if err := h.Failed(t.Context(), "p-1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := ask(100, "read", "profiles/raw/checkout", "analyst"); d.Allow || d.Trust != 80 {
+		t.Errorf("after failures: %+v", d)
+	}
+	var refused zerotrust.Decision
+	for i := 0; i < 101 && refused.RetryAfter == 0; i++ {
+		refused = ask(60, "read", "findings", "reader")
+	}
+	if refused.Allow || refused.RetryAfter != 600*time.Millisecond {
+		t.Errorf("100 a minute: %+v", refused)
+	}
+}

@@ -197,6 +197,13 @@ func (t *records) update(r *record, change func(*Record)) {
 	}
 }
 
+// penalty is what its failures take off.
+func (r *record) penalty() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Penalty
+}
+
 // commit returns when all that was changed before is on disk.
 func (t *records) commit(ctx context.Context) error {
 	if t.journal == nil {

@@ -26,14 +26,14 @@ func (a *app) agentsCommand() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "agents",
 		GroupID: "main",
-		Short:   "See the agents of a running server, and lease settings to them: list, lease, release",
+		Short:   "See the agents of a running server, and lease settings to them: list, lease, release, enrol",
 		Long: `See the agents that speak with a running server, and lease settings of the Go runtime to them. A lease
 ends by itself, and when the server goes away: the agent then restores what it found. The server is the one that
 --server or the environment variable QUANTRA_SERVER names, else ` + defaultServer + `.`,
 		Example: `  quantraband agents list
   quantraband agents lease host-4711 --service checkout --for 10m --gogc 200 --gomemlimit 400MiB
   quantraband agents release host-4711 --service checkout`,
-	}, a.agentsList(), a.agentsLease(), a.agentsRelease())
+	}, a.agentsList(), a.agentsLease(), a.agentsRelease(), a.agentsEnrol())
 }
 
 // call asks one of the routes under fleet.ReaderPath.
@@ -60,7 +60,7 @@ func (q *question) ask(ctx context.Context, method, path string, body, answer an
 		return usagef("--server %q: %w", q.server, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	res, err := (&http.Client{Timeout: q.timeout}).Do(req)
+	res, err := q.http().Do(req)
 	if err != nil {
 		return q.callError(err)
 	}
@@ -77,6 +77,8 @@ func (q *question) ask(ctx context.Context, method, path string, body, answer an
 		switch fault.Code {
 		case "invalid_argument":
 			return usagef("%s", fault.Message)
+		case "permission_denied", "unauthenticated":
+			return deniedf("%s: %s", q.server, fault.Message)
 		case "unavailable", "resource_exhausted", "deadline_exceeded":
 			return unavailablef("%s cannot do it now: %s", q.server, fault.Message)
 		}

@@ -337,13 +337,6 @@ func TestKeysAtOnce(t *testing.T) {
 	}
 	write(keys[0], at)
 	check("back", 0)
-	own, _, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if k.own = own; k.allow(own) != nil {
-		t.Error("our own key is refused")
-	}
 }
 
 // TestOwnAgentKey: it is made once, for its user alone; what is not it is refused.

@@ -86,10 +86,8 @@ type auditLog struct {
 // openAuditLog opens the log if it is there. That it cannot is said, and tried again at each act.
 func openAuditLog(data, key string, log *slog.Logger) (*auditLog, error) {
 	a := &auditLog{data: data, key: key, log: log}
-	if key != "" { // what was asked for is checked at once
-		if _, err := placeOf(data, key); err != nil {
-			return nil, err
-		}
+	if _, err := placeOf(data, key); err != nil { // where it is to be is checked at once
+		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(data, auditDir)); errors.Is(err, fs.ErrNotExist) {
 		return a, nil

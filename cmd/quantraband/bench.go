@@ -534,7 +534,7 @@ func serverMetrics(ctx context.Context, server string) (map[string]float64, erro
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := new(credentials).client(server, &http.Client{}).Do(req)
 	if err != nil {
 		return nil, err
 	}

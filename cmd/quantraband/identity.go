@@ -69,13 +69,13 @@ Roles count only where an issuer signs, and so do attributes.`,
 				return usagef("--from %q: it must be RFC 3339, as 2026-11-23T15:04:05Z", from)
 			}
 		}
-		owner, err := keyFile(key, true, pass.ask(cmd.Context(), key))
+		owner, err := keyIn(key, true, pass.ask(cmd.Context(), key))
 		if err != nil {
 			return err
 		}
 		issuer := owner
 		if issuerKey != "" {
-			if issuer, err = keyFile(issuerKey, false, pass.ask(cmd.Context(), issuerKey)); err != nil {
+			if issuer, err = keyIn(issuerKey, false, pass.ask(cmd.Context(), issuerKey)); err != nil {
 				return err
 			}
 		}
@@ -304,7 +304,7 @@ at once: open sessions of those who were revoked end.`,
 		if issuerKey == "" || listFile == "" || len(args) == 0 && !push {
 			return usagef("revoke needs whom to revoke, --issuer-key FILE and --list FILE")
 		}
-		issuer, err := keyFile(issuerKey, false, pass.ask(cmd.Context(), issuerKey))
+		issuer, err := keyIn(issuerKey, false, pass.ask(cmd.Context(), issuerKey))
 		if err != nil {
 			return err
 		}

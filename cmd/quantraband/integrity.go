@@ -113,7 +113,7 @@ func openIntegrityStore(dir, name, public string, makeKey bool) (*integrity.Stor
 			return nil, err
 		}
 	}
-	key, err := keyFile(name, makeKey, nil)
+	key, err := keyIn(name, makeKey, nil)
 	switch {
 	case err == nil:
 		if public == "" {
@@ -257,7 +257,7 @@ func (a *app) makeBaseline(ctx context.Context, o *integrityOptions, h integrity
 	if err != nil {
 		return err
 	}
-	private, err := keyFile(o.keyFile, false, nil)
+	private, err := keyIn(o.keyFile, false, nil)
 	if err != nil {
 		return err
 	}

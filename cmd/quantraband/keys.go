@@ -38,11 +38,19 @@ const keyCheckEvery = time.Second
 // keyName is a public key as signatures and key files name it.
 func keyName(k ed25519.PublicKey) string { return base64.RawURLEncoding.EncodeToString(k) }
 
+// keyBytes are the 32 bytes of a key's name.
+func keyBytes(name string) ([]byte, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(name)
+	if err != nil || len(b) != ed25519.PublicKeySize {
+		return nil, fmt.Errorf("%.60q is not a public key: it must be %d bytes in base64url without padding (43 characters), as agents name theirs", name, ed25519.PublicKeySize)
+	}
+	return b, nil
+}
+
 // agentKeys are the keys that --agent-keys names. The file is read again when it has changed; one that is wrong then is said so in
 // the log, and the keys stay what they were: a slip of an editor must not shut every agent out.
 type agentKeys struct {
 	path string
-	own  ed25519.PublicKey // of the server's own agents; nil is none. Set before the first request
 	log  *slog.Logger
 	now  func() time.Time
 
@@ -76,9 +84,6 @@ func openAgentKeys(path string, log *slog.Logger) (*agentKeys, error) {
 
 // allow is ingest.SignatureOptions.Keys.
 func (k *agentKeys) allow(key ed25519.PublicKey) error {
-	if k.own != nil && k.own.Equal(key) {
-		return nil
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if now := k.now(); now.Sub(k.checked) >= keyCheckEvery {
@@ -151,9 +156,9 @@ func parseAgentKeys(raw []byte) (map[[ed25519.PublicKeySize]byte]bool, error) {
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
-		b, err := base64.RawURLEncoding.Strict().DecodeString(fields[0])
-		if err != nil || len(b) != ed25519.PublicKeySize {
-			return nil, fmt.Errorf("line %d: %.60q is not a public key: it must be %d bytes in base64url without padding (43 characters), as agents name theirs", n, fields[0], ed25519.PublicKeySize)
+		b, err := keyBytes(fields[0])
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
 		if err := ingest.CheckKey(b); err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
@@ -173,7 +178,7 @@ func parseAgentKeys(raw []byte) (map[[ed25519.PublicKeySize]byte]bool, error) {
 // the folder for itself, so nobody else makes it at the same time.
 func ownAgentKey(dir string) (path string, pub ed25519.PublicKey, err error) {
 	path = filepath.Join(dir, ownKeyFile)
-	k, err := keyFile(path, true, nil)
+	k, err := keyIn(path, true, nil)
 	defer k.Wipe()
 	switch public := k.Public(); {
 	case err == nil:
@@ -186,8 +191,8 @@ func ownAgentKey(dir string) (path string, pub ed25519.PublicKey, err error) {
 	return "", nil, fmt.Errorf("%w; delete it, and a new one is made", err)
 }
 
-// keyFile reads the key in a file, whose passphrase is asked for if it has one. A missing one is made where that is wanted, without.
-func keyFile(path string, orMake bool, ask seal.Passphrase) (seal.Key, error) {
+// keyIn reads the key in a file, whose passphrase is asked for if it has one. A missing one is made where that is wanted, without.
+func keyIn(path string, orMake bool, ask seal.Passphrase) (seal.Key, error) {
 	k, err := seal.LoadKey(path, ask)
 	if orMake && errors.Is(err, fs.ErrNotExist) {
 		k = seal.NewKey()

@@ -25,8 +25,22 @@ import (
 func TestMain(m *testing.M) {
 	sandboxChild()
 	clickhousetest.Main()
+	// Servers and commands of the tests are of one user, who is not the one who runs them.
+	if os.Getenv(testHomeEnv) == "" {
+		dir, err := os.MkdirTemp("", "quantraband-test")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Setenv(testHomeEnv, dir)
+		os.Setenv("XDG_DATA_HOME", dir)
+		defer os.RemoveAll(dir)
+	}
 	testscript.Main(m, map[string]func(){"quantraband": main, "bench-program": benchProgram})
 }
+
+// testHomeEnv says that the tests' folder is made.
+const testHomeEnv = "QUANTRABAND_TEST_HOME"
 
 // TestScripts runs the stories in testdata/script: one for each promise, its failures included.
 func TestScripts(t *testing.T) {
@@ -50,7 +64,9 @@ func TestScripts(t *testing.T) {
 			env.Setenv("REPO", repo)
 			env.Setenv("NO_COLOR", "")
 			env.Setenv("COLUMNS", "")
-			env.Setenv("XDG_DATA_HOME", env.WorkDir+"/xdg")
+			env.Setenv(tokenEnv, "")
+			env.Setenv(testHomeEnv, os.Getenv(testHomeEnv))
+			env.Setenv("XDG_DATA_HOME", os.Getenv("XDG_DATA_HOME")) // where servers leave their credentials
 			return nil
 		},
 		RequireExplicitExec: true,

@@ -38,6 +38,8 @@ type question struct {
 	ids           []string
 
 	asJSON bool
+
+	credentials
 }
 
 // serverFlags adds what says whom to ask.
@@ -47,6 +49,7 @@ func (q *question) serverFlags(cmd *cobra.Command) {
 	f.StringVar(&q.server, "server", "", "`address` of the server (default: $QUANTRA_SERVER, else "+defaultServer+")")
 	f.DurationVar(&q.timeout, "timeout", time.Minute, "how long to wait for the answer")
 	f.BoolVar(&q.asJSON, "json", false, "write JSON")
+	q.credentials.flags(cmd)
 	cmd.PreRun = func(*cobra.Command, []string) {
 		for _, s := range []string{server, defaultServer} {
 			if q.server == "" {
@@ -89,7 +92,12 @@ func (q *question) sampleFlags(cmd *cobra.Command) {
 }
 
 func (q *question) client() quantrav1connect.QuerierServiceClient {
-	return quantrav1connect.NewQuerierServiceClient(&http.Client{Timeout: q.timeout}, q.server)
+	return quantrav1connect.NewQuerierServiceClient(q.http(), q.server)
+}
+
+// http asks the server as whoever this user is there.
+func (q *question) http() *http.Client {
+	return q.credentials.client(q.server, &http.Client{Timeout: q.timeout})
 }
 
 // selector is the question's matchers in one.
@@ -252,6 +260,8 @@ func (q *question) serverError(err error) error {
 		switch ce.Code() {
 		case connect.CodeInvalidArgument:
 			return usagef("%s", ce.Message())
+		case connect.CodePermissionDenied, connect.CodeUnauthenticated:
+			return deniedf("%s: %s", q.server, ce.Message())
 		case connect.CodeDeadlineExceeded:
 			return unavailablef("%s did not answer within %s; ask for less, or wait longer with --timeout", q.server, q.timeout)
 		case connect.CodeUnavailable, connect.CodeResourceExhausted:

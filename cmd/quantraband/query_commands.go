@@ -439,7 +439,7 @@ func (q *question) export(ctx context.Context, format string, sel *quantrav1.Sel
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
-	resp, err := (&http.Client{Timeout: q.timeout}).Do(req)
+	resp, err := q.http().Do(req)
 	if err != nil {
 		return nil, q.serverError(err)
 	}

@@ -5,19 +5,20 @@ import (
 	"io"
 	"strings"
 
+	"github.com/quantra-l/quantra/access"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
 )
 
 // writeReady says that the server is ready, where it is, what it found, and how
 // to send it profiles.
-func writeReady(w io.Writer, base, dir string, e *engine, o upOptions) error {
+func writeReady(w io.Writer, base, link, dir string, e *engine, o upOptions) error {
 	var b strings.Builder
 	kept := 0
 	if e.blocks != nil {
 		kept = e.blocks.Stats().Asked
 	}
-	fmt.Fprintf(&b, "quantraband is ready.\n\n  dashboard    %s\n  data folder  %s (%s)\n", base, dir, recovered(e.db.Stats(), kept))
+	fmt.Fprintf(&b, "quantraband is ready.\n\n  dashboard    %s\n  log in       %s\n               once, within %s; `quantraband login --link` makes another\n  data folder  %s (%s)\n", base, base+link, access.LinkTTL, dir, recovered(e.db.Stats(), kept))
 	if e.clickhouse != nil {
 		fmt.Fprintf(&b, "  ClickHouse   %s\n", e.clickhouse)
 	}
@@ -32,7 +33,7 @@ func writeReady(w io.Writer, base, dir string, e *engine, o upOptions) error {
 			"               profiles go to the data folder above, --data chooses another\n")
 	}
 	if o.signed() {
-		who := "any key"
+		who := "a key that has enrolled"
 		if o.agentKeys != "" {
 			who = "a key in " + o.agentKeys
 		}

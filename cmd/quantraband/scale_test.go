@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -23,7 +24,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/quantra-l/quantra/ingest"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/profile"
 )
@@ -35,6 +35,7 @@ type pooled struct {
 	pool   string // the supervisor
 	policy string
 	base   string
+	secret string       // of the server's owner
 	clock  atomic.Int64 // Unix nanoseconds
 }
 
@@ -100,7 +101,8 @@ func newPooled(t *testing.T) *pooled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	guard, _, err := openGuard(data, guardOptions{}, audit.decided, log)
+	o.noSelfProfile = true
+	door, err := openDoor(data, o, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, e.control, nil, audit, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,18 +110,18 @@ func newPooled(t *testing.T) *pooled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := assemble(e, o, rules, changes, audit, guard, ingest.NewVerifier(ingest.SignatureOptions{}), log)
+	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	stop := inBackground(context.Background(), all.optimizer.Run)
 	srv := httptest.NewServer(all)
-	p.base = srv.URL
+	p.base, p.secret = srv.URL, door.secret
 	t.Cleanup(func() {
 		stop()
 		srv.Close()
 		all.agents.Close()
-		if err := errors.Join(guard.Close(), audit.Close()); err != nil {
+		if err := errors.Join(door.guard.Close(), audit.Close()); err != nil {
 			t.Error(err)
 		}
 		if err := e.Close(); err != nil {
@@ -189,6 +191,7 @@ func (p *pooled) ask(method, path, body string, to any) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	req.Header.Set("Authorization", "Bearer "+p.secret)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		p.t.Fatal(err)

@@ -95,7 +95,7 @@ func startServer(args ...string) (*server, error) {
 		s.cmd.Wait()
 		s.code = s.cmd.ProcessState.ExitCode()
 	}()
-	m := regexp.MustCompile(`dashboard +(http://\S+)`).FindStringSubmatch(s.ready)
+	m := regexp.MustCompile(`dashboard +(https?://\S+)`).FindStringSubmatch(s.ready)
 	if m == nil {
 		<-s.ended
 		return nil, fmt.Errorf("up ended with %d and was never ready: %s", s.code, &s.stderr)
@@ -139,6 +139,9 @@ func mustStart(t *testing.T, args ...string) *server {
 	})
 	return s
 }
+
+// owner asks as the user whose server it is.
+func owner(base string) *http.Client { return new(credentials).client(base, &http.Client{}) }
 
 // push sends a profile as any program would, and is the status it got.
 func push(base, query string, body []byte) (int, error) {

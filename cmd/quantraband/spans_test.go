@@ -26,7 +26,7 @@ func ask(base, method string, request, answer any) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.Post(base+"/quantra.v1.QuerierService/"+method, "application/json", strings.NewReader(string(body)))
+	resp, err := owner(base).Post(base+"/quantra.v1.QuerierService/"+method, "application/json", strings.NewReader(string(body)))
 	if err != nil {
 		return err
 	}

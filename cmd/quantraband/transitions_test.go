@@ -70,7 +70,7 @@ func TestSpansBecomeTransitions(t *testing.T) {
 		"connection -> verify":          {connections, 983040, 1048576, 0.2},
 	}
 	eventually(t, "all spans are in the profile", func() (bool, error) {
-		resp, err := http.Get(s.base + ask)
+		resp, err := owner(s.base).Get(s.base + ask)
 		if err != nil {
 			return false, err
 		}

@@ -42,6 +42,8 @@ type upOptions struct {
 	integrity      bool
 	integrityRules string
 	guard          guardOptions
+	access         accessOptions
+	tls            tlsOptions
 	engine         engineOptions
 	log            logOptions
 }
@@ -61,9 +63,13 @@ the log of the data folder, and after a minute in blocks in the bucket. The
 bucket is a folder in the data folder, or object storage that --bucket names;
 docs/buckets.md has the URLs, docs/operations.md what lies where. It profiles itself, too.
 
-It listens on this machine only, unless --listen says otherwise: there is no
-authentication yet, so whoever reaches the address can read profiles, and send
-them too unless --require-signed or --agent-keys asks for signatures.
+Nobody reads anything without a decision of the guard. The one-time link that is
+printed opens the dashboard; commands of the same user on this machine need
+nothing. docs/access.md has people, roles, tokens, agents and TLS.
+
+It listens on this machine only, unless --listen says otherwise. Here whoever
+can reach the address may send profiles, unless --require-signed or --agent-keys
+asks for signatures; elsewhere an agent must have enrolled, or show a token.
 
 Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left running.`,
 		Example: `  quantraband up
@@ -90,6 +96,8 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	o.guard.flags(cmd)
 	f.BoolVar(&o.integrity, "integrity", false, "watch files by the baseline in the data folder, which is made of this program, its keys and the files named here if there is none: docs/integrity.md")
 	f.StringVar(&o.integrityRules, "integrity-rules", "", "`file` of rules that say how bad a change of a file is (implies --integrity)")
+	o.access.flags(cmd)
+	o.tls.flags(cmd)
 	o.engine.flags(cmd)
 	o.log.flags(cmd)
 	return cmd
@@ -98,7 +106,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 // up runs the server until ctx ends, and then stops everything in the order
 // in which things depend on each other: who sends, who takes, who keeps.
 func (a *app) up(ctx context.Context, o upOptions) (err error) {
-	if err := o.engine.check(); err != nil {
+	if err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo)); err != nil {
 		return err
 	}
 	log, err := o.log.logger(a.stderr)
@@ -121,6 +129,10 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if o.demo {
 		changes.builtIn, changes.demo = demo.Policy(), true
 	}
+	secured, err := o.tls.config(log)
+	if err != nil {
+		return err
+	}
 	keys, err := openAgentKeys(o.agentKeys, log)
 	if err != nil {
 		return err
@@ -131,6 +143,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	addr := ln.Addr().(*net.TCPAddr)
 	defer ln.Close() // again after the server has closed it: harmless
 	e, err := a.openEngine(ctx, dir, o.engine, log)
 	if err != nil {
@@ -138,29 +151,25 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	sign, err := openSigning(dir, o, e.share, keys, o.demo || !o.noSelfProfile)
-	if err != nil {
-		return err
-	}
 	audit, err := openAuditLog(dir, o.auditKey, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, audit.Close()) }()
-	guard, policies, err := openGuard(dir, o.guard, audit.decided, log)
+	door, err := openDoor(dir, o, addr, e.control, keys, audit, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, guard.Close()) }()
-	base := baseURL(ln.Addr().(*net.TCPAddr))
+	defer func() { err = errors.Join(err, door.guard.Close()) }()
+	base := baseURL(addr, secured != nil)
 	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
-	all, err := assemble(e, o, rules, changes, audit, guard, sign.verifier, log)
+	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), log)
 	if err != nil {
 		return err
 	}
 	// All of these end after the server has, and before the store.
-	if policies != nil {
-		defer inBackground(ctx, policies.Run)()
+	if door.policies != nil {
+		defer inBackground(ctx, door.policies.Run)()
 	}
 	stopFiles, err := watchOwnFiles(ctx, dir, o, audit, log)
 	if err != nil {
@@ -169,29 +178,46 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer stopFiles()
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
+	defer inBackground(ctx, sweep(door.who, log))()
 	srv := newHTTPServer(all, log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
+	if srv.TLSConfig = secured; secured != nil {
+		go func() { served <- srv.ServeTLS(ln, "", "") }()
+	} else {
+		go func() { served <- srv.Serve(ln) }()
+	}
 	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
 
-	addr := ln.Addr().(*net.TCPAddr)
 	a.warnOfReach(addr, o)
+	credential, err := leaveCredential(dir, addr.Port, door.secret, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, credential.remove()) }()
 	if !o.noSelfProfile {
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: sign.keyFile, SpoolBytes: -1, Logger: log})
+		own, err := o.tls.ownClient()
+		if err != nil {
+			return err
+		}
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: door.ownKey, HTTPClient: own, SpoolBytes: -1, Logger: log})
 		if err != nil {
 			return err
 		}
 		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
 	}
 	if o.demo {
-		fleet, err := startDemo(ctx, base, o.engine.region, sign.keyFile, changes.demoFile(), log)
+		fleet, err := startDemo(ctx, base, o.engine.region, door.ownKey, changes.demoFile(), log)
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
 		defer stopWithin(ctx, fleetGrace, "the demo fleet", log, fleet.Stop)
 	}
-	if err := writeReady(a.stdout, base, dir, e, o); err != nil {
+	link, err := firstLink(ctx, door.who)
+	if err != nil {
+		return err
+	}
+	if err := writeReady(a.stdout, base, link, dir, e, o); err != nil {
 		return err
 	}
 	select {
@@ -208,11 +234,12 @@ func (a *app) warnOfReach(addr *net.TCPAddr, o upOptions) {
 	if addr.IP.IsLoopback() {
 		return
 	}
-	send := " and send"
-	if o.signed() {
-		send = ""
+	if o.access.openIngest {
+		a.warn(fmt.Sprintf("listening on %s with --open-ingest: whoever reaches this address can send profiles", addr))
 	}
-	a.warn(fmt.Sprintf("listening on %s: there is no authentication yet, so whoever reaches this address can read%s profiles, lease settings to agents, and end connections of peers", addr, send))
+	if !o.tls.on() {
+		a.warn(fmt.Sprintf("listening on %s without TLS: others on the way can read profiles, and steal sessions and tokens", addr))
+	}
 }
 
 // inBackground lets run work until the function that it returns is called.
@@ -248,12 +275,16 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 }
 
 // baseURL is the address as a program on this machine reaches it.
-func baseURL(addr *net.TCPAddr) string {
+func baseURL(addr *net.TCPAddr, secured bool) string {
+	scheme := "http://"
+	if secured {
+		scheme = "https://"
+	}
 	host := addr.IP.String()
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, fmt.Sprint(addr.Port))
+	return scheme + net.JoinHostPort(host, fmt.Sprint(addr.Port))
 }
 
 // newHTTPServer is a server that no slow or greedy client can hold up. Reading
@@ -261,6 +292,7 @@ func baseURL(addr *net.TCPAddr) string {
 func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true) // gRPC clients speak nothing else
 	return &http.Server{
 		Handler:           h,

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/quantra-l/quantra/access"
 	"github.com/quantra-l/quantra/analyze"
 	"github.com/quantra-l/quantra/analyze/price"
 	"github.com/quantra-l/quantra/analyze/sched"
@@ -37,7 +37,7 @@ type parts struct {
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
-func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
+func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -52,7 +52,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		registry.MustRegister(newStatsCollector("quantra_blocks_", e.blocks.Stats, blocksMetrics))
 	}
 	in, err := ingest.New(ingest.Options{
-		Append:   appendTo(db),
+		Append:   sendsBy(who, appendTo(db)),
 		Logger:   log,
 		Registry: registry,
 		MaxAge:   o.engine.longest(), // what is older would go at once
@@ -65,7 +65,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		return nil, err
 	}
 	agents, err := fleet.New(fleet.Options{
-		Verify: verifyWith(signatures), Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
+		Verify: verifyAgents(signatures, who), Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
 		MaxBytes: e.share.agents, ResultBytes: e.share.results,
 	})
 	if err != nil {
@@ -95,6 +95,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
 	ui, err := web.New(web.Options{
 		Store: db,
+		Allow: allowQuestions(who),
 		Ready: func() error { // what is stuck is no reason to start the process anew
 			return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy(), audit.Healthy())
 		},
@@ -112,7 +113,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{mux, agents, watcher, optimizer}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer}, nil
 }
 
 // analysis is by what findings are priced and told: files that are read again when they change.
@@ -167,48 +168,9 @@ func tenantOf(r *http.Request) (string, error) {
 	return cmp.Or(t, store.DefaultTenant), err
 }
 
-// verifyWith checks what agents send by the same signatures as uploads, in fleet's words: these two rooms do not know each other.
-func verifyWith(v *ingest.Verifier) func(*http.Request, []byte) (string, error) {
-	return func(r *http.Request, body []byte) (string, error) {
-		key, err := v.Verify(r, body)
-		var e *ingest.SignatureError
-		if errors.As(err, &e) {
-			return "", &fleet.Refusal{Status: e.Status, Code: e.Code, Text: e.Text, RetryAfter: e.RetryAfter}
-		}
-		return key, err
-	}
-}
-
 // summarize is what a reader is shown of an execution trace.
 func summarize(trace []byte) (any, error) {
 	return sched.Summarize(bytes.NewReader(trace), sched.Limits{})
-}
-
-// signing is what up --require-signed and --agent-keys ask for.
-type signing struct {
-	verifier *ingest.Verifier
-	keyFile  string // of our own agents; "" where they need none
-}
-
-// openSigning makes what checks signatures. keys are those of --agent-keys, nil where any key may sign; own says that agents of ours
-// will send: they get a key then, which is accepted.
-func openSigning(dir string, o upOptions, share memoryShares, keys *agentKeys, own bool) (s signing, err error) {
-	const nonceBytes = 64 // of one that is remembered, a map's slack included
-	so := ingest.SignatureOptions{Require: o.signed(), Nonces: int(share.nonces / nonceBytes)}
-	if keys != nil {
-		so.Keys = keys.allow
-	}
-	if so.Require && own {
-		var pub ed25519.PublicKey
-		if s.keyFile, pub, err = ownAgentKey(dir); err != nil {
-			return signing{}, err
-		}
-		if keys != nil {
-			keys.own = pub
-		}
-	}
-	s.verifier = ingest.NewVerifier(so)
-	return s, nil
 }
 
 // appendTo hands what arrives to the store, and the store's words to ingest:

@@ -10,11 +10,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/quantra-l/quantra/seal"
 	"github.com/quantra-l/quantra/zerotrust"
 	"github.com/quantra-l/quantra/zerotrust/policy"
 )
@@ -72,8 +74,9 @@ func (o *guardOptions) options() (out zerotrust.Options, err error) {
 	return out, nil
 }
 
-// openGuard opens the guard of a server. policies is what keeps its policies fresh; nil where they are the standard ones.
-func openGuard(dir string, o guardOptions, record func(context.Context, zerotrust.Event) error, log *slog.Logger) (g *zerotrust.Guard, policies *policy.Source, err error) {
+// openGuard opens the guard of a server, which believes its own issuer beside those of --issuers. policies is what keeps its policies fresh; nil
+// where they are the standard ones.
+func openGuard(dir string, o guardOptions, issuer seal.PublicKey, record func(context.Context, zerotrust.Event) error, log *slog.Logger) (g *zerotrust.Guard, policies *policy.Source, err error) {
 	opt, err := o.options()
 	if err != nil {
 		return nil, nil, err
@@ -84,8 +87,10 @@ func openGuard(dir string, o guardOptions, record func(context.Context, zerotrus
 		}
 		opt.Policy = policies.Set
 	}
-	opt.Dir = filepath.Join(dir, guardDir)
-	opt.Record = record
+	if !slices.Contains(opt.Issuers, issuer) {
+		opt.Issuers = append(opt.Issuers, issuer)
+	}
+	opt.Dir, opt.Record = filepath.Join(dir, guardDir), record
 	g, err = zerotrust.New(opt)
 	return g, policies, err
 }

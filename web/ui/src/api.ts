@@ -28,8 +28,8 @@ export class Fault extends Error {
 
 const remedies: { [code: string]: string } = {
   invalid_argument: "Change the selection or the filter and try again.",
-  unauthenticated: "Sign in again.",
-  permission_denied: "Ask whoever runs this server for access.",
+  unauthenticated: "Log in again.",
+  permission_denied: "Whoever runs this server can grant it: the reason says which policy decided.",
   resource_exhausted: "The server is at its limit: choose a shorter range or wait a moment.",
   unavailable: "The server is starting or its disk is away. The page keeps trying.",
   deadline_exceeded: "Choose a shorter range or fewer services.",
@@ -48,6 +48,13 @@ function reach(now: boolean): void {
   if (now === reached) return;
   reached = now;
   changed(now);
+}
+
+let lost: () => void = () => {};
+
+/** onLost hears that the server no longer knows who asks. */
+export function onLost(f: () => void): void {
+  lost = f;
 }
 
 let ahead = 0; // by how much the server's clock is ahead of ours, in ms
@@ -79,6 +86,7 @@ export async function ask<T>(what: string, url: string, init: RequestInit, cures
   } catch {
     // A proxy's page rather than our JSON: the status is all there is.
   }
+  if (code === "unauthenticated") lost();
   throw new Fault(code, message, cures[code] ?? "Try again; if it stays, the server's log has the details.");
 }
 

@@ -2,6 +2,7 @@
 // tree as a flame graph, as a table, around one function, or by sample label.
 
 import { api, exportURL, type FlameGraphResponse, type LabelKey, type SampleLabelsResponse, type SandwichResponse, type Selection, type Service, type TopResponse } from "./api";
+import { may } from "./session";
 import { copy, h, icon, pick, rebuild, seg, toast, type MenuItem } from "./dom";
 import { Banner, filterChips, filterPick, labelFilters, menuButton, rangePick, Search, typePick } from "./controls";
 import { FlameView, type Show } from "./flame";
@@ -252,7 +253,7 @@ export class ExplorePage implements Page {
       typePick(types, type, (t) => set({ type: t, zoom: "" })),
       labelFilters(labels, scope, (l) => set({ labels: l })),
       h("div", { class: "grow" }),
-      service ? h("a", { class: "btn ghost", href: link("/live", { service, instance: parseMatchers(labels).find((m) => m.name === instanceLabel && m.op === "=")?.value }), title: "What its goroutines do now" }, icon("pulse"), "Goroutines now") : "",
+      service && may("read_raw") ? h("a", { class: "btn ghost", href: link("/live", { service, instance: parseMatchers(labels).find((m) => m.name === instanceLabel && m.op === "=")?.value }), title: "What its goroutines do now" }, icon("pulse"), "Goroutines now") : "",
       pick("Group by", by ? "By " + by : "Group by", () => [{ text: "Total", checked: !by, run: () => set({ by: "" }) }, ...this.labelNames.map((n) => ({ text: n, checked: n === by, run: () => set({ by: n }) }))], undefined, "ghost"),
       rangePick(s, (from, to) => set({ from, to: to === "now" ? "" : to }))]);
     this.viewbar(p, service, type, selection(type, service, labels, s, p));
@@ -262,12 +263,12 @@ export class ExplorePage implements Page {
     const up = p.get("dir") === "up";
     if (!this.bar.firstChild) this.bar.append(h("div", { class: "row left" }), this.search.el, h("div", { class: "row right" }));
     const [left, , right] = [...this.bar.children];
-    rebuild(left, () => [seg<View>("View", this.view(), [["both", "Both"], ["flame", "Flame graph"], ["top", "Top table"], ["sandwich", "Sandwich"], ["labels", "Labels"]], (v) => set({ view: v === "both" ? "" : v }))]);
+    rebuild(left, () => [seg<View>("View", this.view(), [["both", "Both"], ["flame", "Flame graph"], ["top", "Top table"], ["sandwich", "Sandwich"], ...(may("read_raw") ? [["labels", "Labels"] as [View, string]] : [])], (v) => set({ view: v === "both" ? "" : v }))]);
     rebuild(right, () => [
       h("button", { class: "btn", type: "button", title: up ? "Root at the bottom; click for root on top" : "Root on top; click for root at the bottom", "aria-label": "Turn the graph over", "aria-pressed": String(up), onclick: () => set({ dir: up ? "" : "up" }, true) }, icon("flip")),
       filterPick(p, (f) => set({ ...f, zoom: "" })),
       h("button", { class: "btn", type: "button", title: "Compare two versions or ranges", onclick: () => this.compare(service, type) }, icon("diff"), "Compare"),
-      menuButton("Download", "down", () => [{ text: "pprof", hint: "go tool pprof", href: exportURL("pprof", sel) }, { text: "SVG flame graph", hint: "self-contained", href: exportURL("svg", sel) }, { text: "Folded stacks", hint: "text", href: exportURL("folded", sel) }, { text: "speedscope", hint: "JSON", href: exportURL("speedscope", sel) }]),
+      menuButton("Download", "down", () => [...(may("read_raw") ? [{ text: "pprof", hint: "go tool pprof", href: exportURL("pprof", sel) }] : []), { text: "SVG flame graph", hint: "self-contained", href: exportURL("svg", sel) }, { text: "Folded stacks", hint: "text", href: exportURL("folded", sel) }, { text: "speedscope", hint: "JSON", href: exportURL("speedscope", sel) }]),
       h("button", { class: "btn", type: "button", title: "Copy a link to exactly this view", "aria-label": "Copy link", onclick: () => this.share() }, icon("link"))]);
   }
 

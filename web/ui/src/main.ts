@@ -1,6 +1,6 @@
 // The dashboard: a shell, a router and a timer for live refresh.
 
-import { Fault, onReach } from "./api";
+import { Fault, onLost, onReach } from "./api";
 import { AgentsPage } from "./agents";
 import { ChangePage } from "./change";
 import { ChangesPage } from "./changes";
@@ -12,6 +12,7 @@ import { FindingsPage } from "./findings";
 import { guard, onWaiting, waits } from "./guard";
 import { LivePage } from "./live";
 import { ServicesPage } from "./services";
+import { badge, enter, loginPage, may } from "./session";
 import { count } from "./format";
 import { go, link, onNavigate, params, set, span } from "./state";
 import { setTheme, theme, type Theme } from "./theme";
@@ -49,7 +50,8 @@ const main = h("main", { class: "main", id: "main" });
 const nav = h("nav", { class: "nav", "aria-label": "Pages" });
 const live = h("div", { class: "row" });
 const look = h("div", null);
-let page: Page | null = null, path = "", timer = 0, lost = false;
+const account = h("div", null);
+let page: Page | null = null, path = "", timer = 0, lost = false, out = false;
 
 function refreshMs(): number {
   const p = params(), r = p.get("refresh");
@@ -68,7 +70,7 @@ const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["serv
 
 function shell(): void {
   const p = params();
-  nav.replaceChildren(...Object.entries(pages).map(([url, [name, ic]]) => {
+  nav.replaceChildren(...Object.entries(pages).filter(([url]) => url !== "/live" || may("read_raw")).map(([url, [name, ic]]) => {
     const q = kept.find(([re]) => re.test(url))![1].filter((k) => p.get(k)).map((k): [string, string] => [k, p.get(k)!]);
     return h("a", { class: "nav-item", href: link(url, Object.fromEntries(q)), "aria-current": location.pathname === url || location.pathname.startsWith(url + "/") ? "page" : undefined }, icon(ic), name);
   }));
@@ -89,7 +91,8 @@ function shell(): void {
 let waiting = 0;
 
 function mark(): void {
-  const a = nav.querySelector<HTMLElement>('.nav-item[href^="/changes"]')!;
+  const a = nav.querySelector<HTMLElement>('.nav-item[href^="/changes"]');
+  if (!a) return;
   a.querySelector(".badge")?.remove();
   if (!waiting) return a.removeAttribute("aria-label");
   a.append(h("span", { class: "badge", title: `${count(waiting, "change waits", "changes wait")} for a decision` }, waiting > 99 ? "99+" : String(waiting)));
@@ -98,6 +101,7 @@ function mark(): void {
 
 // A server that makes no changes is asked once. The list of changes tells by itself.
 function decisions(): void {
+  if (out) return;
   const again = () => { setTimeout(decisions, 15_000); };
   if (document.hidden || location.pathname === "/changes") return again();
   guard.list({ state: "proposed,waiting" }).then((r) => { waits(r.changes); again(); }, (e) => { if (!(e instanceof Fault && e.code === "not_found")) again(); });
@@ -116,6 +120,7 @@ function themes(): void {
 }
 
 function show(): void {
+  if (out) return;
   closeMenu();
   tip.hide();
   const known = pageAt(location.pathname);
@@ -147,10 +152,40 @@ document.addEventListener("keydown", (e) => {
 });
 
 document.getElementById("app")!.append(
-  h("header", { class: "top" }, h("a", { class: "brand", href: "/" }, h("img", { src: "/icon.svg", width: 20, height: 20, alt: "" }), "Quantra-L"), nav, h("div", { class: "grow" }), live, look), main);
+  h("header", { class: "top" }, h("a", { class: "brand", href: "/" }, h("img", { src: "/icon.svg", width: 20, height: 20, alt: "" }), "Quantra-L"), nav, h("div", { class: "grow" }), live, look, account), main);
 themes();
-onReach((now) => { lost = !now; shell(); });
+// Nobody is logged in: nothing is asked and nothing is shown but the way in.
+function locked(why: string): void {
+  if (out) return;
+  out = true;
+  clearInterval(timer);
+  page?.destroy();
+  page = null;
+  path = "";
+  closeMenu();
+  nav.replaceChildren();
+  live.replaceChildren();
+  account.replaceChildren();
+  document.title = "Log in · Quantra-L";
+  main.replaceChildren(loginPage(why, begin));
+}
+
+// The page begins before it is known who she is: a server that does not know her refuses what it asks.
+function begin(): void {
+  out = false;
+  show();
+  decisions();
+  void enter().then((known) => {
+    if (!known) return locked(params().get("login") === "used" ? "The link has been used, or is too old." : "");
+    account.replaceChildren(...[badge()].filter((x) => x !== null));
+    if (may("read_raw") || out) return;
+    shell();
+    page?.update();
+  });
+}
+
+onLost(() => locked(params().get("login") === "used" ? "The link has been used, or is too old." : "Log in to go on."));
+onReach((now) => { lost = !now; if (!out) shell(); });
 onNavigate(show);
 onWaiting((n) => { waiting = n; mark(); });
-show();
-decisions();
+begin();
