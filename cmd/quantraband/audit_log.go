@@ -71,8 +71,8 @@ func placeIn(dir, key string) (auditPlace, error) {
 	return auditPlace{dir, key, filepath.Join(beside, pseudonymsFile), filepath.Join(beside, "audit-"+hex.EncodeToString(h[:6])+".checkpoint")}, nil
 }
 
-// auditLog is the audit log of the data folder. It is opened with the first act, or at the start if it is there: a server that makes no
-// changes has none, and one whose log is broken serves profiles all the same, and makes no changes.
+// auditLog is the audit log of the data folder. It is opened with the first decision, or at the start if it is there. A server whose log
+// cannot be opened says so, tries again with each decision, and lets nobody in meanwhile.
 type auditLog struct {
 	data, key string
 	log       *slog.Logger
