@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/quantra-l/quantra/sandbox"
@@ -59,7 +58,6 @@ type isolation struct {
 	host     *jail.Host
 	monitor  monitor
 	emulates bool // the monitor can do without hardware
-	count    atomic.Int64
 
 	mu    sync.Mutex
 	echo  *sandbox.Image
