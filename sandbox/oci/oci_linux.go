@@ -182,7 +182,7 @@ func (c *container) start(ctx context.Context, l sandbox.Launch) (*sandbox.Guest
 	}
 	args := []string{c.runtime, "--root", filepath.Join(c.dir, "state")}
 	if c.gvisor() {
-		args = append(args, "--network=none")
+		args = append(args, "--network=none", "--oci-seccomp") // the second: filters of the bundle are looked at
 	}
 	args = append(args, "run", "--bundle", c.bundle, c.id)
 	// The runtime is the first process of a namespace and in a cgroup: with it all of the container ends, whatever state it is in.
