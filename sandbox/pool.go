@@ -186,6 +186,7 @@ func (p *Pool) startCold(ctx context.Context, spec Spec, image *Image, key strin
 			r.seat.Release()
 		}
 		p.leave(spec.Principal, nil)
+		p.starting.Done()
 		return nil, err
 	}
 	return &Session{running: r}, nil
@@ -206,7 +207,7 @@ func (p *Pool) enter(principal string) error {
 	return nil
 }
 
-// leave is what follows enter in the end.
+// leave follows enter in the end, and then starting.Done.
 func (p *Pool) leave(principal string, r *running) {
 	p.mu.Lock()
 	if p.of[principal]--; p.of[principal] == 0 {
@@ -215,7 +216,6 @@ func (p *Pool) leave(principal string, r *running) {
 	delete(p.sessions, r)
 	p.warm = slices.DeleteFunc(p.warm, func(w *running) bool { return w == r })
 	p.mu.Unlock()
-	p.starting.Done()
 }
 
 // key says which sessions are the same but for their calls.

@@ -74,7 +74,7 @@ func (p *Pool) Probe(ctx context.Context, kind Kind) Report {
 	return r
 }
 
-// trialLimits are small: the guest does nothing.
+// try starts the small guest. It takes no seat: there is one for each isolation at most.
 func (p *Pool) try(ctx context.Context, kind Kind) Report {
 	r := Report{Kind: kind, Boundary: BoundaryNone}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.startTimeout, errors.New("the small guest was not there in time"))

@@ -155,7 +155,7 @@ type Spec struct {
 	Network   bool          // grants the host's network, where the isolation can
 	Fixed     bool          // wants the same clock and randomness at each start; wasm only
 	Emulated  bool          // accepts an isolation without a boundary: to try things
-	Seat      *Seat         // reserved before; nil reserves one
+	Seat      *Seat         // reserved before, and the session's from then on if it starts; nil reserves one
 }
 
 // bounds of a Spec, so that what comes from outside stays small

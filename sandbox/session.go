@@ -101,8 +101,9 @@ func (r *running) watch() {
 	r.end(fmt.Errorf("%w%s", ended, &r.stderr))
 	r.deadline.Stop()
 	r.seat.Release()
-	close(r.done)
 	r.pool.leave(r.principal, r)
+	close(r.done) // who waits for it finds everything given back
+	r.pool.starting.Done()
 }
 
 // end ends the session; the first cause is kept.

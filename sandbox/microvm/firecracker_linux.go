@@ -133,19 +133,19 @@ func put(ctx context.Context, client *http.Client, path string, body any) error 
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("firecracker: PUT %s: %w", path, err)
+		return fmt.Errorf("telling Firecracker, PUT %s: %w", path, err)
 	}
 	defer resp.Body.Close()
 	said, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	if err != nil {
-		return fmt.Errorf("firecracker: PUT %s: %w", path, err)
+		return fmt.Errorf("telling Firecracker, PUT %s: %w", path, err)
 	}
 	if resp.StatusCode != http.StatusNoContent {
 		var fault struct {
 			Message string `json:"fault_message"`
 		}
 		_ = json.Unmarshal(said, &fault) // then the status says it
-		return fmt.Errorf("firecracker: PUT %s: %s %.400q", path, resp.Status, fault.Message)
+		return fmt.Errorf("telling Firecracker, PUT %s: %s %.400q", path, resp.Status, fault.Message)
 	}
 	return nil
 }

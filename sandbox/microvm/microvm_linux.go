@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quantra-l/quantra/sandbox"
@@ -59,9 +60,11 @@ type isolation struct {
 	monitor  monitor
 	emulates bool // the monitor can do without hardware
 
-	mu    sync.Mutex
-	echo  *sandbox.Image
-	disks map[[32]byte]string // by handler
+	disks sandbox.Kept // memory disks with a handler
+	count atomic.Int64 // of them
+
+	mu   sync.Mutex
+	echo *sandbox.Image
 
 	tried   sync.Mutex // held while the hardware is tried
 	triedAt time.Time
@@ -80,7 +83,7 @@ func New(o Options) (_ sandbox.Isolation, err error) {
 	if os.Geteuid() != 0 {
 		return nil, sandbox.Unavailable("machines are started as root only, which makes a user for each")
 	}
-	i := &isolation{o: o, kernel: o.Kernel, disks: map[[32]byte]string{}}
+	i := &isolation{o: o, kernel: o.Kernel}
 	program, err := findMonitor(o)
 	if err != nil {
 		return nil, sandbox.Unavailable("%w", err)
@@ -218,10 +221,24 @@ func (i *isolation) run(ctx context.Context, l sandbox.Launch, hardware bool) (*
 	if err := l.Image.Static(); err != nil {
 		return nil, err
 	}
-	path, err := i.diskOf(l.Image)
+	path, drop, err := i.disks.Take(l.Image, func() (string, error) { return i.makeDisk(l.Image) })
 	if err != nil {
 		return nil, err
 	}
+	g, err := i.runDisk(ctx, l, hardware, path)
+	if err != nil {
+		drop()
+		return nil, err
+	}
+	wait := g.Wait
+	g.Wait = func() error {
+		defer drop()
+		return wait()
+	}
+	return g, nil
+}
+
+func (i *isolation) runDisk(ctx context.Context, l sandbox.Launch, hardware bool, path string) (*sandbox.Guest, error) {
 	o := &guest.Order{Args: append([]string{"handler"}, l.Args...), Env: []string{"GOMAXPROCS=1", fmt.Sprintf("GOMEMLIMIT=%d", l.Limits.Memory/10*7)}}
 	i.monitor.order(o)
 	raw, err := json.Marshal(o)
@@ -240,13 +257,8 @@ func (i *isolation) run(ctx context.Context, l sandbox.Launch, hardware bool) (*
 	return i.monitor.start(ctx, &machine{kernel: i.kernel, disk: path, commandLine: line, hardware: hardware, limits: l.Limits, stderr: l.Stderr})
 }
 
-// diskOf is the memory disk with a handler, made when it is first wanted.
-func (i *isolation) diskOf(im *sandbox.Image) (string, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if path := i.disks[im.Sum]; path != "" {
-		return path, nil
-	}
+// makeDisk makes the memory disk with a handler.
+func (i *isolation) makeDisk(im *sandbox.Image) (string, error) {
 	launcher := i.o.Launcher
 	if launcher == "" {
 		launcher = "/proc/self/exe"
@@ -259,7 +271,7 @@ func (i *isolation) diskOf(im *sandbox.Image) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(i.dir, fmt.Sprintf("disk-%x", im.Sum[:8]))
+	path := filepath.Join(i.dir, fmt.Sprintf("disk%d", i.count.Add(1)))
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return "", err
@@ -268,7 +280,6 @@ func (i *isolation) diskOf(im *sandbox.Image) (string, error) {
 	if err != nil {
 		return "", errors.Join(err, os.Remove(path))
 	}
-	i.disks[im.Sum] = path
 	return path, nil
 }
 

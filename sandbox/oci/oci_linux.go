@@ -31,10 +31,10 @@ type isolation struct {
 	dir     string // roots of containers by handler, bundles, the runtime's state
 	host    *jail.Host
 	count   atomic.Int64
+	roots   sandbox.Kept // folders with a handler
 
-	mu    sync.Mutex
-	echo  *sandbox.Image
-	roots map[[32]byte]string // folders with the handler of this sum
+	mu   sync.Mutex
+	echo *sandbox.Image
 }
 
 // New finds the runtime and what it needs. Errors are [sandbox.ErrUnavailable].
@@ -45,7 +45,7 @@ func New(o Options) (_ sandbox.Isolation, err error) {
 	if os.Geteuid() != 0 {
 		return nil, sandbox.Unavailable("containers are started as root only")
 	}
-	i := &isolation{o: o, roots: map[[32]byte]string{}}
+	i := &isolation{o: o}
 	if i.runtime, err = find(o.Runtime); err != nil {
 		return nil, sandbox.Unavailable("%w", err)
 	}
@@ -101,18 +101,13 @@ func (i *isolation) Boundary(context.Context) (sandbox.Boundary, string, error) 
 
 func (i *isolation) Warm() bool { return true }
 
-// rootOf is a folder that has the handler and the folders that the runtime mounts on. Containers of one handler share it, read-only.
-func (i *isolation) rootOf(im *sandbox.Image) (string, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if dir := i.roots[im.Sum]; dir != "" {
-		return dir, nil
-	}
+// makeRoot makes a folder that has the handler and the folders that the runtime mounts on. Containers of one handler share it, read-only.
+func (i *isolation) makeRoot(im *sandbox.Image) (string, error) {
 	b, err := im.Bytes()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(i.dir, fmt.Sprintf("root-%x", im.Sum[:8]))
+	dir := filepath.Join(i.dir, fmt.Sprintf("root%d", i.count.Add(1)))
 	for _, d := range []string{dir, filepath.Join(dir, "proc"), filepath.Join(dir, "dev")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return "", err
@@ -121,7 +116,6 @@ func (i *isolation) rootOf(im *sandbox.Image) (string, error) {
 	if err := os.WriteFile(filepath.Join(dir, "handler"), b, 0o755); err != nil {
 		return "", err
 	}
-	i.roots[im.Sum] = dir
 	return dir, nil
 }
 
@@ -132,15 +126,16 @@ func (i *isolation) Start(ctx context.Context, l sandbox.Launch) (_ *sandbox.Gue
 	if err := l.Image.Static(); err != nil {
 		return nil, err
 	}
-	rootfs, err := i.rootOf(l.Image)
+	rootfs, drop, err := i.roots.Take(l.Image, func() (string, error) { return i.makeRoot(l.Image) })
 	if err != nil {
 		return nil, err
 	}
 	uid, err := i.host.TakeUser()
 	if err != nil {
+		drop()
 		return nil, sandbox.Unavailable("%w", err)
 	}
-	c := &container{isolation: i, uid: uid, id: fmt.Sprintf("c%d", i.count.Add(1)), cgroup: i.host.Name()}
+	c := &container{isolation: i, uid: uid, drop: drop, id: fmt.Sprintf("c%d", i.count.Add(1)), cgroup: i.host.Name()}
 	c.bundle = filepath.Join(i.dir, c.id)
 	defer func() {
 		if err != nil {
@@ -164,6 +159,7 @@ func (i *isolation) Start(ctx context.Context, l sandbox.Launch) (_ *sandbox.Gue
 type container struct {
 	*isolation
 	uid                int
+	drop               func() // its root
 	id, bundle, cgroup string
 }
 
@@ -182,7 +178,7 @@ func (c *container) start(ctx context.Context, l sandbox.Launch) (*sandbox.Guest
 	}
 	args := []string{c.runtime, "--root", filepath.Join(c.dir, "state")}
 	if c.gvisor() {
-		args = append(args, "--network=none")
+		args = append(args, "--network=none", "--oci-seccomp") // the second: filters of the bundle are looked at
 	}
 	args = append(args, "run", "--bundle", c.bundle, c.id)
 	// The runtime is the first process of a namespace and in a cgroup: with it all of the container ends, whatever state it is in.
@@ -207,6 +203,7 @@ func (c *container) start(ctx context.Context, l sandbox.Launch) (*sandbox.Guest
 // remove removes what the container had on the host.
 func (c *container) remove() error {
 	c.host.FreeUser(c.uid)
+	c.drop()
 	return errors.Join(c.host.RemoveNamed(c.cgroup), os.RemoveAll(c.bundle), os.RemoveAll(filepath.Join(c.dir, "state", c.id)))
 }
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
 	"golang.org/x/time/rate"
@@ -195,6 +196,9 @@ func (i *isolation) Start(ctx context.Context, l sandbox.Launch) (*sandbox.Guest
 
 // run is the module's whole life.
 func (s *size) run(ctx context.Context, m *module, config wazero.ModuleConfig) (err error) {
+	var held memories
+	defer held.release()
+	ctx = experimental.WithMemoryAllocator(ctx, &held)
 	defer func() {
 		// A fault in the runtime ends the session, not the process. (Memory that was broken by it is not mended by this.)
 		if p := recover(); p != nil {

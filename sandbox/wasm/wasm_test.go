@@ -12,6 +12,20 @@ import (
 	"github.com/quantra-l/quantra/sandbox/wasm"
 )
 
+// shared is a folder of the tests: compiling takes most of their time, so they do it once.
+var shared string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if shared, err = os.MkdirTemp("", "quantra-wasm-"); err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(shared)
+		return m.Run()
+	}())
+}
+
 func isolation(t *testing.T, cache string) sandbox.Isolation {
 	t.Helper()
 	iso, err := wasm.New(wasm.Options{Cache: cache})
@@ -23,7 +37,7 @@ func isolation(t *testing.T, cache string) sandbox.Isolation {
 
 func TestSuite(t *testing.T) {
 	before := sandboxtest.Leftovers(t)
-	cache := filepath.Join(t.TempDir(), "cache")
+	cache := filepath.Join(shared, "cache")
 	sandboxtest.Suite(t, before, sandboxtest.Config{Kind: sandbox.Wasm, Isolation: isolation(t, cache), Handler: sandboxtest.Build(t, "wasip1", "wasm"), Shared: true,
 		// Go's own network for wasip1 is within the module's memory.
 		Own: []string{"listen", "dial udp"}})
@@ -42,7 +56,8 @@ func TestSuite(t *testing.T) {
 // With a fixed clock and randomness, two runs are the same; without, they are not.
 func TestFixed(t *testing.T) {
 	handler := sandboxtest.Build(t, "wasip1", "wasm")
-	pool, err := sandbox.New(sandbox.Options{Isolations: map[sandbox.Kind]sandbox.Isolation{sandbox.Wasm: isolation(t, "")}, StartTimeout: sandboxtest.Patience})
+	iso := isolation(t, filepath.Join(shared, "cache"))
+	pool, err := sandbox.New(sandbox.Options{Isolations: map[sandbox.Kind]sandbox.Isolation{sandbox.Wasm: iso}, StartTimeout: sandboxtest.Patience})
 	if err != nil {
 		t.Fatal(err)
 	}
