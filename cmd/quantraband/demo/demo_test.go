@@ -362,8 +362,8 @@ func TestArguments(t *testing.T) {
 	if _, err := ParseLoad([]string{"--rate", "many"}); err == nil {
 		t.Error("load takes a rate of many")
 	}
-	if err := Run(t.Context(), Options{Version: "v3"}); err == nil {
-		t.Error("there is a v3")
+	if err := Run(t.Context(), Options{Version: "v4"}); err == nil {
+		t.Error("there is a v4")
 	}
 	if _, err := Load(t.Context(), LoadOptions{}); err == nil {
 		t.Error("a load without targets")
