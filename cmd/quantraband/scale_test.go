@@ -61,7 +61,7 @@ places:
       ceiling: 4
       up_for: 2m
       up_every: 1m
-      down_every: 5m
+      down_every: 20m
       min_history: 0s
   ghost:
     replicas: {command: {group: ghost, get: [/nowhere/pool], set: [/nowhere/pool, "{{.Replicas}}"]}}
@@ -335,10 +335,10 @@ func TestScale(t *testing.T) {
 		t.Errorf("what it takes off the bill: %v", down.Cost)
 	}
 	p.made(down, 0.3, 3)
-	if s := p.place("hello"); !strings.Contains(s.Says, "once in 5m0s is the most") {
+	if s := p.place("hello"); !strings.Contains(s.Says, "once in 20m0s is the most") {
 		t.Errorf("within the cool-down: %+v", s)
 	}
-	p.uses(8*time.Minute, 0.3)
+	p.uses(20*time.Minute, 0.3)
 	p.made(p.proposal(), 0.3, 2)
 	p.uses(20*time.Minute, 0.3)
 	if s := p.place("hello"); !strings.Contains(s.Says, "2 replicas are right") {
