@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"testing"
@@ -405,6 +406,26 @@ rules:
 	}
 }
 
+// FuzzRules: no bytes crash the reader, and what it takes judges any change.
+func FuzzRules(f *testing.F) {
+	f.Add("rules:\n  - paths: [/etc/shadow, \"/usr/bin/**\"]\n    changes: [content, added]\n    severity: critical\n")
+	f.Add("rules:\n  - severity: ignore\n")
+	f.Add("rules: [{paths: ['**/*.t?p'], severity: info}]")
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := ReadRules(strings.NewReader(text))
+		if err != nil {
+			if !errors.Is(err, ErrRules) {
+				t.Fatal(err)
+			}
+			return
+		}
+		c := &Change{What: Renamed, Path: "/a/b.tmp\xff", From: "/etc/x", Aspects: Aspects}
+		if s := r.Severity(c); s < Ignore || s > Critical {
+			t.Fatalf("%d", s)
+		}
+	})
+}
+
 // TestRace: a file that never holds still is said, and its baseline claims nothing of its bytes.
 func TestRace(t *testing.T) {
 	tr := newTree(t)
@@ -558,5 +579,38 @@ func TestPace(t *testing.T) {
 	}
 	if newPacer(Pace{}) != nil {
 		t.Error("the zero Pace paces")
+	}
+
+	y := newPacer(Pace{Yield: true})
+	y.now = func() time.Time { return now }
+	y.sleep = func(context.Context, time.Duration) error { return nil }
+	waits := &metrics.Float64Histogram{Counts: []uint64{0, 0}, Buckets: []float64{0, lateness.Seconds(), 1}}
+	y.waits = func() *metrics.Float64Histogram { return waits }
+	turn := func(soon, late uint64) float64 {
+		waits.Counts = []uint64{waits.Counts[0] + soon, waits.Counts[1] + late}
+		now = now.Add(askEvery)
+		must(t, y.wait(context.Background(), 1))
+		return y.rate
+	}
+	turn(0, 1000) // before it was asked first: not of this look
+	for _, c := range []struct {
+		soon, late uint64
+		want       float64
+	}{{100, 1, firstRate * 1.1}, {98, 2, firstRate * 1.1 / 2}, {0, 0, firstRate * 1.1 / 2}, {1000, 0, firstRate * 1.1 * 1.1 / 2}} {
+		if got := turn(c.soon, c.late); got < c.want*0.999 || got > c.want*1.001 {
+			t.Errorf("%d soon, %d late: %v, not %v", c.soon, c.late, got, c.want)
+		}
+	}
+	for range 100 {
+		turn(0, 1)
+	}
+	if y.rate != minRate {
+		t.Errorf("while others wait: %v", y.rate)
+	}
+	for range 200 {
+		turn(1, 0)
+	}
+	if y.rate != maxRate {
+		t.Errorf("while nobody waits: %v", y.rate)
 	}
 }

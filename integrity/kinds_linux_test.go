@@ -56,88 +56,91 @@ func (t *tree) sameTimes(name string) {
 	must(t, err, f.Close(), os.Chtimes(t.path(name), info.ModTime(), info.ModTime()))
 }
 
+// kinds are the kinds of changes, each done to a tree of its own, and what is told of it.
+var kinds = []struct {
+	name string
+	root bool // only root can
+	do   func(*tree) error
+	want []string
+}{
+	{"nothing", false, func(t *tree) error { return nil }, nil},
+	{"read", false, func(t *tree) error { _, err := os.ReadFile(t.path("d/f")); return err }, nil},
+	{"content", false, func(t *tree) error { return os.WriteFile(t.path("d/f"), []byte("other text"), 0) }, []string{"changed d/f: content, size, mtime, ctime"}},
+	{"same size, times restored", false, func(t *tree) error { t.sameTimes("d/f"); return nil }, []string{"changed d/f: content, ctime"}},
+	{"touched", false, func(t *tree) error {
+		i, err := os.Lstat(t.path("d/f"))
+		must(t, err)
+		return os.Chtimes(t.path("d/f"), i.ModTime(), i.ModTime().Add(-1))
+	}, []string{"changed d/f: mtime, ctime"}},
+	{"mode", false, func(t *tree) error { return os.Chmod(t.path("d/f"), 0o600) }, []string{"changed d/f: mode, ctime"}},
+	{"mode and back", false, func(t *tree) error {
+		return errors.Join(os.Chmod(t.path("d/f"), 0o600), os.Chmod(t.path("d/f"), 0o644))
+	}, []string{"changed d/f: ctime"}},
+	{"setuid", false, func(t *tree) error { return os.Chmod(t.path("d/f"), 0o644|fs.ModeSetuid) }, []string{"changed d/f: setuid, ctime"}},
+	{"setgid", false, func(t *tree) error { return os.Chmod(t.path("d/f"), 0o644|fs.ModeSetgid) }, []string{"changed d/f: setgid, ctime"}},
+	{"sticky folder", false, func(t *tree) error { return os.Chmod(t.path("d"), 0o755|fs.ModeSticky) }, []string{"changed d: mode"}},
+	{"mode of the root", false, func(t *tree) error { return os.Chmod(t.dir, 0o700) }, []string{"changed " + "ROOT: mode"}},
+	{"owner", true, func(t *tree) error { return os.Lchown(t.path("d/f"), 1234, -1) }, []string{"changed d/f: owner, ctime"}},
+	{"group", true, func(t *tree) error { return os.Lchown(t.path("d/f"), -1, 1234) }, []string{"changed d/f: group, ctime"}},
+	{"owner of a link", true, func(t *tree) error { return os.Lchown(t.path("l"), 1234, -1) }, []string{"changed l: owner, ctime"}},
+	{"owner of a folder", true, func(t *tree) error { return os.Lchown(t.path("d"), 1234, -1) }, []string{"changed d: owner"}},
+	{"extended attribute", true, func(t *tree) error { return unix.Setxattr(t.path("d/f"), "trusted.x", []byte("v"), 0) }, []string{"changed d/f: xattrs, ctime"}},
+	{"extended attribute of a folder", true, func(t *tree) error { return unix.Setxattr(t.path("d"), "trusted.x", []byte("v"), 0) }, []string{"changed d: xattrs"}},
+	{"extended attribute of a link", true, func(t *tree) error { return unix.Lsetxattr(t.path("l"), "trusted.x", []byte("v"), 0) }, []string{"changed l: xattrs, ctime"}},
+	{"added", false, func(t *tree) error { t.write("d/new", "n"); return nil }, []string{"added d/new"}},
+	{"added with rights", false, func(t *tree) error { t.write("d/new", "n"); return os.Chmod(t.path("d/new"), 0o755|fs.ModeSetuid) }, []string{"added d/new: setuid"}},
+	{"added folders", false, func(t *tree) error { t.write("n/m/new", "n"); return nil }, []string{"added n", "added n/m", "added n/m/new"}},
+	{"removed", false, func(t *tree) error { return os.Remove(t.path("d/f")) }, []string{"removed d/f"}},
+	{"removed folder", false, func(t *tree) error { return os.RemoveAll(t.path("d")) }, []string{"removed d", "removed d/f", "removed d/g", "changed hard: links, ctime"}},
+	{"removed root", false, func(t *tree) error { return os.RemoveAll(t.dir) }, []string{"removed ROOT", "removed d", "removed d/f", "removed d/g", "removed hard", "removed l", "removed pipe"}},
+	{"renamed", false, func(t *tree) error { return os.Rename(t.path("d/f"), t.path("z")) }, []string{"renamed z from d/f"}},
+	{"renamed forwards", false, func(t *tree) error { return os.Rename(t.path("d/f"), t.path("a")) }, []string{"renamed a from d/f"}},
+	{"renamed, and its mode", false, func(t *tree) error {
+		return errors.Join(os.Rename(t.path("d/f"), t.path("a")), os.Chmod(t.path("a"), 0o600))
+	}, []string{"renamed a from d/f: mode"}},
+	{"renamed folder", false, func(t *tree) error { return os.Rename(t.path("d"), t.path("e")) }, []string{"renamed e from d", "renamed e/f from d/f", "renamed e/g from d/g"}},
+	{"renamed over", false, func(t *tree) error { return os.Rename(t.path("hard"), t.path("d/f")) },
+		[]string{"changed d/f: content, size, inode, links, mtime, ctime", "changed d/g: ctime", "removed hard"}},
+	{"replaced by the same", false, func(t *tree) error {
+		i, err := os.Lstat(t.path("d/f"))
+		must(t, err)
+		t.write("copy", "some text")
+		return errors.Join(os.Chtimes(t.path("copy"), i.ModTime(), i.ModTime()), os.Rename(t.path("copy"), t.path("d/f")))
+	}, []string{"changed d/f: inode, ctime"}},
+	{"retargeted link", false, func(t *tree) error {
+		return errors.Join(os.Remove(t.path("l")), os.Symlink("/etc/shadow", t.path("l")))
+	}, []string{"changed l: target, inode?, mtime, ctime"}},
+	{"file into link", false, func(t *tree) error { return errors.Join(os.Remove(t.path("d/f")), os.Symlink("g", t.path("d/f"))) }, []string{"changed d/f: type"}},
+	{"folder into link", false, func(t *tree) error {
+		return errors.Join(os.Rename(t.path("d"), t.path("../moved")), os.Symlink("../moved", t.path("d")))
+	}, []string{"changed d: type", "removed d/f", "removed d/g"}},
+	{"file into fifo", false, func(t *tree) error {
+		return errors.Join(os.Remove(t.path("d/f")), syscall.Mkfifo(t.path("d/f"), 0o644))
+	}, []string{"changed d/f: type"}},
+	{"hard link", false, func(t *tree) error { return os.Link(t.path("d/f"), t.path("second")) }, []string{"changed d/f: links, ctime", "added second"}},
+	{"bytes by another name", false, func(t *tree) error { t.sameTimes("hard"); return nil }, []string{"changed d/g: content, ctime", "changed hard: content, ctime"}},
+	{"device", true, func(t *tree) error { return unix.Mknod(t.path("dev"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) }, []string{"added dev"}},
+	{"socket", false, func(t *tree) error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		must(t, err)
+		defer unix.Close(fd)
+		must(t, os.Chdir(t.dir)) // such addresses are short
+		return unix.Bind(fd, &unix.SockaddrUnix{Name: "sock"})
+	}, []string{"added sock"}},
+	{"mounted over", true, func(t *tree) error {
+		if err := unix.Mount("none", t.path("d"), "tmpfs", 0, ""); err != nil {
+			t.Logf("NOT TESTED: this process may not mount: %v", err)
+			return errOmit
+		}
+		t.Cleanup(func() { must(t, unix.Unmount(t.path("d"), 0)) })
+		return os.WriteFile(t.path("d/hidden"), nil, 0o600)
+	}, []string{"changed d: mode?, mount, inode", "removed d/f", "removed d/g"}},
+}
+
 // TestKinds: each kind of change is told once, with its aspects, and nothing else is.
 func TestKinds(t *testing.T) {
 	root := os.Geteuid() == 0
-	for _, c := range []struct {
-		name string
-		root bool // only root can
-		do   func(*tree) error
-		want []string
-	}{
-		{"nothing", false, func(t *tree) error { return nil }, nil},
-		{"read", false, func(t *tree) error { _, err := os.ReadFile(t.path("d/f")); return err }, nil},
-		{"content", false, func(t *tree) error { return os.WriteFile(t.path("d/f"), []byte("other text"), 0) }, []string{"changed d/f: content, size, mtime, ctime"}},
-		{"same size, times restored", false, func(t *tree) error { t.sameTimes("d/f"); return nil }, []string{"changed d/f: content, ctime"}},
-		{"touched", false, func(t *tree) error {
-			i, err := os.Lstat(t.path("d/f"))
-			must(t, err)
-			return os.Chtimes(t.path("d/f"), i.ModTime(), i.ModTime().Add(-1))
-		}, []string{"changed d/f: mtime, ctime"}},
-		{"mode", false, func(t *tree) error { return os.Chmod(t.path("d/f"), 0o600) }, []string{"changed d/f: mode, ctime"}},
-		{"mode and back", false, func(t *tree) error {
-			return errors.Join(os.Chmod(t.path("d/f"), 0o600), os.Chmod(t.path("d/f"), 0o644))
-		}, []string{"changed d/f: ctime"}},
-		{"setuid", false, func(t *tree) error { return os.Chmod(t.path("d/f"), 0o644|fs.ModeSetuid) }, []string{"changed d/f: setuid, ctime"}},
-		{"setgid", false, func(t *tree) error { return os.Chmod(t.path("d/f"), 0o644|fs.ModeSetgid) }, []string{"changed d/f: setgid, ctime"}},
-		{"sticky folder", false, func(t *tree) error { return os.Chmod(t.path("d"), 0o755|fs.ModeSticky) }, []string{"changed d: mode"}},
-		{"mode of the root", false, func(t *tree) error { return os.Chmod(t.dir, 0o700) }, []string{"changed " + "ROOT: mode"}},
-		{"owner", true, func(t *tree) error { return os.Lchown(t.path("d/f"), 1234, -1) }, []string{"changed d/f: owner, ctime"}},
-		{"group", true, func(t *tree) error { return os.Lchown(t.path("d/f"), -1, 1234) }, []string{"changed d/f: group, ctime"}},
-		{"owner of a link", true, func(t *tree) error { return os.Lchown(t.path("l"), 1234, -1) }, []string{"changed l: owner, ctime"}},
-		{"owner of a folder", true, func(t *tree) error { return os.Lchown(t.path("d"), 1234, -1) }, []string{"changed d: owner"}},
-		{"extended attribute", true, func(t *tree) error { return unix.Setxattr(t.path("d/f"), "trusted.x", []byte("v"), 0) }, []string{"changed d/f: xattrs, ctime"}},
-		{"extended attribute of a folder", true, func(t *tree) error { return unix.Setxattr(t.path("d"), "trusted.x", []byte("v"), 0) }, []string{"changed d: xattrs"}},
-		{"extended attribute of a link", true, func(t *tree) error { return unix.Lsetxattr(t.path("l"), "trusted.x", []byte("v"), 0) }, []string{"changed l: xattrs, ctime"}},
-		{"added", false, func(t *tree) error { t.write("d/new", "n"); return nil }, []string{"added d/new"}},
-		{"added with rights", false, func(t *tree) error { t.write("d/new", "n"); return os.Chmod(t.path("d/new"), 0o755|fs.ModeSetuid) }, []string{"added d/new: setuid"}},
-		{"added folders", false, func(t *tree) error { t.write("n/m/new", "n"); return nil }, []string{"added n", "added n/m", "added n/m/new"}},
-		{"removed", false, func(t *tree) error { return os.Remove(t.path("d/f")) }, []string{"removed d/f"}},
-		{"removed folder", false, func(t *tree) error { return os.RemoveAll(t.path("d")) }, []string{"removed d", "removed d/f", "removed d/g", "changed hard: links, ctime"}},
-		{"removed root", false, func(t *tree) error { return os.RemoveAll(t.dir) }, []string{"removed ROOT", "removed d", "removed d/f", "removed d/g", "removed hard", "removed l", "removed pipe"}},
-		{"renamed", false, func(t *tree) error { return os.Rename(t.path("d/f"), t.path("z")) }, []string{"renamed z from d/f"}},
-		{"renamed forwards", false, func(t *tree) error { return os.Rename(t.path("d/f"), t.path("a")) }, []string{"renamed a from d/f"}},
-		{"renamed, and its mode", false, func(t *tree) error {
-			return errors.Join(os.Rename(t.path("d/f"), t.path("a")), os.Chmod(t.path("a"), 0o600))
-		}, []string{"renamed a from d/f: mode"}},
-		{"renamed folder", false, func(t *tree) error { return os.Rename(t.path("d"), t.path("e")) }, []string{"renamed e from d", "renamed e/f from d/f", "renamed e/g from d/g"}},
-		{"renamed over", false, func(t *tree) error { return os.Rename(t.path("hard"), t.path("d/f")) },
-			[]string{"changed d/f: content, size, inode, links, mtime, ctime", "changed d/g: ctime", "removed hard"}},
-		{"replaced by the same", false, func(t *tree) error {
-			i, err := os.Lstat(t.path("d/f"))
-			must(t, err)
-			t.write("copy", "some text")
-			return errors.Join(os.Chtimes(t.path("copy"), i.ModTime(), i.ModTime()), os.Rename(t.path("copy"), t.path("d/f")))
-		}, []string{"changed d/f: inode, ctime"}},
-		{"retargeted link", false, func(t *tree) error {
-			return errors.Join(os.Remove(t.path("l")), os.Symlink("/etc/shadow", t.path("l")))
-		}, []string{"changed l: target, inode?, mtime, ctime"}},
-		{"file into link", false, func(t *tree) error { return errors.Join(os.Remove(t.path("d/f")), os.Symlink("g", t.path("d/f"))) }, []string{"changed d/f: type"}},
-		{"folder into link", false, func(t *tree) error {
-			return errors.Join(os.Rename(t.path("d"), t.path("../moved")), os.Symlink("../moved", t.path("d")))
-		}, []string{"changed d: type", "removed d/f", "removed d/g"}},
-		{"file into fifo", false, func(t *tree) error {
-			return errors.Join(os.Remove(t.path("d/f")), syscall.Mkfifo(t.path("d/f"), 0o644))
-		}, []string{"changed d/f: type"}},
-		{"hard link", false, func(t *tree) error { return os.Link(t.path("d/f"), t.path("second")) }, []string{"changed d/f: links, ctime", "added second"}},
-		{"bytes by another name", false, func(t *tree) error { t.sameTimes("hard"); return nil }, []string{"changed d/g: content, ctime", "changed hard: content, ctime"}},
-		{"device", true, func(t *tree) error { return unix.Mknod(t.path("dev"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) }, []string{"added dev"}},
-		{"socket", false, func(t *tree) error {
-			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-			must(t, err)
-			defer unix.Close(fd)
-			must(t, os.Chdir(t.dir)) // such addresses are short
-			return unix.Bind(fd, &unix.SockaddrUnix{Name: "sock"})
-		}, []string{"added sock"}},
-		{"mounted over", true, func(t *tree) error {
-			if err := unix.Mount("none", t.path("d"), "tmpfs", 0, ""); err != nil {
-				t.Logf("NOT TESTED: this process may not mount: %v", err)
-				return errOmit
-			}
-			t.Cleanup(func() { must(t, unix.Unmount(t.path("d"), 0)) })
-			return os.WriteFile(t.path("d/hidden"), nil, 0o600)
-		}, []string{"changed d: mode?, mount, inode", "removed d/f", "removed d/g"}},
-	} {
+	for _, c := range kinds {
 		t.Run(c.name, func(t *testing.T) {
 			if c.root && !root {
 				t.Log("NOT TESTED: only root can")
