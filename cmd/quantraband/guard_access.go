@@ -308,7 +308,7 @@ func verifyAgents(v *ingest.Verifier, a *access.Access) func(*http.Request, []by
 func openSigning(a *access.Access, share memoryShares, began time.Time) *ingest.Verifier {
 	const nonceBytes = 64 // of one that is remembered, a map's slack included
 	return ingest.NewVerifier(ingest.SignatureOptions{
-		Nonces: int(share.nonces / nonceBytes), Since: began,
+		Nonces: int(share.nonces / nonceBytes), Since: began, Verify: verifyUpload,
 		Keys: func(key ed25519.PublicKey) error {
 			err := a.Known(context.Background(), seal.PublicKey(key))
 			if errors.Is(err, access.ErrUnavailable) {
@@ -317,6 +317,15 @@ func openSigning(a *access.Access, share memoryShares, began time.Time) *ingest.
 			return err
 		},
 	})
+}
+
+// verifyUpload judges a signature of an upload by seal's rule. What is signed names its method and host's path, and the key signs nothing of
+// another format: it has no domain (docs/format/signature.md).
+func verifyUpload(key ed25519.PublicKey, message, signature []byte) bool {
+	if len(key) != seal.PublicKeySize || len(signature) != seal.SignatureSize {
+		return false
+	}
+	return seal.PublicKey(key).VerifyNote(message, seal.Signature(signature)) == nil
 }
 
 // owned is what lets commands of the same user ask the running server: its credential, in the data folder and where commands look for it by the
