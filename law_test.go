@@ -24,7 +24,9 @@ const module = "github.com/quantra-l/quantra"
 // wire is generated code: everyone but the pure rooms may import it, and it
 // may import only itself.
 var law = map[string][]string{
-	"access":                          {"control", "internal/jsonapi", "seal", "zerotrust", "zerotrust/policy"},
+	"access":                          {"access/oidc", "control", "internal/jsonapi", "seal", "zerotrust", "zerotrust/policy"},
+	"access/oidc":                     {"internal/strictyaml"},
+	"access/oidc/oidctest":            nil,
 	"agent":                           {"agent/live"},
 	"agent/live":                      nil,
 	"agent/lock":                      {"agent"},

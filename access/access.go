@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quantra-l/quantra/access/oidc"
 	"github.com/quantra-l/quantra/control"
 	"github.com/quantra-l/quantra/seal"
 	"github.com/quantra-l/quantra/zerotrust"
@@ -120,7 +121,7 @@ type Caller struct {
 	Grants    []Grant
 	Trust     int
 	MFA       bool
-	How       string // link, token, certificate, local, open
+	How       string // link, provider, token, certificate, local, open
 	Person    string // whose the token is, or herself; "" is nobody
 	Session   string // its id, where it came by one
 	Expires   time.Time
@@ -162,6 +163,8 @@ type Options struct {
 	Proxies []netip.Prefix
 	// Certificates maps a verified client certificate to a person's name, "" is nobody; nil is that certificates say nothing.
 	Certificates func(*http.Request) string
+	// Provider logs people in who are known elsewhere; nil is that links do alone.
+	Provider *oidc.Provider
 	// Redact are the rules by which frames' names are hidden from those who are readers only; nil is none.
 	Redact func() *Redaction
 	Logger *slog.Logger
@@ -254,7 +257,7 @@ func explain(c *Caller, d *zerotrust.Decision, action, resource string) string {
 	case d.RetryAfter > 0:
 		return text + "; ask again in a moment"
 	case d.Conditions.MFA && !c.MFA:
-		return text + "; log in with a second factor"
+		return text + "; show your second factor: `quantraband access mfa`, or log in with one"
 	case slices.Contains(d.Policies, "raw-level"):
 		return text + "; single profiles want a login with a second factor, or the one-time link of `quantraband login --link` on the server's machine"
 	case len(d.Policies) == 0 && c.Kind == "token":

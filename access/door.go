@@ -197,7 +197,7 @@ func (a *Access) byCertificate(r *http.Request) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.Grants, Trust: TrustVerified, How: "certificate", Person: p.ID}, nil
+	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.grants(a.opt.Now()), Trust: TrustVerified, How: "certificate", Person: p.ID}, nil
 }
 
 // remote is where the request comes from. A header counts only where a proxy of ours has written it: the last that is none of ours.

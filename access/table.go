@@ -55,6 +55,9 @@ func Rows() []Row {
 		// Who is who.
 		row("GET /login", public, "", "", ofAll),
 		row("POST /login", public, "", "", ofAll),
+		row("GET /login/provider", public, "", "", ofAll),
+		row("GET /login/callback", public, "", "", ofAll),
+		row("GET /api/v1/access/login", public, "", "", ofAll),
 		row("POST /logout", known, "", "", ofAll),
 		row("GET /api/v1/access/me", known, "", "", ofAll),
 		row("GET /api/v1/access/sessions", known, "", "", ofAll),

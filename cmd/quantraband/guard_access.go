@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/access"
+	"github.com/quantra-l/quantra/access/oidc"
 	"github.com/quantra-l/quantra/control"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
@@ -42,12 +45,14 @@ type accessOptions struct {
 	openIngest bool
 	redact     string
 	proxies    []string
+	oidc       string
 }
 
 func (o *accessOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&o.openIngest, "open-ingest", false, "take profiles from whoever reaches the address, without a key or a token; on this machine alone that holds unless --require-signed or --agent-keys is given")
 	f.StringVar(&o.redact, "redact", "", "`file` of rules by which functions are shown to readers under another name: docs/access.md; it is read again when it changes")
+	f.StringVar(&o.oidc, "oidc", "", "`file` of the OpenID provider by which people log in: docs/access.md; its client's secret is in a file that it names, or in "+oidcSecretEnv)
 	f.StringSliceVar(&o.proxies, "proxy", nil, "`networks` of proxies whose X-Forwarded-For is believed, as 10.0.0.0/8 (default: nobody's)")
 }
 
@@ -145,6 +150,12 @@ func openAccess(o upOptions, addr *net.TCPAddr, db *control.DB, d *door, record 
 		}
 		opt.Proxies = append(opt.Proxies, p)
 	}
+	if o.access.oidc != "" {
+		var err error
+		if opt.Provider, err = openProvider(o.access.oidc, cmp.Or(o.url, baseURL(addr, o.tls.on()))); err != nil {
+			return nil, err
+		}
+	}
 	if o.access.redact != "" {
 		rules, err := openReread("redaction rules", o.access.redact, nil, readRedaction, log)
 		if err != nil {
@@ -153,6 +164,50 @@ func openAccess(o upOptions, addr *net.TCPAddr, db *control.DB, d *door, record 
 		opt.Redact = rules.get
 	}
 	return access.New(opt)
+}
+
+// oidcSecretEnv has the secret by which the server shows itself to the OpenID provider.
+const oidcSecretEnv = "QUANTRA_OIDC_SECRET"
+
+// openProvider makes the OpenID provider of a file. base is this server as browsers reach it.
+func openProvider(path, base string) (*oidc.Provider, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usagef("--oidc: %w", pathError("read", path, err))
+	}
+	defer f.Close()
+	c, err := oidc.Decode(f, func(s string) error { _, err := access.ParseGrant(s); return err })
+	if err != nil {
+		return nil, usagef("--oidc: %s: %w", path, err)
+	}
+	o := oidc.Options{Config: *c}
+	if o.Redirect == "" {
+		o.Redirect = strings.TrimRight(base, "/") + oidc.CallbackPath
+	}
+	o.Secret = func() (string, error) { return os.Getenv(oidcSecretEnv), nil }
+	if c.SecretFile != "" { // read at each login, so that it can be replaced
+		o.Secret = func() (string, error) {
+			f, err := os.Open(c.SecretFile)
+			if err != nil {
+				return "", pathError("read", c.SecretFile, err)
+			}
+			defer f.Close()
+			return oidc.ReadSecret(f)
+		}
+		if _, err := o.Secret(); err != nil {
+			return nil, usagef("--oidc: client_secret_file: %w", err)
+		}
+	}
+	if c.CAFile != "" {
+		if o.CAs, err = readPool(c.CAFile, x509.NewCertPool()); err != nil {
+			return nil, usagef("--oidc: ca_file: %w", err)
+		}
+	}
+	p, err := oidc.New(o)
+	if err != nil {
+		return nil, usagef("--oidc: %s: %w", path, err)
+	}
+	return p, nil
 }
 
 func readRedaction(path string) (*access.Redaction, error) {
