@@ -177,6 +177,7 @@ type Access struct {
 	db       *control.DB
 	owner    secretHash // of the credential file; the zero value is none
 	failures *failures
+	factors  *seal.Box // of second factors' secrets
 	table    *http.ServeMux
 	own      map[seal.PublicKey][]byte // identities of the server's own agents; set before the first request
 }
@@ -185,6 +186,9 @@ type Access struct {
 func New(o Options) (*Access, error) {
 	if o.Control == nil || o.Evaluate == nil || o.Record == nil {
 		return nil, errors.New("access: Options: Control, Evaluate and Record are needed: nobody is let in without a decision, and none is made without a record")
+	}
+	if o.Issuer.Seed() == nil {
+		return nil, errors.New("access: Options.Issuer is needed: it vouches for agents, and secrets are sealed by what follows from it")
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -197,7 +201,11 @@ func New(o Options) (*Access, error) {
 			return nil, fmt.Errorf("access: Options.Cookie %q: only letters and digits", o.Cookie)
 		}
 	}
-	a := &Access{opt: o, db: o.Control, failures: newFailures(o.Now), own: map[seal.PublicKey][]byte{}}
+	box, err := factorBox(o.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	a := &Access{opt: o, db: o.Control, failures: newFailures(o.Now), factors: box, own: map[seal.PublicKey][]byte{}}
 	a.table = a.demands()
 	return a, nil
 }

@@ -30,6 +30,7 @@ type Me struct {
 	Grants    []Grant   `json:"grants"`
 	Level     string    `json:"level"`
 	MFA       bool      `json:"mfa"`
+	Factor    bool      `json:"factor,omitempty"` // she has a second factor to show
 	Session   string    `json:"session,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
 	// May is what a policy would allow, of any service: what it would not need not be offered.
@@ -68,7 +69,14 @@ func (a *Access) routes(mux *http.ServeMux) {
 		door.Handle(mux, pattern, params, func(r *http.Request, _ string) (any, error) { return do(r.Context(), r, CallerOf(r.Context())) })
 	}
 	a.loginRoutes(mux)
-	handle("GET "+APIPath+"/me", nil, func(_ context.Context, _ *http.Request, c *Caller) (any, error) { return a.Me(c), nil })
+	handle("GET "+APIPath+"/me", nil, func(ctx context.Context, _ *http.Request, c *Caller) (any, error) {
+		me := a.Me(c)
+		var err error
+		if c.Session != "" {
+			_, _, me.Factor, err = a.factorOf(ctx, c.Person)
+		}
+		return me, err
+	})
 	handle("GET "+APIPath+"/sessions", []string{"all"}, func(ctx context.Context, r *http.Request, c *Caller) (any, error) {
 		whose, err := a.whose(ctx, c, r.URL.Query().Get("all") == "true", "read")
 		if err != nil {
@@ -114,6 +122,7 @@ func (a *Access) routes(mux *http.ServeMux) {
 	})
 	handle("POST "+APIPath+"/links", nil, a.askLink)
 	a.agentRoutes(handle)
+	a.factorRoutes(handle)
 }
 
 // fault is what an error of this room's means to the asker.

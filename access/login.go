@@ -27,6 +27,7 @@ func (a *Access) loginRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+LoginPath, a.openLink)
 	mux.HandleFunc("POST "+LoginPath, a.logIn)
 	mux.HandleFunc("POST /logout", a.logOut)
+	mux.HandleFunc("POST "+FactorPath, a.showFactor)
 	mux.HandleFunc("GET "+ProviderPath, a.toProvider)
 	mux.HandleFunc("GET "+oidc.CallbackPath, a.fromProvider)
 	mux.HandleFunc("GET "+APIPath+"/login", func(w http.ResponseWriter, r *http.Request) {

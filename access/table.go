@@ -55,6 +55,7 @@ func Rows() []Row {
 		// Who is who.
 		row("GET /login", public, "", "", ofAll),
 		row("POST /login", public, "", "", ofAll),
+		row("POST /login/mfa", known, "", "", ofAll),
 		row("GET /login/provider", public, "", "", ofAll),
 		row("GET /login/callback", public, "", "", ofAll),
 		row("GET /api/v1/access/login", public, "", "", ofAll),
@@ -70,6 +71,9 @@ func Rows() []Row {
 		row("POST /api/v1/access/people/{id}", decided, "administer", "people", ofAll),
 		row("DELETE /api/v1/access/people/{id}", decided, "administer", "people", ofAll),
 		row("POST /api/v1/access/links", decided, "administer", "people", ofAll),
+		row("GET /api/v1/access/mfa", decided, "read", "people", ofAll),
+		row("POST /api/v1/access/mfa", known, "", "", ofAll),
+		row("DELETE /api/v1/access/mfa/{id}", decided, "administer", "people", ofAll),
 		row("GET /api/v1/access/agents", decided, "read", "people", ofAll),
 		row("POST /api/v1/access/enrol", decided, "administer", "people", ofAll),
 		row("DELETE /api/v1/access/agents/{id}", decided, "administer", "people", ofAll),
