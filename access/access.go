@@ -161,14 +161,23 @@ type Options struct {
 	Cookie string
 	// Proxies are those whose X-Forwarded-For is believed; nil is none.
 	Proxies []netip.Prefix
-	// Certificates maps a verified client certificate to a person's name, "" is nobody; nil is that certificates say nothing.
-	Certificates func(*http.Request) string
+	// Certificates says whom a verified client certificate names; nil is that certificates say nothing.
+	Certificates func(*http.Request) Certificate
 	// Provider logs people in who are known elsewhere; nil is that links do alone.
 	Provider *oidc.Provider
 	// Redact are the rules by which frames' names are hidden from those who are readers only; nil is none.
 	Redact func() *Redaction
 	Logger *slog.Logger
 	Now    func() time.Time // nil is time.Now
+}
+
+// Certificate is whom a verified client certificate names: a person, or what sends a service's profiles.
+type Certificate struct {
+	Person  string // her name here; "" is nobody
+	Agent   bool
+	Service string // whose profiles an agent may send, and no other's
+	Key     string // of an agent: names its key in records
+	Broken  bool   // it names an agent, and cannot be read
 }
 
 // Access knows who may ask. Its methods may be called by many goroutines.

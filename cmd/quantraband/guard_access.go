@@ -133,7 +133,7 @@ func openAccess(o upOptions, addr *net.TCPAddr, db *control.DB, d *door, record 
 		Cookie: fmt.Sprint(addr.Port), Secure: o.tls.on(),
 	}
 	if o.tls.clientCA != "" {
-		opt.Certificates = personOf
+		opt.Certificates = certificateOf
 	}
 	standard := policy.Standard()
 	opt.Policy = func() *policy.Set { return standard }

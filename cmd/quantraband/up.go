@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -113,7 +112,7 @@ type given struct {
 	log     *slog.Logger
 	rules   analysis
 	changes changesOptions // its places are to be closed
-	secured *tls.Config    // nil is without TLS
+	secured *serving       // nil is without TLS
 	keys    *agentKeys
 }
 
@@ -132,7 +131,7 @@ func (a *app) readGiven(o upOptions) (*given, error) {
 	if g.rules, err = openAnalysis(o, g.log); err != nil {
 		return nil, err
 	}
-	if g.secured, err = o.tls.config(g.log); err != nil {
+	if g.secured, err = o.tls.serve(g.dir, o.hosts, g.log); err != nil {
 		return nil, err
 	}
 	if g.keys, err = openAgentKeys(o.agentKeys, g.log); err != nil {
@@ -194,6 +193,11 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer stopFiles()
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
+	stopChallenges, err := g.secured.challenges(ctx, o.tls.acmeHTTP, g.log)
+	if err != nil {
+		return err
+	}
+	defer stopChallenges()
 	a.warnOfReach(addr, o)
 	return a.serve(ctx, g, ln, base, e, door, all)
 }
@@ -203,7 +207,8 @@ func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string,
 	srv := newHTTPServer(all, g.log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
-	if srv.TLSConfig = g.secured; g.secured != nil {
+	if g.secured != nil {
+		srv.TLSConfig = g.secured.config
 		go func() { served <- srv.ServeTLS(ln, "", "") }()
 	} else {
 		go func() { served <- srv.Serve(ln) }()
@@ -241,11 +246,7 @@ func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string,
 func (g *given) senders(ctx context.Context, base, key string) (stop func(), err error) {
 	stop = func() {}
 	if !g.noSelfProfile {
-		own, err := g.tls.ownClient()
-		if err != nil {
-			return stop, err
-		}
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: g.engine.region, KeyFile: key, HTTPClient: own, SpoolBytes: -1, Logger: g.log})
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: g.engine.region, KeyFile: key, HTTPClient: g.secured.ownClient(), SpoolBytes: -1, Logger: g.log})
 		if err != nil {
 			return stop, err
 		}
