@@ -289,6 +289,11 @@ func webRefusal(err error) error {
 	return &web.Refusal{Code: connect.CodePermissionDenied, Text: f.Text}
 }
 
+// byCaller is who asks, for histories and the audit log: she who is logged in, whatever the request says.
+func byCaller(r *http.Request, said string) string {
+	return access.CallerOf(r.Context()).By(said, func(name string) bool { return machines[name] })
+}
+
 // sendsBy is next for profiles whose sender may send them.
 func sendsBy(a *access.Access, next func(context.Context, ingest.Push) error) func(context.Context, ingest.Push) error {
 	return func(ctx context.Context, p ingest.Push) error {
