@@ -20,6 +20,9 @@ func (b *bucket) take(r Rate, n, now int64) bool {
 		at := b.at.Load()
 		next := max(min(at, now+full), now) + cost
 		if next > now+full {
+			if at > now+full { // the clock went back
+				b.at.CompareAndSwap(at, now+full)
+			}
 			return false
 		}
 		if b.at.CompareAndSwap(at, next) {

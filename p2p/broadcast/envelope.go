@@ -199,12 +199,3 @@ const peerPrefix = "\x00\x24\x08\x01\x12\x20"
 
 // peerOf is the peer id of a key.
 func peerOf(key seal.PublicKey) peer.ID { return peer.ID(peerPrefix + string(key[:])) }
-
-// keyOf is the key of a peer id; ok is false where it is not one of Ed25519.
-func keyOf(p peer.ID) (key seal.PublicKey, ok bool) {
-	if len(p) != len(peerPrefix)+seal.PublicKeySize || string(p[:len(peerPrefix)]) != peerPrefix {
-		return key, false
-	}
-	copy(key[:], p[len(peerPrefix):])
-	return key, true
-}

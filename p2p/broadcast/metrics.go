@@ -21,6 +21,7 @@ const (
 	refusedPeer                    // the neighbour may not send there
 	refusedListener                // a neighbour may not hear the topic any more
 	refusedStream                  // a neighbour without any right
+	refusedGray                    // the neighbour is on our gray list
 	refusedPeerRate                // the neighbour sends too much
 	refusedAuthorRate
 	refusedAuthors  // no room for another author
@@ -31,7 +32,7 @@ const (
 )
 
 var reasonNames = [reasons]string{"corrupt", "topic", "signature", "late", "early", "own", "replay", "rights", "peer_rights", "listener_rights", "stream_rights",
-	"peer_rate", "author_rate", "authors", "overload", "queue", "closed"}
+	"graylist", "peer_rate", "author_rate", "authors", "overload", "queue", "closed"}
 
 type metrics struct {
 	received, receivedMessages, receivedBytes    prometheus.Counter

@@ -15,9 +15,10 @@ import (
 
 const (
 	// faultHalf is the time in which half of a neighbour's faults are forgotten.
-	faultHalf = time.Minute
-	// faultFree is how many faults cost nothing, and faultMost how many count at most: forgotten to faultFree in 5 minutes.
-	faultFree, faultMost = 20, 1000
+	faultHalf = 5 * time.Minute
+	// faultFree is how many faults cost nothing. Beyond faultFree-thresholdGraylist we take nothing from a neighbour, whatever pubsub says:
+	// it knows no score of one who does not let us open a stream to him. faultMost is how many count at most: 17 minutes of that.
+	faultFree, faultMost = 20, 1200
 	// maxAnnounced is how many topics a neighbour may announce, and as many again that he may not hear.
 	maxAnnounced = 1024
 	// maxNeighbours is how many are remembered, connected or not.

@@ -34,8 +34,8 @@ const (
 	disputed = time.Minute
 	// floodFault is what each envelope beyond a bucket costs its sender: four thousand in a minute put him on the gray list.
 	floodFault = 0.03
-	// malformedFault is for an RPC that no node makes.
-	malformedFault = 40
+	// invalidFault is for what no honest neighbour sends: the second puts him on the gray list.
+	invalidFault = 70
 )
 
 func resourceOf(topic string) string { return "topic/" + topic }
@@ -64,8 +64,12 @@ func (s *Service) inspect(from peer.ID, rpc *pubsub.RPC) error {
 	if !n.admitted.Load() {
 		return ErrDenied
 	}
+	if len(rpc.Publish) > 0 && n.score(s.o.Now()) < thresholdGraylist {
+		s.m.refused[refusedGray].Add(float64(len(rpc.Publish)))
+		return ErrDenied
+	}
 	if len(rpc.Publish) > maxPublish || len(rpc.Subscriptions) > maxSubscriptions {
-		n.fault(malformedFault, s.o.Now())
+		n.fault(invalidFault, s.o.Now())
 		return ErrCorrupt
 	}
 	if len(rpc.Publish) == 0 {
@@ -96,7 +100,7 @@ func (s *Service) passes(n *neighbour, m *pb.Message, now int64) bool {
 	// Fields that pubsub does not know would go along with the message, and are no part of its id.
 	if len(m.Data) > s.maxEnvelope || len(m.ProtoReflect().GetUnknown()) > 0 {
 		s.m.refused[refusedCorrupt].Inc()
-		n.fault(malformedFault, s.o.Now())
+		n.fault(invalidFault, s.o.Now())
 		return false
 	}
 	if !n.envelopes.take(s.o.PeerEnvelopes, 1, now) || !n.bytes.take(s.o.PeerBytes, int64(len(m.Data)), now) {
@@ -107,10 +111,17 @@ func (s *Service) passes(n *neighbour, m *pb.Message, now int64) bool {
 	return true
 }
 
-// verdict is what becomes of an envelope that is not taken. Reject is for what no honest neighbour sends.
-func (s *Service) verdict(why reason, v pubsub.ValidationResult) pubsub.ValidationResult {
+// ignored is an envelope that is not taken, and not held against who brought it.
+func (s *Service) ignored(why reason) pubsub.ValidationResult {
 	s.m.refused[why].Inc()
-	return v
+	return pubsub.ValidationIgnore
+}
+
+// invalid is one that no honest neighbour brings.
+func (s *Service) invalid(why reason, from peer.ID) pubsub.ValidationResult {
+	s.m.refused[why].Inc()
+	s.neighbours.of(from).fault(invalidFault, s.o.Now())
+	return pubsub.ValidationReject
 }
 
 // check is the validator for all that costs little. It runs before verify, which gets what it has decoded.
@@ -123,11 +134,11 @@ func (s *Service) check(_ context.Context, from peer.ID, m *pubsub.Message) pubs
 	e, err := decodeEnvelope(m.Data, s.maxEnvelope)
 	switch {
 	case err != nil:
-		return s.verdict(refusedCorrupt, pubsub.ValidationReject)
+		return s.invalid(refusedCorrupt, from)
 	case e.topic != m.GetTopic():
-		return s.verdict(refusedTopic, pubsub.ValidationReject)
+		return s.invalid(refusedTopic, from)
 	case e.author == s.key:
-		return s.verdict(refusedOwn, pubsub.ValidationIgnore) // not in the cache of what we have seen: it is of another run, or somebody else's
+		return s.ignored(refusedOwn) // not in the cache of what we have seen: it is of another run, or somebody else's
 	}
 	now := s.o.Now()
 	if age := now.Sub(time.Unix(0, e.time)); age > s.o.MaxAge || age < -s.o.MaxAhead {
@@ -135,19 +146,19 @@ func (s *Service) check(_ context.Context, from peer.ID, m *pubsub.Message) pubs
 			s.neighbours.of(from).fault(1, now)
 		}
 		if age > 0 {
-			return s.verdict(refusedLate, pubsub.ValidationIgnore)
+			return s.ignored(refusedLate)
 		}
-		return s.verdict(refusedEarly, pubsub.ValidationIgnore)
+		return s.ignored(refusedEarly)
 	}
 	if !s.authors.fresh(e) {
-		return s.verdict(refusedReplay, pubsub.ValidationIgnore)
+		return s.ignored(refusedReplay)
 	}
 	if err := s.mayWrite(peerOf(e.author), from, e.topic); err != nil {
-		return s.verdict(refusedRights, pubsub.ValidationIgnore)
+		return s.ignored(refusedRights)
 	}
 	r := &received{envelope: e, digest: []byte(m.ID[:32]), size: int64(len(m.Data)), came: now}
 	if !s.inFlight.take(r.size) {
-		return s.verdict(refusedOverload, pubsub.ValidationIgnore)
+		return s.ignored(refusedOverload)
 	}
 	r.received = s.sample(m, r)
 	m.ValidatorData = r
@@ -179,7 +190,7 @@ func (s *Service) verify(_ context.Context, from peer.ID, m *pubsub.Message) pub
 	}
 	r, ok := m.ValidatorData.(*received)
 	if !ok {
-		return s.verdict(refusedClosed, pubsub.ValidationIgnore) // check comes first, whatever happens
+		return s.ignored(refusedClosed) // check comes first, whatever happens
 	}
 	defer s.release(r)
 	r.received.step("verify")
@@ -189,23 +200,23 @@ func (s *Service) verify(_ context.Context, from peer.ID, m *pubsub.Message) pub
 	case errors.Is(err, seal.ErrSignature):
 		s.m.badSignatures.Inc()
 		s.blame(from, r)
-		return s.verdict(refusedSignature, pubsub.ValidationReject)
+		return s.invalid(refusedSignature, from)
 	case err != nil:
-		return s.verdict(refusedClosed, pubsub.ValidationIgnore)
+		return s.ignored(refusedClosed)
 	}
 	now := s.o.Now()
 	a := s.authors.of(r.author, from, now)
 	if a == nil {
-		return s.verdict(refusedAuthors, pubsub.ValidationIgnore)
+		return s.ignored(refusedAuthors)
 	}
 	if !a.payloads.take(s.o.AuthorMessages, int64(len(r.payloads)), now.UnixNano()) || !a.bytes.take(s.o.AuthorBytes, r.size, now.UnixNano()) {
 		if peerOf(r.author) == from {
 			s.neighbours.of(from).fault(floodFault, now)
 		}
-		return s.verdict(refusedAuthorRate, pubsub.ValidationIgnore)
+		return s.ignored(refusedAuthorRate)
 	}
 	if !s.authors.take(a, r.envelope, now) {
-		return s.verdict(refusedReplay, pubsub.ValidationIgnore)
+		return s.ignored(refusedReplay)
 	}
 	s.m.receivedMessages.Add(float64(len(r.payloads)))
 	s.m.age.Observe(max(0, now.Sub(time.Unix(0, r.time)).Seconds()))
@@ -226,7 +237,7 @@ func (s *Service) own(m *pubsub.Message) pubsub.ValidationResult {
 	e, err := decodeEnvelope(m.Data, s.maxEnvelope)
 	if err != nil { // what encode writes is decoded: see FuzzEnvelope
 		s.o.Log.Error("broadcast: an envelope of our own is malformed", "topic", t.name, "error", err)
-		return s.verdict(refusedCorrupt, pubsub.ValidationReject)
+		return pubsub.ValidationReject
 	}
 	t.deliver(e, s.self)
 	return pubsub.ValidationAccept
