@@ -2,12 +2,15 @@ package broadcast
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // BenchmarkTwo is two hosts on loopback, both in this process, one publishing and one hearing: deliveries a second, and of a core, which is
@@ -28,8 +31,9 @@ func BenchmarkTwo(b *testing.B) {
 // window is how many messages are on the way in a benchmark.
 const benchWindow = 1000
 
-// unlimited takes the rates away, which are there to bound exactly this.
+// unlimited takes the rates away, which are there to bound exactly this, and what the tests' rights cost.
 func unlimited(o *Options) {
+	o.Allow = func(peer.ID, string, string) error { return nil }
 	most := Rate{1e9, 1e9}
 	o.PeerEnvelopes, o.PeerBytes, o.AuthorMessages, o.AuthorBytes = most, most, most, most
 }
@@ -107,6 +111,46 @@ func benchStock(b *testing.B, payload []byte) {
 		_, err := sub.Next(ctx)
 		return 1, err
 	})
+}
+
+// BenchmarkLatency is 1,000 messages a second of 100 bytes between two hosts, sent when they are due whatever has become of those before: the
+// time from when each was due to be published until it was read, and the share of a processor that both hosts together take.
+func BenchmarkLatency(b *testing.B) {
+	from, to := start(b, 1, unlimited), start(b, 2, unlimited)
+	connect(b, from.host, to.host)
+	from.subscribe(b, "bench")
+	sub := to.subscribe(b, "bench")
+	from.hears(b, "bench", to)
+	from.publish(b, "bench", "warm")
+	next(b, sub)
+	const every = time.Millisecond
+	took := make([]time.Duration, b.N)
+	begin, before := time.Now(), cpu(b)
+	b.ResetTimer()
+	go func() {
+		payload := make([]byte, 100)
+		for i := range b.N {
+			if wait := time.Until(begin.Add(time.Duration(i) * every)); wait > 0 {
+				<-time.After(wait)
+			}
+			binary.BigEndian.PutUint64(payload, uint64(i))
+			if _, err := from.Publish(context.Background(), "bench", payload); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	}()
+	for range b.N {
+		i := binary.BigEndian.Uint64(next(b, sub).Payload)
+		took[i] = time.Since(begin.Add(time.Duration(i) * every))
+	}
+	b.StopTimer()
+	b.ReportMetric(100*(cpu(b)-before).Seconds()/b.Elapsed().Seconds(), "%core")
+	slices.Sort(took)
+	for _, q := range []float64{0.5, 0.99, 0.999} {
+		b.ReportMetric(float64(took[int(q*float64(len(took)-1))].Microseconds())/1000, fmt.Sprintf("p%g-ms", 100*q))
+	}
+	b.ReportMetric(0, "ns/op")
 }
 
 func pair(ps *pubsub.PubSub, err error) struct {

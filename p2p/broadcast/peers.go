@@ -283,6 +283,7 @@ func (s *Service) notified() *network.NotifyBundle {
 			}
 			if n := s.neighbours.get(c.RemotePeer()); n != nil {
 				n.connected.Store(false)
+				n.admitted.Store(false) // it is judged anew when it comes back, before anything is told to it
 				s.left(n)
 			}
 		},

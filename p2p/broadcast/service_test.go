@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.uber.org/goleak"
 
 	"github.com/quantra-l/quantra/internal/vfs"
 )
@@ -330,6 +331,35 @@ func TestDisk(t *testing.T) {
 	if _, err := New(t.Context(), x.host, x.o); !errors.Is(err, vfs.ErrLocked) {
 		t.Errorf("a second one on the folder: %v", err)
 	}
+}
+
+// TestClose: nothing of a service outlives it, and its folder is another's. It is not parallel: it counts goroutines.
+func TestClose(t *testing.T) {
+	a, b := newHost(t, keyAt(160)), start(t, 161)
+	b.subscribe(t, "news")
+	before := goleak.IgnoreCurrent()
+	x := &node{host: a, rights: &rights{}, disk: vfs.NewMem()}
+	for range 2 {
+		x.serve(t, keyAt(160))
+		sub := x.subscribe(t, "news")
+		connect(t, a, b.host)
+		x.hears(t, "news", b)
+		x.publish(t, "news", "x")
+		next(t, sub)
+		if err := errors.Join(x.Close(), x.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.Publish(t.Context(), "news", nil); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("after the end: %v", err)
+		}
+		if _, err := x.Subscribe("news"); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("after the end: %v", err)
+		}
+	}
+	if err := a.Network().ClosePeer(b.host.ID()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what began has ended", func() bool { return goleak.Find(before) == nil })
 }
 
 // TestOptions: what is missing or out of bounds is said by name.
