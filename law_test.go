@@ -68,6 +68,7 @@ var law = map[string][]string{
 	"optimize/pgo":                    {"profile"},
 	"optimize/pull":                   nil,
 	"optimize/pull/pulltest":          nil,
+	"p2p/broadcast":                   {"internal/vfs", "seal"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,
