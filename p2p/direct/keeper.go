@@ -264,8 +264,11 @@ func (s *Service) hand(p peer.ID) {
 		k.mu.Unlock()
 	}
 	if !s.run(func() {
-		defer ended()
-		if err := s.handAll(p); err != nil && s.ctx.Err() == nil {
+		err := s.handAll(p)
+		ended()
+		if err == nil {
+			s.hand(p) // what came since it has looked
+		} else if s.ctx.Err() == nil {
 			s.o.Log.Debug("what is kept for a peer could not be handed on", "peer", p, "error", err)
 		}
 	}) {

@@ -4,11 +4,11 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // metrics count what goes through a service. Labels are closed sets, so that nobody can make series.
 type metrics struct {
-	reg                                                          prometheus.Registerer
-	all                                                          []prometheus.Collector
+	reg                                                           prometheus.Registerer
+	all                                                           []prometheus.Collector
 	posted, sent, acked, received, duplicates, delivered, expired prometheus.Counter
-	posts                                                        prometheus.Counter
-	refused, sessions, kept, files                               *prometheus.CounterVec
+	posts                                                         prometheus.Counter
+	refused, sessions, kept, files                                *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {

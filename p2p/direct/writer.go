@@ -29,12 +29,14 @@ func openLedger(f vfs.FS, dir string, self peer.ID, box *seal.Box, o limits, now
 	l = &ledger{fs: f, dir: dir, self: self, box: box, o: o, now: now, gate: &gate{max: opBytes}, wake: make(chan struct{}, 1),
 		done: make(chan struct{}), changed: make(chan struct{}), channels: map[peer.ID]*channel{}, windows: map[windowKey]*window{},
 		senders: map[peer.ID][]uint64{}, lists: map[GroupID]*list{}, bundles: map[peer.ID]*bundle{}, next: 1}
-	if l.lock, err = f.Lock(filepath.Join(dir, lockName)); err != nil {
+	lock, err := f.Lock(filepath.Join(dir, lockName))
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
+	l.lock = lock
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.lock.Close())
+			err = errors.Join(err, lock.Close())
 		}
 	}()
 	if err := l.recover(); err != nil {
