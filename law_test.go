@@ -63,6 +63,7 @@ var law = map[string][]string{
 	"optimize/pgo":                    {"profile"},
 	"optimize/pull":                   nil,
 	"optimize/pull/pulltest":          nil,
+	"p2p/direct":                      {"internal/vfs", "seal"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,

@@ -10,6 +10,8 @@ package direct
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -149,6 +151,7 @@ type Service struct {
 	keys   *keyring
 	ledger *ledger
 	keeper *keeper
+	tagKey []byte // of the tags of what is left with keepers
 	files  fileRoom
 	m      *metrics
 	notify *network.NotifyBundle
@@ -176,7 +179,7 @@ func New(h host.Host, o Options) (*Service, error) {
 	if err := s.o.check(s.self); err != nil {
 		return nil, err
 	}
-	s.files = fileRoom{room: make(chan struct{}, maxTransfers), parts: map[string]bool{}, streams: map[network.Stream]peer.ID{}}
+	s.files = fileRoom{room: make(chan struct{}, maxTransfers), every: syncEvery, parts: map[string]bool{}, streams: map[network.Stream]peer.ID{}}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("direct: %w", err)
 	}
@@ -204,6 +207,9 @@ func (s *Service) open() error {
 		return err
 	}
 	defer clear(secret)
+	if s.tagKey, err = hkdf.Key(sha256.New, secret, nil, "quantra direct tags v1", sha256.Size); err != nil {
+		return err
+	}
 	box, err := seal.NewBox(secret)
 	if err != nil {
 		return err

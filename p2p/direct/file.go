@@ -50,7 +50,8 @@ type FileOffer struct {
 
 // fileRoom is files that are on their way to us.
 type fileRoom struct {
-	room chan struct{} // holds one for each
+	room  chan struct{} // holds one for each
+	every int64         // syncEvery
 
 	mu      sync.Mutex
 	parts   map[string]bool // partial files that are written to
@@ -365,13 +366,13 @@ type partFile struct {
 }
 
 // openPart opens what there is of a file, or begins it.
-func (s *Service) openPart(dir string, o FileOffer) (p *partFile, err error) {
+func (s *Service) openPart(dir string, o FileOffer) (*partFile, error) {
 	if err := s.removeStale(dir); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	// The sender is in the name: nobody goes on with what another began.
 	id := sha256.Sum256(append(append([]byte(o.From), o.SHA256[:]...), o.Name...))
-	p = &partFile{fs: s.o.FS, files: &s.files, dir: dir, name: partPrefix + hex.EncodeToString(id[:16]) + ".part", offer: o, hash: sha256.New()}
+	p := &partFile{fs: s.o.FS, files: &s.files, dir: dir, name: partPrefix + hex.EncodeToString(id[:16]) + ".part", offer: o, hash: sha256.New()}
 	s.files.mu.Lock()
 	busy := s.files.parts[p.path()]
 	s.files.parts[p.path()] = true
@@ -379,23 +380,25 @@ func (s *Service) openPart(dir string, o FileOffer) (p *partFile, err error) {
 	if busy {
 		return nil, fmt.Errorf("%w: this file is being received", ErrUnavailable)
 	}
-	defer func() {
-		if err != nil {
-			p.close()
-			err = fmt.Errorf("%w: the file cannot be written: %w", ErrUnavailable, err)
-		}
-	}()
-	if err := p.resume(); err == nil {
-		return p, nil
+	if err := p.open(); err != nil {
+		p.close()
+		return nil, fmt.Errorf("%w: the file cannot be written: %w", ErrUnavailable, err)
 	}
-	// There is nothing to go on with, or it is damaged.
+	return p, nil
+}
+
+// open goes on with what there is, or, where there is nothing or it is damaged, begins.
+func (p *partFile) open() (err error) {
+	if p.resume() == nil {
+		return nil
+	}
 	p.discard()
 	p.at, p.saved = 0, 0
 	p.hash.Reset()
 	if p.file, err = p.fs.Create(p.path()); err != nil {
-		return nil, err
+		return err
 	}
-	return p, p.fs.SyncDir(dir)
+	return p.fs.SyncDir(p.dir)
 }
 
 func (p *partFile) path() string  { return filepath.Join(p.dir, p.name) }
@@ -454,7 +457,7 @@ func (p *partFile) write(b []byte) error {
 	}
 	p.hash.Write(b)
 	p.at += int64(len(b))
-	if p.at-p.saved >= syncEvery {
+	if p.at-p.saved >= p.files.every {
 		return p.save()
 	}
 	return nil

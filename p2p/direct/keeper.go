@@ -2,6 +2,7 @@ package direct
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -23,14 +24,15 @@ import (
 const (
 	keptMagic   = "QLDK"
 	keptVersion = 1
-	keptHead    = 4 + 1 + 3 + 32 + 8 + 4
+	keptHead    = 4 + 1 + 3 + 32 + tagSize + 8 + 4
+	tagSize     = 16
 	keptTemp    = "kept.tmp"
 	// maxKept is how many messages are kept at most, however small.
 	maxKept = 1 << 14
 	// copies is how many keepers get a message.
 	copies = 2
-	// leaveAgain is when a message that is still pending is left once more.
-	leaveAgain = heldFor / 2
+	// leaveAgain is when a message that is still pending is left once more: a keeper that has it keeps what it has.
+	leaveAgain = 24 * time.Hour
 )
 
 // keeper is what we keep for others: sealed messages in files, one each, that we cannot read.
@@ -55,15 +57,15 @@ type kept struct {
 	from, to peer.ID
 	at       time.Time
 	size     int64
-	digest   [16]byte
+	tag      [tagSize]byte // the same is the same message of who left it
 }
 
 func (k *kept) name() string { return fmt.Sprintf("%016x", k.number) }
 
-func encodeKept(from peer.ID, at time.Time, sealed []byte) []byte {
+func encodeKept(from peer.ID, tag [tagSize]byte, at time.Time, sealed []byte) []byte {
 	b := append(make([]byte, 0, keptHead+len(sealed)), keptMagic...)
 	b = append(b, keptVersion, 0, 0, 0)
-	b = appendKey(b, from)
+	b = append(appendKey(b, from), tag[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(at.Unix()))
 	b = binary.BigEndian.AppendUint32(b, crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, sealed))
 	return append(b, sealed...)
@@ -73,7 +75,9 @@ func decodeKept(b []byte) (k kept, sealed []byte, err error) {
 	s := scan{b: b}
 	magic, version := string(s.next(4)), s.u8()
 	s.next(3)
-	k = kept{from: idOf(s.key()), at: time.Unix(int64(s.u64()), 0)}
+	k.from = idOf(s.key())
+	copy(k.tag[:], s.next(tagSize))
+	k.at = time.Unix(int64(s.u64()), 0)
 	sum := s.u32()
 	sealed = s.rest()
 	if s.bad || magic != keptMagic || version != keptVersion || sum != crc32.Update(crc32.Checksum(b[:keptHead-4], castagnoli), castagnoli, sealed) {
@@ -82,14 +86,8 @@ func decodeKept(b []byte) (k kept, sealed []byte, err error) {
 	if k.to, err = recipientOf(sealed); err != nil {
 		return k, nil, err
 	}
-	k.size, k.digest = int64(len(b)), digestOf(sealed)
+	k.size = int64(len(b))
 	return k, sealed, nil
-}
-
-func digestOf(sealed []byte) (d [16]byte) {
-	sum := sha256.Sum256(sealed)
-	copy(d[:], sum[:])
-	return d
 }
 
 // openKeeper reads what is kept. What is damaged is removed: its sender still has it.
@@ -132,11 +130,11 @@ func openKeeper(f vfs.FS, dir string, most int64, now func() time.Time) (*keeper
 }
 
 // put keeps sealed bytes. It returns when they are on disk.
-func (k *keeper) put(from, to peer.ID, sealed []byte) error {
+func (k *keeper) put(from, to peer.ID, tag [tagSize]byte, sealed []byte) error {
 	k.disk.Lock()
 	defer k.disk.Unlock()
 	n := int64(keptHead + len(sealed))
-	one := &kept{from: from, to: to, at: k.now(), size: n, digest: digestOf(sealed)}
+	one := &kept{from: from, to: to, at: k.now(), size: n, tag: tag}
 	k.mu.Lock()
 	total, count := k.used, len(k.all)
 	var fromOne, forOne int64
@@ -148,7 +146,7 @@ func (k *keeper) put(from, to peer.ID, sealed []byte) error {
 		if other.to == to {
 			forOne += other.size
 		}
-		known = known || other.digest == one.digest
+		known = known || other.from == from && other.tag == tag
 	}
 	one.number = k.next
 	k.next++
@@ -163,7 +161,7 @@ func (k *keeper) put(from, to peer.ID, sealed []byte) error {
 	case fromOne+n > k.max/8 || forOne+n > k.max/8:
 		return fmt.Errorf("%w: %d bytes are kept from %s and %d for %s, of at most %d", ErrUnavailable, fromOne, from, forOne, to, k.max/8)
 	}
-	if err := replaceFile(k.fs, k.dir, keptTemp, one.name(), encodeKept(from, one.at, sealed)); err != nil {
+	if err := replaceFile(k.fs, k.dir, keptTemp, one.name(), encodeKept(from, tag, one.at, sealed)); err != nil {
 		return fmt.Errorf("%w: it cannot be kept: %w", ErrUnavailable, err)
 	}
 	k.mu.Lock()
@@ -299,7 +297,11 @@ func (s *Service) handAll(p peer.ID) error {
 }
 
 // takeDeposit keeps a message for a peer, if who brings it might send to that peer itself.
-func (s *Service) takeDeposit(from peer.ID, sealed []byte) error {
+func (s *Service) takeDeposit(from peer.ID, b []byte) error {
+	f := scan{b: b}
+	var tag [tagSize]byte
+	copy(tag[:], f.next(tagSize))
+	sealed := f.rest()
 	to, err := recipientOf(sealed)
 	if err != nil {
 		return err
@@ -310,7 +312,7 @@ func (s *Service) takeDeposit(from peer.ID, sealed []byte) error {
 	if err := s.o.Allow(from, "send", "peer/"+to.String()); err != nil {
 		return fmt.Errorf("%w: %w", ErrDenied, err)
 	}
-	if err := s.keeper.put(from, to, sealed); err != nil {
+	if err := s.keeper.put(from, to, tag, sealed); err != nil {
 		return err
 	}
 	s.m.kept.WithLabelValues("taken").Inc()
@@ -384,11 +386,7 @@ func (s *Service) receipt(ctx context.Context, keeper, to peer.ID, of *envelope)
 		return
 	}
 	e := envelope{kind: kindReceipt, at: s.o.Now(), body: binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, of.epoch), of.seq)}
-	sealed, err := sealTo(s.o.Key, keys, e.append(nil))
-	if err == nil {
-		_, err = s.ask(ctx, keeper, methodDeposit, sealed, nil)
-	}
-	if err != nil {
+	if err := s.deposit(ctx, keeper, keys, &e, of.epoch, of.seq); err != nil {
 		s.o.Log.Debug("a receipt was not left", "for", to, "by", keeper, "error", err)
 	}
 }
@@ -420,12 +418,7 @@ func (s *Service) leave(p peer.ID, c *courier) {
 			if bad[keeper] || n == copies {
 				continue
 			}
-			// Sealed for each keeper anew: two that compare what they keep do not see that it is the same.
-			sealed, err := sealTo(s.o.Key, keys, e.append(nil))
-			if err == nil {
-				_, err = s.ask(s.ctx, keeper, methodDeposit, sealed, nil)
-			}
-			if err != nil {
+			if err := s.deposit(s.ctx, keeper, keys, &e, m.epoch, m.seq); err != nil {
 				bad[keeper] = true
 				s.o.Log.Debug("a keeper takes no message", "keeper", keeper, "for", p, "error", err)
 				continue
@@ -438,6 +431,21 @@ func (s *Service) leave(p peer.ID, c *courier) {
 		s.m.kept.WithLabelValues("left").Inc()
 		c.left[id] = s.o.Now()
 	}
+}
+
+// deposit leaves an envelope with a keeper. It is sealed for each keeper anew, and has another tag at each: two that compare what they keep
+// do not see that it is the same.
+func (s *Service) deposit(ctx context.Context, keeper peer.ID, to *bundle, e *envelope, epoch, seq uint64) error {
+	sealed, err := sealTo(s.o.Key, to, e.append(nil))
+	if err != nil {
+		return err
+	}
+	h := hmac.New(sha256.New, s.tagKey)
+	h.Write(append([]byte{e.kind}, keeper...))
+	h.Write(to.key[:])
+	h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, epoch), seq))
+	_, err = s.ask(ctx, keeper, methodDeposit, h.Sum(nil)[:tagSize], sealed)
+	return err
 }
 
 // keysOf is keys of a peer that can be sealed to: ours, or those that a keeper has.

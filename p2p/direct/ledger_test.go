@@ -551,7 +551,7 @@ func TestRenew(t *testing.T) {
 // TestWindow is the window against a plain set.
 func TestWindow(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
+	for range 40 {
 		var w window
 		have := map[uint64]bool{}
 		floor, top := uint64(1), uint64(0)

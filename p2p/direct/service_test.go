@@ -338,7 +338,9 @@ func TestStoreAndForward(t *testing.T) {
 	if len(got) != 6 || got[1] != secret+"0" || got[5] != secret+"4" {
 		t.Fatalf("%q", got)
 	}
-	waitFor(t, func() bool { return held(k.service) == 5 && slices.Equal(k.service.keeper.recipients(), []peer.ID{a.id}) }) // the receipts
+	waitFor(t, func() bool {
+		return held(k.service) == 5 && slices.Equal(k.service.keeper.recipients(), []peer.ID{a.id})
+	}) // the receipts
 	b.stop()
 	x.up("a")
 	if err := a.service.Flush(ctx, b.id); err != nil {
@@ -400,7 +402,8 @@ func TestKeeperRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deposit := func(b []byte) error { _, err := a.ask(ctx, k.self, methodDeposit, b, nil); return err }
+	var tag [tagSize]byte
+	deposit := func(b []byte) error { _, err := a.ask(ctx, k.self, methodDeposit, tag[:], b); return err }
 	if err := deposit(sealed); !errors.Is(err, ErrDenied) {
 		t.Fatal(err)
 	}
@@ -414,7 +417,7 @@ func TestKeeperRefuses(t *testing.T) {
 		t.Fatal(n)
 	}
 	for i := byte(1); ; i++ {
-		sealed[len(sealed)-1]++ // K cannot know that it is another
+		tag[0]++ // K cannot know what is in it: it goes by the tag
 		err := deposit(sealed)
 		if errors.Is(err, ErrUnavailable) && i >= 1 {
 			break
