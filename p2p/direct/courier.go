@@ -41,7 +41,26 @@ func (s *Service) rouse(p peer.ID) {
 	if s.closed {
 		return
 	}
-	c = &courier{more: make(chan struct{}, 1), now: make(chan struct{}, 1), left: map[[2]uint64]time.Time{}}
+	s.employ(p)
+}
+
+// tryNow is rouse for a peer that may be there now, or have rights: what waits for it waits no longer.
+func (s *Service) tryNow(p peer.ID) {
+	if s.ledger.count(p) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.couriers[p]; c != nil {
+		signal(c.now)
+	} else if !s.closed {
+		s.employ(p)
+	}
+}
+
+// employ starts the courier to a peer. The lock is held.
+func (s *Service) employ(p peer.ID) {
+	c := &courier{more: make(chan struct{}, 1), now: make(chan struct{}, 1), left: map[[2]uint64]time.Time{}}
 	s.couriers[p] = c
 	s.work.Add(1)
 	go func() {
@@ -151,7 +170,7 @@ func (s *Service) bring(p peer.ID, c *courier) error {
 			}
 			heard, since = now, time.Now()
 			stall.Reset(s.o.Stall)
-		case <-x.broken:
+		case <-x.ctx.Done():
 			return fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(x.ctx))
 		case <-s.ctx.Done():
 			return errClosed

@@ -352,9 +352,7 @@ func (s *Service) Healthy() error {
 
 // Ready says that a peer may be reached now, as when a guarded session with it has begun: what waits for it is sent at once.
 func (s *Service) Ready(p peer.ID) {
-	if s.ledger.count(p) > 0 {
-		s.rouse(p)
-	}
+	s.tryNow(p)
 	s.hand(p)
 }
 

@@ -141,29 +141,52 @@ func (s *Service) offer(stream network.Stream, r io.ReadSeeker, o FileOffer, pro
 	if _, err := r.Seek(int64(at), io.SeekStart); err != nil {
 		return err
 	}
+	// The receiver says how it ended when it has all, or before: its disk is full.
+	result, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, err := s.verdict(c, new(record), 0)
+		result <- err
+	}()
+	if err := s.pour(c, buf, r, int64(at), o.Size, result, progress); err != nil {
+		stream.Reset()
+		<-ended
+		return err
+	}
+	if err := stream.SetReadDeadline(time.Now().Add(acceptTime)); err != nil {
+		return err
+	}
+	return <-result
+}
+
+// pour sends a file from a place on, until its end, or until the receiver says that it takes no more.
+func (s *Service) pour(c *secured, buf *record, r io.Reader, at, size int64, result chan error, progress func(done, size int64)) error {
 	chunk := make([]byte, maxPlain)
-	for done := int64(at); done < o.Size; {
-		n, err := r.Read(chunk[:min(int64(len(chunk)), o.Size-done)])
+	for done := at; done < size; {
+		select {
+		case err := <-result:
+			if err == nil {
+				err = fmt.Errorf("%w: it says that it has the file after %d of %d bytes", ErrCorrupt, done, size)
+			}
+			return err
+		default:
+		}
+		n, err := r.Read(chunk[:min(int64(len(chunk)), size-done)])
 		if n > 0 {
 			if err := c.write(buf, chunk[:n], s.o.Stall); err != nil {
-				// Why it takes no more may have been said.
-				if _, said := s.verdict(c, buf, time.Second); said != nil {
-					return said
-				}
 				return err
 			}
 			if done += int64(n); progress != nil {
-				progress(done, o.Size)
+				progress(done, size)
 			}
 		}
-		if err == io.EOF && done < o.Size {
-			return fmt.Errorf("the file had %d bytes and has %d: it was changed", o.Size, done)
+		if err == io.EOF && done < size {
+			return fmt.Errorf("the file had %d bytes and has %d: it was changed", size, done)
 		} else if err != nil && err != io.EOF {
 			return err
 		}
 	}
-	_, err = s.verdict(c, buf, acceptTime)
-	return err
+	return nil
 }
 
 // verdict is what the receiver says: a code, a number, a reason.
@@ -235,7 +258,7 @@ func (s *Service) acceptFile(stream network.Stream) {
 		s.m.files.WithLabelValues("refused").Inc()
 		stream.CloseWrite() // what was said is to arrive
 		stream.SetReadDeadline(time.Now().Add(s.o.Stall))
-		io.Copy(io.Discard, io.LimitReader(stream, 4<<20))
+		io.Copy(io.Discard, stream)
 	default:
 		s.m.files.WithLabelValues("broken").Inc()
 	}

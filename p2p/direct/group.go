@@ -25,6 +25,8 @@ const (
 	MaxMembers = 128
 	// maxGroups is how many groups a node is in.
 	maxGroups = 1024
+	// maxOwned is how many of them one peer may be the owner of: who may write to us cannot fill our place.
+	maxOwned = 64
 
 	maxName     = 128
 	listVersion = 1
@@ -208,12 +210,13 @@ func (l *ledger) kept(from peer.ID, e *envelope) (body, raw []byte, err error) {
 		return nil, nil, err
 	}
 	l.mu.Lock()
-	known, n := l.lists[g.ID], len(l.lists)
+	known := l.lists[g.ID]
+	full := l.groupsFull(g.Owner)
 	l.mu.Unlock()
 	now := g
 	switch {
-	case known == nil && n >= maxGroups:
-		return nil, nil, fmt.Errorf("%w: we are in %d groups, which is the most", ErrUnavailable, n)
+	case known == nil && full != nil:
+		return nil, nil, full
 	case known == nil && !g.Has(l.self):
 		return nil, nil, fmt.Errorf("%w: we are not in the group %s", ErrDenied, g.ID)
 	case known == nil || g.Version > known.Version:
@@ -229,6 +232,20 @@ func (l *ledger) kept(from peer.ID, e *envelope) (body, raw []byte, err error) {
 		return nil, nil, fmt.Errorf("%w: %s is not in the group %s any more, or we are not", ErrDenied, from, g.ID)
 	}
 	return append(body, content...), raw, nil
+}
+
+// groupsFull says why there can be no other group of an owner, nil where there can. The lock is held.
+func (l *ledger) groupsFull(owner peer.ID) error {
+	owned := 0
+	for _, g := range l.lists {
+		if g.Owner == owner {
+			owned++
+		}
+	}
+	if len(l.lists) < maxGroups && owned < maxOwned {
+		return nil
+	}
+	return fmt.Errorf("%w: we are in %d groups, of at most %d, %d of them of %s, of at most %d", ErrUnavailable, len(l.lists), maxGroups, owned, owner, maxOwned)
 }
 
 // ErrNotMember says that there is no such group, or that it is not ours to write to or change.
@@ -266,10 +283,10 @@ func (s *Service) CreateGroup(ctx context.Context, name string, members []peer.I
 	var nonce [nonceSize]byte
 	rand.Read(nonce[:])
 	s.ledger.mu.Lock()
-	n := len(s.ledger.lists)
+	full := s.ledger.groupsFull(s.self)
 	s.ledger.mu.Unlock()
-	if n >= maxGroups {
-		return Group{}, fmt.Errorf("%w: we are in %d groups, which is the most", ErrUnavailable, n)
+	if full != nil {
+		return Group{}, full
 	}
 	g := Group{Name: name, Owner: s.self, Members: append(slices.Clone(members), s.self), Version: 1, Changed: s.o.Now()}
 	l, err := signList(s.o.Key, g, nonce)

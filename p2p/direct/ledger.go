@@ -74,6 +74,7 @@ type ledger struct {
 	// Of the goroutine that writes.
 	file vfs.File // nil: a new segment is begun with the next write
 	good int64    // bytes of the newest segment that are acknowledged
+	base int64    // of them, what its checkpoint has
 }
 
 // channel is messages to one peer.
@@ -537,6 +538,11 @@ func (l *ledger) drop(ch *channel, seq uint64) {
 	n := ch.pending[i].size()
 	ch.bytes -= n
 	l.outBytes -= n
+	if i == 0 { // as mostly: nothing is moved
+		ch.pending[0] = nil
+		ch.pending = ch.pending[1:]
+		return
+	}
 	ch.pending = slices.Delete(ch.pending, i, i+1)
 }
 
@@ -613,9 +619,10 @@ func (l *ledger) applyShown(index uint64) {
 	n := 0
 	for n < len(l.inbox) && l.inbox[n].message.Index <= l.shown {
 		l.inBytes -= int64(len(l.inbox[n].message.Body)) + recordOverhead
+		l.inbox[n] = inboxEntry{}
 		n++
 	}
-	l.inbox = slices.Delete(l.inbox, 0, n)
+	l.inbox = l.inbox[n:]
 }
 
 func (l *ledger) applyBundle(b *bundle) {

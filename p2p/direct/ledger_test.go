@@ -33,7 +33,7 @@ var (
 )
 
 // tiny are limits with which segments are begun, carried from and removed all the time.
-var tiny = limits{outbox: 1 << 20, perPeer: 1 << 20, inbox: 1 << 20, history: 2500, age: time.Hour, segment: 900}
+var tiny = limits{outbox: 1 << 20, perPeer: 1 << 20, inbox: 1 << 20, history: 1800, age: time.Hour, segment: 600}
 
 func testBox() *seal.Box {
 	b, err := seal.NewBox([]byte(strings.Repeat("k", seal.BoxKeySize)))
@@ -100,7 +100,7 @@ func show(b *ledger, r *reader) {
 	}
 }
 
-const crashMessages = 12
+const crashMessages = 9
 
 // story is what happens until all is done or a disk fails: messages are sent, some before they are brought.
 func story(a, b *ledger, r *reader, from int, acked *[]string) (next int, err error) {
@@ -140,7 +140,7 @@ func crashEverywhere(t *testing.T, side string) {
 		if n > 5000 {
 			t.Fatal("it does not end")
 		}
-		for seed := range uint64(3) {
+		for seed := range uint64(2) {
 			cut = crashAt(t, side, n, seed)
 		}
 	}
@@ -330,7 +330,7 @@ func TestFullDisk(t *testing.T) {
 // end of the last segment, where it cannot be told from a write that was cut, is left out.
 func TestDamage(t *testing.T) {
 	mem := vfs.NewMem()
-	a, err := disk(t, mem, idA, limits{outbox: 1 << 20, perPeer: 1 << 20, inbox: 1 << 20, history: 1 << 20, age: time.Hour, segment: 600})
+	a, err := disk(t, mem, idA, limits{outbox: 1 << 20, perPeer: 1 << 20, inbox: 1 << 20, history: 1 << 20, age: time.Hour, segment: 400})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,6 @@ type session struct {
 
 	running chan struct{} // of theirs: holds one for each request that is worked on
 	written chan struct{} // closed when nothing will be written any more
-	broken  chan struct{} // closed when nothing will be read any more
 	orderly atomic.Bool   // the other side has closed it: there is nothing to break off
 }
 
@@ -106,7 +105,6 @@ func (s *Service) session(ctx context.Context, p peer.ID) (*session, error) {
 	s.run(func() {
 		x.read()
 		sl.current.CompareAndSwap(x, nil)
-		close(x.broken)
 	})
 	s.run(func() { // one session's keys are not used for longer than this
 		t := time.NewTimer(s.o.SessionAge)
@@ -155,7 +153,7 @@ func (s *Service) dial(ctx context.Context, p peer.ID) (*session, error) {
 
 func (s *Service) newSession(c *secured, p peer.ID, ours bool) *session {
 	x := &session{s: s, peer: p, c: c, out: newQueue(), ours: ours, calls: map[uint64]chan reply{}, cancel: map[uint64]context.CancelCauseFunc{},
-		running: make(chan struct{}, maxRunning), written: make(chan struct{}), broken: make(chan struct{})}
+		running: make(chan struct{}, maxRunning), written: make(chan struct{})}
 	x.ctx, x.end = context.WithCancelCause(s.ctx)
 	x.used.Store(time.Now().Unix())
 	// What ends the session also ends reads and writes that wait.
@@ -191,7 +189,6 @@ func (s *Service) accept(stream network.Stream) {
 	s.mu.Lock()
 	delete(s.inbound, x)
 	s.mu.Unlock()
-	close(x.broken)
 }
 
 // admit makes the handshake with a peer that has opened a stream, unless it has opened too many.
@@ -370,12 +367,6 @@ func (x *session) read() {
 		err = errRetired
 	}
 	x.fail(fmt.Errorf("%w: the session with %s: %w", ErrUnavailable, x.peer, err))
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for id, ch := range x.calls {
-		delete(x.calls, id)
-		ch <- reply{err: context.Cause(x.ctx)}
-	}
 }
 
 // finish waits until what the other side has asked is answered, writes that, and ends our side.
@@ -653,7 +644,8 @@ func (s *Service) answer(ctx context.Context, p peer.ID, method byte, body []byt
 		if err := f.done("a question for keys"); err != nil {
 			return nil, err
 		}
-		if b := s.ledger.bundle(idOf(key)); b != nil {
+		// Only keepers say whom they know.
+		if b := s.ledger.bundle(idOf(key)); b != nil && s.o.Keep > 0 {
 			return b.raw, nil
 		}
 		return nil, fmt.Errorf("%w: the keys of %s are not known here", ErrUnavailable, idOf(key))
@@ -713,9 +705,14 @@ func (x *session) ask(ctx context.Context, method byte, a, b []byte) ([]byte, er
 		x.forget(id)
 		_ = x.out.force(frameCancel, id, nil)
 		return nil, context.Cause(ctx)
-	case <-x.broken:
+	case <-x.ctx.Done():
 		x.forget(id)
-		return nil, context.Cause(x.ctx)
+		select {
+		case r := <-ch: // it came before the end
+			return r.body, r.err
+		default:
+			return nil, context.Cause(x.ctx)
+		}
 	}
 }
 

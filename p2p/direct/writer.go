@@ -149,6 +149,7 @@ func (l *ledger) replay(n uint64, raw []byte, last bool) (int64, error) {
 			if ended, err = endsCheckpoint(plain); err != nil {
 				return 0, err
 			}
+			l.base = at + int64(size)
 		}
 		if err := l.apply(plain, seg); err != nil {
 			return 0, fmt.Errorf("the frame at byte %d: %w", at, err)
@@ -260,7 +261,7 @@ func (l *ledger) process(queue []*op) (again []*op) {
 		b.ops = append(b.ops, o)
 	}
 	flush()
-	if l.file != nil && l.good > l.o.segment {
+	if l.file != nil && l.good-l.base > l.o.segment {
 		_ = l.retain() // what failed is in fault, and the next write tries again
 	}
 	return again
@@ -347,7 +348,7 @@ func (l *ledger) begin() error {
 	if err != nil {
 		return err
 	}
-	l.file, l.good = f, int64(len(b))
+	l.file, l.good, l.base = f, int64(len(b)), int64(len(b))
 	l.mu.Lock()
 	l.segs = append(l.segs, &segment{number: number, size: l.good, peers: map[peer.ID]int{}, groups: map[GroupID]int{}})
 	l.mu.Unlock()
@@ -364,7 +365,7 @@ func (l *ledger) retain() error {
 		begun = l.segs[n-1].begun
 	}
 	l.mu.Unlock()
-	if l.file != nil && (l.good > l.o.segment || !begun.IsZero() && now.Sub(begun) > l.o.age/8) {
+	if l.file != nil && (l.good-l.base > l.o.segment || !begun.IsZero() && now.Sub(begun) > l.o.age/8) {
 		if err := l.begin(); err != nil {
 			l.failed(err)
 			return err
