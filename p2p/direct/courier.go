@@ -178,10 +178,14 @@ func (s *Service) bring(p peer.ID, c *courier) error {
 	}
 }
 
-// align asks a peer how far it is. If it knows messages that we have not sent, our disk was set back to an earlier state and our sequences
-// are spent: what is pending is sent in another epoch, as it would be dropped as duplicates in this one.
+// align asks a peer how far it is, once after a start and before anything is said. If it has messages that our disk knows nothing of, that
+// was set back to an earlier state and our sequences are spent: what is pending is sent in another epoch, as it would be dropped as duplicates
+// in this one.
 func (s *Service) align(p peer.ID) error {
-	epoch, next := s.ledger.position(p)
+	epoch, found := s.ledger.unsure(p)
+	if found == 0 {
+		return nil
+	}
 	answer, err := s.ask(s.ctx, p, methodWhere, binary.BigEndian.AppendUint64(nil, epoch), nil)
 	if err != nil {
 		return err
@@ -191,11 +195,11 @@ func (s *Service) align(p peer.ID) error {
 	if err := f.done("a sequence"); err != nil {
 		return err
 	}
-	if top < next {
-		return nil
+	was, err := s.ledger.sure(s.ctx, p, top)
+	if was {
+		s.o.Log.Warn("a peer has messages of ours that we know nothing of: the folder was set back to an earlier state", "peer", p, "dir", s.o.Dir)
 	}
-	s.o.Log.Warn("a peer has messages of ours that we know nothing of: the folder was set back to an earlier state", "peer", p, "dir", s.o.Dir)
-	return s.ledger.renew(s.ctx, p)
+	return err
 }
 
 // settled takes an acknowledgement, or a refusal. It does not wait.

@@ -40,7 +40,7 @@ func TestForwardSecrecy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for day := range 30 {
+	for _, day := range []int{0, 1, 2, 7, 13, 14, 15, 40} {
 		now := birth.Add(time.Duration(day) * 24 * time.Hour)
 		if err := keys.turn(now); err != nil {
 			t.Fatal(err)
@@ -53,8 +53,8 @@ func TestForwardSecrecy(t *testing.T) {
 		if day >= 14 && !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("on day %d it opens: %v", day, err)
 		}
-		if n := len(keys.all); n > 15 || n != min(day+1, 14) {
-			t.Fatalf("%d generations on day %d", n, day)
+		if n := len(keys.all); n > 8 || !keys.all[n-1].made.Equal(now) {
+			t.Fatalf("%d generations on day %d, the newest of %v", n, day, keys.all[n-1].made)
 		}
 		mem = keys.fs.(*vfs.Mem)
 	}

@@ -75,12 +75,15 @@ type ledger struct {
 	file vfs.File // nil: a new segment is begun with the next write
 	good int64    // bytes of the newest segment that are acknowledged
 	base int64    // of them, what its checkpoint has
+	// plain is room for a batch.
+	plain []byte
 }
 
 // channel is messages to one peer.
 type channel struct {
 	epoch   uint64
 	next    uint64
+	found   uint64     // next, as the disk had it at the start; 0 once the recipient has been asked, or where the channel is newer
 	pending []*pending // by sequence
 	foreign []*pending // of an epoch that a renewal has begun and not ended
 	bytes   int64
@@ -351,14 +354,32 @@ func (l *ledger) count(to peer.ID) int {
 	return 0
 }
 
-// position is a channel's epoch and the sequence that its next message gets; 0 where nothing was sent yet.
-func (l *ledger) position(to peer.ID) (epoch, next uint64) {
+// unsure is a channel's epoch and the first sequence that no recipient can have yet, if our disk is what it was. It is 0 where that
+// has been asked since the start.
+func (l *ledger) unsure(to peer.ID) (epoch, found uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ch := l.channels[to]; ch != nil {
-		return ch.epoch, ch.next
+		return ch.epoch, ch.found
 	}
 	return 0, 0
+}
+
+// sure takes the highest sequence that a recipient has. If our disk was set back to an earlier state the channel goes on in another epoch,
+// and was is true.
+func (l *ledger) sure(ctx context.Context, to peer.ID, top uint64) (was bool, err error) {
+	_, found := l.unsure(to)
+	if was = found > 0 && top >= found; was {
+		if err := l.renew(ctx, to); err != nil {
+			return true, err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ch := l.channels[to]; ch != nil {
+		ch.found = 0
+	}
+	return was, nil
 }
 
 // top is the highest sequence of a sender's epoch that was received.
@@ -394,8 +415,7 @@ func (l *ledger) after(index uint64) (m Message, ok bool, changed <-chan struct{
 	return l.inbox[i].message, true, nil
 }
 
-// renew goes on with a peer in a new epoch: it knows messages of this one that we know nothing of, so our disk was set back and our
-// sequences are spent.
+// renew goes on with a peer in a new epoch, with all that is pending.
 func (l *ledger) renew(ctx context.Context, to peer.ID) error {
 	return l.commit(ctx, &op{alone: func() error {
 		l.mu.Lock()

@@ -350,7 +350,7 @@ func (x *session) closeWrite() {
 	}
 }
 
-// read takes what comes until the stream ends.
+// read takes what comes until the stream ends, and then ends the session.
 func (x *session) read() {
 	err := x.readAll()
 	if err == io.EOF {
@@ -359,11 +359,11 @@ func (x *session) read() {
 		}
 		x.orderly.Store(true)
 	}
-	if err != nil && err != io.EOF && x.ctx.Err() == nil {
+	if err != io.EOF && x.ctx.Err() == nil {
 		x.s.m.sessions.WithLabelValues("broken").Inc()
 		x.s.o.Log.Debug("a session broke", "peer", x.peer, "error", err)
 	}
-	if err == nil || err == io.EOF {
+	if err == io.EOF {
 		err = errRetired
 	}
 	x.fail(fmt.Errorf("%w: the session with %s: %w", ErrUnavailable, x.peer, err))
@@ -384,6 +384,7 @@ func (x *session) finish() {
 	<-x.written
 }
 
+// readAll returns why nothing more is read: io.EOF where the other side has closed its own.
 func (x *session) readAll() error {
 	idle := time.Duration(0)
 	if !x.ours {

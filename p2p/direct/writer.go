@@ -84,6 +84,7 @@ func (l *ledger) recover() error {
 	}
 	for _, ch := range l.channels {
 		ch.foreign = nil // of a renewal that did not come to its end
+		ch.found = ch.next
 	}
 	return nil
 }
@@ -222,7 +223,7 @@ func (l *ledger) run() {
 
 // process writes operations in as few frames as they fit in, and is those that are to be tried again.
 func (l *ledger) process(queue []*op) (again []*op) {
-	b := newCommitBatch()
+	b := newCommitBatch(l.plain)
 	flush := func() {
 		var err error
 		if len(b.plain) > 0 {
@@ -236,7 +237,8 @@ func (l *ledger) process(queue []*op) (again []*op) {
 				again = append(again, o)
 			}
 		}
-		b = newCommitBatch()
+		l.plain = b.plain // what is kept of it was copied
+		b = newCommitBatch(l.plain)
 	}
 	for _, o := range queue {
 		if o.alone != nil {
@@ -267,8 +269,8 @@ func (l *ledger) process(queue []*op) (again []*op) {
 	return again
 }
 
-func newCommitBatch() *commitBatch {
-	return &commitBatch{next: map[peer.ID]uint64{}, epochs: map[peer.ID]uint64{}, counts: map[peer.ID]int{}, bytes: map[peer.ID]int64{},
+func newCommitBatch(room []byte) *commitBatch {
+	return &commitBatch{plain: room[:0], next: map[peer.ID]uint64{}, epochs: map[peer.ID]uint64{}, counts: map[peer.ID]int{}, bytes: map[peer.ID]int64{},
 		seen: map[windowKey]map[uint64]bool{}}
 }
 
