@@ -69,6 +69,7 @@ var law = map[string][]string{
 	"optimize/pull":                   nil,
 	"optimize/pull/pulltest":          nil,
 	"p2p/broadcast":                   {"internal/vfs", "seal"},
+	"p2p/direct":                      {"internal/vfs", "seal"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,
