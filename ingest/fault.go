@@ -79,10 +79,22 @@ func (f *fault) reply(w http.ResponseWriter) {
 
 // replyKept says what was understood, for who sends by hand. Pyroscope's
 // clients look at the status alone.
-func replyKept(w http.ResponseWriter, p Push) {
-	types := make([]string, len(p.Profile.SampleTypes))
-	for i, t := range p.Profile.SampleTypes {
-		types[i] = profile.Type{Name: p.Name, Sample: t, Period: p.Profile.PeriodType}.String()
+func replyKept(w http.ResponseWriter, _ *http.Request, b batch) {
+	var types []string
+	var from, until time.Time
+	service, samples := "", 0
+	for i := range b.pushes {
+		p := &b.pushes[i]
+		for _, t := range p.Profile.SampleTypes {
+			types = append(types, profile.Type{Name: p.Name, Sample: t, Period: p.Profile.PeriodType}.String())
+		}
+		if i == 0 || p.From.Before(from) {
+			from = p.From
+		}
+		if p.To.After(until) {
+			until = p.To
+		}
+		service, samples = p.Labels.Get(profile.LabelService), samples+p.Profile.NumSamples()
 	}
 	replyJSON(w, http.StatusOK, struct {
 		Service string    `json:"service"`
@@ -90,7 +102,7 @@ func replyKept(w http.ResponseWriter, p Push) {
 		From    time.Time `json:"from"`
 		Until   time.Time `json:"until"`
 		Samples int       `json:"samples"`
-	}{p.Labels.Get(profile.LabelService), types, p.From.UTC(), p.To.UTC(), p.Profile.NumSamples()})
+	}{service, types, from.UTC(), until.UTC(), samples})
 }
 
 func replyJSON(w http.ResponseWriter, status int, v any) {
