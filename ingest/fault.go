@@ -34,7 +34,7 @@ func busy(format string, args ...any) *fault {
 }
 
 // faultOf finds the answer to err.
-func (in *Ingest) faultOf(r *http.Request, err error) *fault {
+func (in *Ingest) faultOf(ctx context.Context, err error) *fault {
 	var f *fault
 	var sig *SignatureError
 	var tooLong *http.MaxBytesError
@@ -59,7 +59,7 @@ func (in *Ingest) faultOf(r *http.Request, err error) *fault {
 		return &fault{http.StatusServiceUnavailable, "unavailable", err.Error() + "; send it again later", 5 * time.Second}
 	case errors.Is(err, os.ErrDeadlineExceeded): // of the connection; the server cancels the request with it
 		return faultf(http.StatusRequestTimeout, "timeout", "the body did not arrive within %v; send it again", in.opt.Timeout)
-	case r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(ctx.Err(), context.Canceled), errors.Is(err, io.ErrUnexpectedEOF):
 		return faultf(http.StatusBadRequest, "cut_short", "the connection ended before the body did; send it again")
 	case errors.Is(err, context.DeadlineExceeded):
 		return &fault{http.StatusServiceUnavailable, "unavailable", "the profile could not be kept in time; send it again later", 5 * time.Second}

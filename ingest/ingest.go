@@ -159,6 +159,10 @@ func (in *Ingest) Register(mux *http.ServeMux) {
 	mux.Handle("/api/v1/profiles", in.route("push", one(in.receivePush)))
 	mux.Handle("/ingest", in.route("pyroscope", one(in.receivePyroscope)))
 	mux.Handle("/pyroscope/ingest", in.route("pyroscope", one(in.receivePyroscope)))
+	mux.Handle(pushProcedure, in.rpc("pusher", pushProcedure, in.receiveSeries(readPush), answerEmpty))
+	mux.Handle(writeRawProcedure, in.rpc("parca", writeRawProcedure, in.receiveSeries(readWriteRaw), answerEmpty))
+	mux.Handle(otlpPath, in.otlpHTTP())
+	mux.Handle(otlpProcedure, in.rpc("otlp", otlpProcedure, in.receiveOTLP, otlpResponse))
 }
 
 // InFlightBytes is what the requests at work hold now.
@@ -204,7 +208,7 @@ func (in *Ingest) routeWith(name string, receive receiver, kept func(http.Respon
 				err = in.keep(r.Context(), h, &b)
 			}
 		}
-		if f := in.judged(r, name, start, b, err); f != nil {
+		if f := in.judged(r.Context(), name, start, b, err); f != nil {
 			refused(w, r, f)
 			return
 		}
@@ -213,16 +217,16 @@ func (in *Ingest) routeWith(name string, receive receiver, kept func(http.Respon
 }
 
 // judged counts a request, and is its fault: nil where it was kept.
-func (in *Ingest) judged(r *http.Request, name string, start time.Time, b batch, err error) *fault {
+func (in *Ingest) judged(ctx context.Context, name string, start time.Time, b batch, err error) *fault {
 	took := in.opt.Now().Sub(start)
 	for _, err := range b.left {
-		in.metrics.rejects.WithLabelValues(name, in.faultOf(r, err).code).Inc()
+		in.metrics.rejects.WithLabelValues(name, in.faultOf(ctx, err).code).Inc()
 	}
 	if err == nil {
 		in.metrics.kept(name, b.pushes, took)
 		return nil
 	}
-	f := in.faultOf(r, err)
+	f := in.faultOf(ctx, err)
 	in.metrics.rejected(name, f.code, took)
 	if f.status >= 500 {
 		in.opt.Logger.Error("ingest: a profile was not kept", "route", name, "status", f.status, "err", err)
