@@ -157,8 +157,8 @@ func New(o Options) (*Ingest, error) {
 // that a wrong one gets an answer in JSON like every other fault.
 func (in *Ingest) Register(mux *http.ServeMux) {
 	mux.Handle("/api/v1/profiles", in.route("push", one(in.receivePush)))
-	mux.Handle("/ingest", in.route("pyroscope", one(in.receivePyroscope)))
-	mux.Handle("/pyroscope/ingest", in.route("pyroscope", one(in.receivePyroscope)))
+	mux.Handle("/ingest", in.route("pyroscope", in.receivePyroscope))
+	mux.Handle("/pyroscope/ingest", in.route("pyroscope", in.receivePyroscope))
 	mux.Handle(pushProcedure, in.rpc("pusher", pushProcedure, in.receiveSeries(readPush), answerEmpty))
 	mux.Handle(writeRawProcedure, in.rpc("parca", writeRawProcedure, in.receiveSeries(readWriteRaw), answerEmpty))
 	mux.Handle(otlpPath, in.otlpHTTP())

@@ -64,10 +64,13 @@ func modelName(sent string, p *profile.Profile) string {
 	return sent
 }
 
-// modelTypes are sample types of OpenTelemetry's conventions that pprof has other words for.
+// modelTypes are sample types of OpenTelemetry's conventions and of Node's profiler that Go's pprof has other words for.
 var modelTypes = map[profile.ValueType]profile.ValueType{
 	vt("allocated_objects", "count"): vt("alloc_objects", "count"),
 	vt("allocated_space", "bytes"):   vt("alloc_space", "bytes"),
+	vt("objects", "count"):           vt("inuse_objects", "count"),
+	vt("space", "bytes"):             vt("inuse_space", "bytes"),
+	vt("sample", "count"):            vt("samples", "count"),
 }
 
 // toModel gives a profile the model's types, and says whether it had others. Samples at a rate get the CPU time that they stand
