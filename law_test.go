@@ -38,6 +38,7 @@ var law = map[string][]string{
 	"examples/pool":                   {"agent"},
 	"fleet":                           nil,
 	"ingest":                          {"ingest/formats", "ingest/jfr", "ingest/otlp", "profile"},
+	"ingest/clienttest":               nil,
 	"ingest/formats":                  {"profile"},
 	"ingest/jfr":                      {"profile"},
 	"ingest/otlp":                     {"profile"},
