@@ -149,11 +149,11 @@ func (a *Access) authenticate(r *http.Request) (c *Caller, err error) {
 		}
 	}()
 	if auth := r.Header.Get("Authorization"); auth != "" {
-		scheme, secret, _ := strings.Cut(auth, " ")
-		if !strings.EqualFold(scheme, "Bearer") || len(auth) > maxBearer {
-			return nil, &unproven{"", "Authorization is not Bearer and a token"}
+		secret, ok := secretOf(r, auth)
+		if !ok || len(auth) > maxBearer {
+			return nil, &unproven{"", "Authorization is not Bearer and a token, nor Basic with a token for the password"}
 		}
-		if c, err = a.byBearer(r.Context(), strings.TrimSpace(secret)); errors.Is(err, ErrDenied) {
+		if c, err = a.byBearer(r.Context(), secret); errors.Is(err, ErrDenied) {
 			if u := (*unproven)(nil); !errors.As(err, &u) {
 				err = &unproven{"", "the token is not one of ours"}
 			}
@@ -182,6 +182,19 @@ func (a *Access) authenticate(r *http.Request) (c *Caller, err error) {
 		}
 	}
 	return c, err
+}
+
+// secretOf is the token of a header Authorization. Clients of other servers, which have no other way to give one, send it as the
+// password of any user. A browser that was once given a password sends it along with what other sites' pages ask for, so
+// what says that it comes from such a page has none.
+func secretOf(r *http.Request, auth string) (secret string, ok bool) {
+	scheme, secret, _ := strings.Cut(auth, " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(secret), true
+	}
+	_, secret, ok = r.BasicAuth()
+	site := r.Header.Get("Sec-Fetch-Site")
+	return secret, ok && site != "cross-site" && site != "same-site"
 }
 
 // byCertificate is whom a verified client certificate names.
