@@ -5,6 +5,9 @@ package quantra_test
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"io/fs"
 	"os"
@@ -21,7 +24,9 @@ const module = "github.com/quantra-l/quantra"
 // wire is generated code: everyone but the pure rooms may import it, and it
 // may import only itself.
 var law = map[string][]string{
-	"access":                          {"control", "internal/jsonapi", "seal", "zerotrust", "zerotrust/policy"},
+	"access":                          {"access/oidc", "control", "internal/jsonapi", "seal", "zerotrust", "zerotrust/policy"},
+	"access/oidc":                     {"internal/strictyaml"},
+	"access/oidc/oidctest":            nil,
 	"agent":                           {"agent/live"},
 	"agent/live":                      nil,
 	"agent/lock":                      {"agent"},
@@ -64,6 +69,7 @@ var law = map[string][]string{
 	"optimize/pull":                   nil,
 	"optimize/pull/pulltest":          nil,
 	"p2p/broadcast":                   {"internal/vfs", "seal"},
+	"p2p/direct":                      {"internal/vfs", "seal"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,
@@ -184,6 +190,56 @@ func TestAgentIsStandardLibraryOnly(t *testing.T) {
 	}
 	if !self || std < 50 {
 		t.Errorf("agent itself is in the list: %v, with %d packages of the standard library: the test shows nothing", self, std)
+	}
+}
+
+// TestOneRuleOfSignatures: nothing but seal verifies Ed25519, tests included, as the standard library's rule is another than seal's. It was shown
+// red on a call, on the function as a value, under another name of the package, and on curve25519-voi outside seal.
+func TestOneRuleOfSignatures(t *testing.T) {
+	const std, voi = "crypto/ed25519", "github.com/oasisprotocol/curve25519-voi"
+	files, signing := 0, 0
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		p = filepath.ToSlash(p)
+		if err != nil || d.IsDir() || !strings.HasSuffix(p, ".go") {
+			return err
+		}
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, p, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		files++
+		name := ""
+		for _, spec := range f.Imports {
+			switch path := strings.Trim(spec.Path.Value, "\""); {
+			case path == std:
+				signing++
+				name = "ed25519"
+				if spec.Name != nil {
+					name = spec.Name.Name
+				}
+			case strings.HasPrefix(path, voi) && !strings.HasPrefix(p, "seal/"):
+				t.Errorf("%s imports %s: seal alone does", p, path)
+			}
+		}
+		if name == "" || strings.HasPrefix(p, "seal/") && strings.HasSuffix(p, "_test.go") {
+			return nil
+		}
+		if name == "." {
+			t.Errorf("%s imports %s without a name: what it calls cannot be told", p, std)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok && strings.HasPrefix(s.Sel.Name, "Verify") {
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == name {
+					t.Errorf("%s: %s.%s is another rule than seal's: use seal.PublicKey's Verify or VerifyNote", set.Position(s.Pos()), name, s.Sel.Name)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil || files < len(law) || signing < 3 {
+		t.Errorf("read %d files, %d of them import %s: %v", files, signing, std, err)
 	}
 }
 

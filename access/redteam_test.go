@@ -137,6 +137,41 @@ func TestFixation(t *testing.T) {
 	}
 }
 
+// TestCertificates: an agent's certificate sends its own service's profiles and does nothing else; one that names nobody, or what cannot be read, is
+// refused.
+func TestCertificates(t *testing.T) {
+	var shown Certificate
+	h := open(t, func(o *Options) { o.Certificates = func(*http.Request) Certificate { return shown } })
+	by := func() (*Caller, error) { return h.byCertificate(&http.Request{Header: http.Header{}}) }
+	shown = Certificate{Agent: true, Service: "checkout", Key: "0123456789abcdef"}
+	c, err := by()
+	if err != nil || c.Principal != "c-0123456789abcdef" || c.MFA || c.Person != "" {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	ctx := context.WithValue(t.Context(), callerKey{}, c)
+	if err := h.Send(ctx, nil, "write", "checkout"); err != nil {
+		t.Errorf("its own service: %v", err)
+	}
+	for _, service := range []string{"billing", ""} {
+		if err := h.Send(ctx, nil, "write", service); err == nil {
+			t.Errorf("it sends as %q", service)
+		}
+	}
+	if _, err := h.Allow(ctx, false, []string{"checkout"}); err == nil {
+		t.Error("it reads")
+	}
+	for _, bad := range []Certificate{{Agent: true}, {Agent: true, Broken: true, Service: "checkout"}, {Agent: true, Service: "a\nb"}, {Person: "nobody"}} {
+		shown = bad
+		if c, err := by(); err == nil {
+			t.Errorf("%+v is %+v", bad, c)
+		}
+	}
+	shown = Certificate{}
+	if c, err := by(); c != nil || err != nil {
+		t.Errorf("a certificate without a name: %+v, %v", c, err)
+	}
+}
+
 // TestCompare: secrets are compared by their hashes, in a time that does not depend on them: two that differ in the first and in the last
 // character are told apart by nothing but the answer. What is compared are digests, so that a prefix that is right brings nobody nearer.
 func TestCompare(t *testing.T) {

@@ -65,7 +65,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		return nil, err
 	}
 	agents, err := fleet.New(fleet.Options{
-		Verify: verifyAgents(signatures, who), Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
+		Verify: verifyAgents(signatures, who), By: byCaller, Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
 		MaxBytes: e.share.agents, ResultBytes: e.share.results,
 	})
 	if err != nil {
@@ -73,7 +73,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	watcher, err := watch.New(watch.Options{
 		Store: db, Control: e.control, Watch: db.Watch, Lease: leases(e.control, log), Region: o.engine.region,
-		Price: rules.price, Machines: rules.machines.get, Alerts: rules.alerts.get, Faults: rules.faults, Link: rules.link, Tenant: tenantOf,
+		Price: rules.price, Machines: rules.machines.get, Alerts: rules.alerts.get, Faults: rules.faults, Link: rules.link, Tenant: tenantOf, By: byCaller,
 		Logger: log, Registry: registry,
 	})
 	if err != nil {
@@ -83,7 +83,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	if err != nil {
 		return nil, err
 	}
-	readers, findings, acts := agents.Handler(), watcher.Handler(), optimizer.Handler()
+	readers, findings, acts := agents.Handler(), who.Redacted(watcher.Handler()), who.Redacted(optimizer.Handler())
 	routes := map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers}
 	for _, path := range []string{watch.FindingsPath, watch.DeploysPath, watch.AnalysisPath, watch.StepsPath} {
 		routes[path], routes[path+"/"] = findings, findings
