@@ -193,6 +193,12 @@ func TestUnguarded(t *testing.T) {
 	sub := x.subscribe(t, "secret")
 	a := attack(t, 91, x, false)
 	a.publish("secret", made(t, a.key, 1, 1, "secret", time.Now(), "too early"))
+	eventually(t, "its stream is kept waiting", func() bool {
+		n := x.neighbours.of(a.host.ID())
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.held
+	})
 	x.publish(t, "secret", "for itself")
 	next(t, sub)
 	x.Changed(a.host.ID())
