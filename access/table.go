@@ -122,6 +122,10 @@ func Rows() []Row {
 		row("POST /api/v1/changes/plan", decided, "read", "changes", ofAll), // says what would happen
 		row("POST /api/v1/incidents", decided, "change", "changes", ofAll),
 
+		// The audit log.
+		row("POST /api/v1/audit/rotate", decided, "administer", "audit", ofAll),
+		row("POST /api/v1/audit/prune", decided, "administer", "audit", ofAll),
+
 		// The guard.
 		row("GET /api/guard/status", decided, "read", "guard", ofAll),
 		row("GET /api/guard/connections", decided, "read", "guard", ofAll),

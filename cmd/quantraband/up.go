@@ -37,7 +37,7 @@ type upOptions struct {
 	prices         string
 	machines       string
 	policy         string
-	auditKey       string
+	audit          auditOptions
 	url            string
 	integrity      bool
 	integrityRules string
@@ -92,7 +92,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
-	f.StringVar(&o.auditKey, "audit-key", "", "`file` of the key that signs the audit log, made if it is missing; never in the log's folder: docs/audit.md (default: quantra/audit.key in the user's configuration)")
+	o.audit.flags(cmd)
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.guard.flags(cmd)
 	f.BoolVar(&o.integrity, "integrity", false, "watch files by the baseline in the data folder, which is made of this program, its keys and the files named here if there is none: docs/integrity.md")
@@ -118,7 +118,7 @@ type given struct {
 
 func (a *app) readGiven(o upOptions) (*given, error) {
 	g := &given{upOptions: o}
-	err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo))
+	err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo), o.audit.check())
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	audit, err := openAuditLog(g.dir, o.auditKey, g.log)
+	audit, err := openAuditLog(g.dir, o.audit.key, g.log)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,10 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	// All of these end after the server has, and before the store.
 	defer door.work(ctx, g.log)()
-	stopFiles, err := watchOwnFiles(ctx, g.dir, o, audit, g.log)
+	hourly := time.NewTicker(time.Hour)
+	defer hourly.Stop()
+	defer inBackground(ctx, audit.keepAudit(o.audit, time.Now, hourly.C))()
+	stopFiles, err := watchOwnFiles(ctx, g.dir, o, audit, newFileAlerts(g.rules.alerts.get, cmp.Or(o.url, base), all.registry, g.log), g.log)
 	if err != nil {
 		return err
 	}

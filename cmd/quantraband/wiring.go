@@ -34,6 +34,7 @@ type parts struct {
 	agents    *fleet.Fleet // to be closed when the server stops
 	watcher   *watch.Watcher
 	optimizer *optimize.Runner
+	registry  *prometheus.Registry // of what has figures and begins later
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
@@ -93,6 +94,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
+	routes[auditPath+"/"] = audit.handler(o.audit.archive, log)
 	ui, err := web.New(web.Options{
 		Store: db,
 		Allow: allowQuestions(who),
@@ -113,7 +115,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry}, nil
 }
 
 // analysis is by what findings are priced and told: files that are read again when they change.
