@@ -60,6 +60,10 @@ func newGuarded(n *Node, p peer.ID, m *met, l line, c network.Conn) *guarded {
 		answer: make(chan []byte, 1), termsLevel: m.decision.Level, readOnly: m.decision.Conditions.ReadOnly,
 	}
 	g.rtt.Store(int64(m.rtt))
+	select { // that the handshake itself has moved the level is no news to anybody
+	case <-g.session.Changed():
+	default:
+	}
 	g.rights.Store(&map[asked]*right{})
 	g.ctx, g.cancel = context.WithCancel(n.ctx)
 	return g
@@ -95,8 +99,8 @@ func (g *guarded) end() {
 		v = verdict(g.bye.Load())
 	}
 	_ = g.write(appendFrame(nil, frameBye, []byte{byte(v)}))
-	g.cancel()
-	_ = g.line.SetReadDeadline(time.Unix(1, 0)) // ends listen
+	// The other end closes the line when it has read that. Where the connection is closed before, it may never arrive.
+	_ = g.line.SetReadDeadline(time.Now().Add(lingerTime))
 }
 
 // leave ends the line for a reason of ours.

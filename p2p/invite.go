@@ -309,6 +309,11 @@ func (n *Node) Join(ctx context.Context, text string) (Acquaintance, error) {
 	a, err := x.join(c)
 	if err != nil {
 		_ = s.Reset()
+		if gone := (*network.StreamError)(nil); errors.As(err, &gone) && gone.ErrorCode == network.StreamGated {
+			err = ErrCode // nobody is invited there
+		} else if !errors.Is(err, ErrDenied) && !errors.Is(err, ErrCorrupt) {
+			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
 		return Acquaintance{}, err
 	}
 	done()
@@ -327,9 +332,12 @@ func (n *Node) meeting(p peer.ID) (done func()) {
 			delete(n.meetings, p)
 		}
 		l := n.links[p]
-		again := l != nil && !l.pending
+		now := l != nil && !l.pending
+		if l != nil {
+			l.again = l.pending
+		}
 		n.mu.Unlock()
-		if again && n.guards.get(p) == nil {
+		if now && n.guards.get(p) == nil {
 			n.broken(l, p, nil, nil)
 		}
 	})

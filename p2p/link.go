@@ -20,6 +20,12 @@ import (
 // of them there are at the same time, and as the one who asks does so in turn, both ends agree which came last. The last one holds: a peer
 // that has started anew is judged anew while we may still think it connected.
 
+// refusedAt is why a peer was not let in, and when: for those who ask after its connection is gone.
+type refusedAt struct {
+	why error
+	at  time.Time
+}
+
 // asks says that we are the one who asks.
 func (n *Node) asks(p peer.ID) bool { return n.inner.ID() < p }
 
@@ -129,6 +135,9 @@ func (n *Node) await(ctx context.Context, p peer.ID) error {
 		case n.guards.get(p) != nil:
 			return nil
 		case l == nil:
+			if r, ok := n.refusals.get(string(p)); ok && n.opt.Now().Sub(r.at) < n.opt.JudgeTime {
+				return r.why
+			}
 			return fmt.Errorf("%w: it is not connected", ErrUnguarded)
 		case !pending && last != nil:
 			return last
@@ -153,6 +162,15 @@ func (n *Node) refused(l *link, p peer.ID, why error) {
 		n.count.failed.Add(1)
 	}
 	n.opt.Log.Info("a peer was not let in", "peer", p, "why", why)
+	n.refusals.put(string(p), refusedAt{why, n.opt.Now()})
+	n.mu.Lock()
+	again := l.again
+	l.again = false
+	n.mu.Unlock()
+	if again { // an invitation has come to its end meanwhile: it may be otherwise now
+		n.broken(l, p, nil, why)
+		return
+	}
 	n.settle(l, false, why)
 	if n.guards.get(p) != nil {
 		return

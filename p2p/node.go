@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +45,7 @@ type Node struct {
 	ctx         context.Context
 	cancel      context.CancelFunc
 	busy        chan struct{} // handshakes under way
+	refusals    *memory[refusedAt]
 	nudge       chan struct{} // somebody of those that we keep to has gone
 
 	mu       sync.Mutex
@@ -61,6 +61,7 @@ type link struct {
 	pending bool          // a verdict is to come
 	last    error         // why the last one was no
 	changed chan struct{} // closed and made anew when pending or last change
+	again   bool          // the verdict that is to come is to be followed by another, if it is a no
 	turn    chan struct{} // held by the one handshake that goes on
 	held    int           // streams that wait
 }
@@ -76,7 +77,7 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{
-		opt: o, links: map[peer.ID]*link{}, meetings: map[peer.ID]int{}, busy: make(chan struct{}, o.Limits.Judging), nudge: make(chan struct{}, 1),
+		opt: o, links: map[peer.ID]*link{}, meetings: map[peer.ID]int{}, refusals: newMemory[refusedAt](o.Limits.Judging), busy: make(chan struct{}, o.Limits.Judging), nudge: make(chan struct{}, 1),
 		bandwidth: metrics.NewBandwidthCounter(), ownResource: "peer/" + zerotrust.IDOf(o.Key.Public()),
 	}
 	n.guards.init()
@@ -301,7 +302,14 @@ func (s *guards) shard(p peer.ID) *guardShard {
 	return &s.shards[maphash.String(s.seed, string(p))%uint64(len(s.shards))]
 }
 
-func (s *guards) get(p peer.ID) *guarded { return (*s.shard(p).at.Load())[p] }
+// get is the peer, nil where it is not let in now.
+func (s *guards) get(p peer.ID) *guarded {
+	g := (*s.shard(p).at.Load())[p]
+	if g == nil || g.session.Err() != nil { // its goodbye is on its way
+		return nil
+	}
+	return g
+}
 
 // put puts a peer in, and returns the one that was there in its name.
 func (s *guards) put(g *guarded) *guarded {
@@ -331,7 +339,11 @@ func (s *guards) remove(g *guarded) bool {
 
 func (s *guards) all() (out []*guarded) {
 	for i := range s.shards {
-		out = slices.AppendSeq(out, maps.Values(*s.shards[i].at.Load()))
+		for _, g := range *s.shards[i].at.Load() {
+			if g.session.Err() == nil {
+				out = append(out, g)
+			}
+		}
 	}
 	return out
 }
