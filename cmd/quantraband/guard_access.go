@@ -165,14 +165,15 @@ func firstLink(ctx context.Context, a *access.Access) (string, error) {
 	return access.LoginPath + "?code=" + code, err
 }
 
-// recordTo is where the guard's events stand: the audit log, and in the server's own log what was denied or is privileged.
+// recordTo is where the guard's events stand: the audit log, and in the server's own log what was denied, and what one who is privileged
+// has done but read. An owner is always privileged, and to write each page that she looks at would hide the rest.
 func recordTo(audit *auditLog, log *slog.Logger) func(context.Context, zerotrust.Event) error {
 	return func(ctx context.Context, e zerotrust.Event) error {
 		if err := audit.decided(ctx, e); err != nil {
 			return err
 		}
 		level := slog.LevelInfo
-		if e.Allowed && !e.Privileged {
+		if e.Allowed && (!e.Privileged || e.Action == "read") {
 			level = slog.LevelDebug
 		}
 		log.Log(ctx, level, "guard", "what", e.What, "decision", e.Decision, "principal", e.Principal, "action", e.Action, "resource", e.Resource,

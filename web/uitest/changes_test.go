@@ -417,6 +417,26 @@ func TestChangesKeyboard(t *testing.T) {
 	b.quiet()
 }
 
+// TestChangesPlaces: where replicas and load are changed is listed with what was found there last, also where that is a fault.
+func TestChangesPlaces(t *testing.T) {
+	l := fullLedger()
+	l.status["places"] = []optimize.PlaceStatus{
+		{Service: "checkout", Kind: optimize.Scale, Place: "kube:deployments/shop/checkout", Says: "4 replicas are right: load takes 61 % of their CPU", At: time.Now().Add(-20 * time.Second)},
+		{Service: "search", Kind: optimize.Scale, Place: "command:search", Error: "<b>no</b> such file", At: time.Now()},
+	}
+	b := open(t, changing(t, l).URL)
+	b.visit("/changes?refresh=off")
+	b.until(`document.querySelectorAll(".places tbody tr").length === 2`)
+	b.says(`[data-place="kube:deployments/shop/checkout"]`, "checkout", "Replicas", "4 replicas are right", "ago")
+	b.says(`[data-place="command:search"]`, "search", "<b>no</b> such file")
+	if n := eval[int](b, `document.querySelectorAll(".places tr.bad").length`); n != 1 {
+		t.Errorf("%d places are marked as bad, want 1", n)
+	}
+	b.visit("/changes?refresh=off&service=search")
+	b.until(`document.querySelectorAll(".places tbody tr").length === 1`)
+	b.quiet()
+}
+
 func TestChangesEmptyAndBroken(t *testing.T) {
 	l := ledgerOf()
 	b := open(t, changing(t, l).URL)
