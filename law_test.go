@@ -65,6 +65,7 @@ var law = map[string][]string{
 	"optimize/pull/pulltest":          nil,
 	"p2p":                             {"internal/strictyaml", "internal/vfs", "p2p/cpace", "seal", "zerotrust", "zerotrust/policy"},
 	"p2p/cpace":                       nil,
+	"p2p/direct":                      {"internal/vfs", "seal"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,
