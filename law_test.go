@@ -66,6 +66,7 @@ var law = map[string][]string{
 	"p2p":                             {"internal/strictyaml", "internal/vfs", "p2p/cpace", "seal", "zerotrust", "zerotrust/policy"},
 	"p2p/cpace":                       nil,
 	"p2p/direct":                      {"internal/vfs", "seal"},
+	"p2p/broadcast":                   {"internal/vfs", "seal"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,
