@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,12 +68,13 @@ func openIssuer(dir string) (key seal.Key, isNew bool, err error) {
 type door struct {
 	guard          *zerotrust.Guard
 	policies       *policy.Source // keeps the guard's fresh; nil where they are the standard ones
+	seats          *seats         // nil where nothing is isolated
 	who            *access.Access
 	began          time.Time // when this server began to remember requests, where another ran before it
 	ownKey, secret string    // the file of its own agents' key, "" is none; its owner's credential
 }
 
-// openDoor opens the guard, and says who may ask. The guard is to be closed.
+// openDoor opens the guard, and says who may ask. The door is to be closed.
 func openDoor(dir string, o upOptions, addr *net.TCPAddr, db *control.DB, keys *agentKeys, audit *auditLog, log *slog.Logger) (*door, error) {
 	issuer, isNew, err := openIssuer(dir)
 	if err != nil {
@@ -82,17 +84,40 @@ func openDoor(dir string, o upOptions, addr *net.TCPAddr, db *control.DB, keys *
 	if !isNew { // nobody was here before a new folder's server
 		d.began = time.Now()
 	}
-	if d.guard, d.policies, err = openGuard(dir, o.guard, issuer.Public(), recordTo(audit, log), log); err != nil {
+	if d.seats, err = openSeats(o.seats, log); err != nil {
 		return nil, err
+	}
+	if d.guard, d.policies, err = openGuard(dir, o.guard, issuer.Public(), d.seats, recordTo(audit, log), log); err != nil {
+		return nil, errors.Join(err, d.seats.close())
 	}
 	if d.who, err = openAccess(o, addr, db, d, recordTo(audit, log), issuer, keys, log); err == nil {
 		d.secret = d.who.OwnerCredential()
 		d.ownKey, err = enrolOwn(dir, d.who, o.demo || !o.noSelfProfile)
 	}
 	if err != nil {
-		return nil, errors.Join(err, d.guard.Close())
+		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
+}
+
+// close ends the sessions, and then what they run in.
+func (d *door) close() error { return errors.Join(d.guard.Close(), d.seats.close()) }
+
+// work keeps the door's knowledge fresh until the function that it returns is called: of the policies, of what this host can isolate, and of
+// what has expired.
+func (d *door) work(ctx context.Context, log *slog.Logger) (stop func()) {
+	ends := []func(){inBackground(ctx, sweep(d.who, log))}
+	if d.policies != nil {
+		ends = append(ends, inBackground(ctx, d.policies.Run))
+	}
+	if d.seats != nil {
+		ends = append(ends, inBackground(ctx, d.seats.try))
+	}
+	return func() {
+		for _, end := range slices.Backward(ends) {
+			end()
+		}
+	}
 }
 
 // openAccess says who may ask. keys are those of --agent-keys, nil where there is no such file.

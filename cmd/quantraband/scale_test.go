@@ -121,7 +121,7 @@ func newPooled(t *testing.T) *pooled {
 		stop()
 		srv.Close()
 		all.agents.Close()
-		if err := errors.Join(door.guard.Close(), audit.Close()); err != nil {
+		if err := errors.Join(door.close(), audit.Close()); err != nil {
 			t.Error(err)
 		}
 		if err := e.Close(); err != nil {
