@@ -36,6 +36,7 @@ var law = map[string][]string{
 	"analyze/price":                   {"analyze", "internal/strictyaml", "profile"},
 	"analyze/sched":                   nil,
 	"analyze/simulate":                {"analyze", "analyze/change", "profile"},
+	"bench/compatibility":             nil,
 	"bench/render":                    {"agent", "profile"},
 	"control":                         nil,
 	"control/controltest":             nil,
