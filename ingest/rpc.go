@@ -12,6 +12,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -42,7 +43,13 @@ type rawCodec string
 
 func (c rawCodec) Name() string { return string(c) }
 
-func (c rawCodec) Marshal(m any) ([]byte, error) { return m.(*message).b, nil }
+// Marshal is asked for our messages, and by connect-go for the status of a call that failed (google.rpc.Status), which gRPC sends in protobuf always.
+func (c rawCodec) Marshal(m any) ([]byte, error) {
+	if ours, ok := m.(*message); ok {
+		return ours.b, nil
+	}
+	return proto.Marshal(m.(proto.Message))
+}
 
 func (c rawCodec) Unmarshal([]byte, any) error { return nil } // [call] has it
 
@@ -65,7 +72,7 @@ func (in *Ingest) rpc(name, procedure string, receive rpcReceiver, answer func(b
 	}, connect.WithCodec(rawCodec("proto")), connect.WithCodec(rawCodec("json")), connect.WithCodec(rawCodec("json; charset=utf-8")))
 	refusals := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &call{h: &hold{budget: &in.inFlight}, name: name, start: in.opt.Now()}
+		c := &call{h: &hold{budget: &in.inFlight, method: http.MethodPost}, name: name, start: in.opt.Now()}
 		defer c.h.release()
 		r, leave, err := in.enter(w, r, c.h)
 		defer leave()
@@ -151,6 +158,10 @@ func (f *fault) connect() *connect.Error {
 		code = connect.CodeUnauthenticated
 	case http.StatusForbidden:
 		code = connect.CodePermissionDenied
+	case http.StatusNotFound:
+		code = connect.CodeNotFound
+	case http.StatusConflict:
+		code = connect.CodeAborted
 	case http.StatusMethodNotAllowed:
 		code = connect.CodeUnimplemented
 	case http.StatusRequestTimeout:
@@ -166,6 +177,11 @@ func (f *fault) connect() *connect.Error {
 		err.Meta().Set("Retry-After", strconv.Itoa(int(f.retry.Seconds())))
 		if d, derr := connect.NewErrorDetail(&errdetails.RetryInfo{RetryDelay: durationpb.New(f.retry)}); derr == nil {
 			err.AddDetail(d)
+		}
+		if code == connect.CodeAborted { // where Cloud Profiler's agents look for it
+			if b, merr := proto.Marshal(&errdetails.RetryInfo{RetryDelay: durationpb.New(f.retry)}); merr == nil {
+				err.Meta().Set("google.rpc.retryinfo-bin", connect.EncodeBinaryHeader(b))
+			}
 		}
 	}
 	return err
