@@ -86,7 +86,7 @@ func Rows() []Row {
 		row("GET /$discovery/rest", public, "", "", ofAll), // what Google's clients for Python ask for paths: tells nothing of anybody's
 		row("/v2/projects/{project}/profiles", sender, "write", "profiles/raw", ofAll),
 		row("/v2/projects/{project}/profiles:createOffline", sender, "write", "profiles/raw", ofAll),
-		row("/v2/projects/{project}/profiles/{id}", sender, "write", "profiles/raw", ofAll),
+		row("PATCH /v2/projects/{project}/profiles/{id}", sender, "write", "profiles/raw", ofAll),
 		row("/api/v1/agents/poll", sender, "connect", "agents", ofAll),
 		row("/api/v1/agents/results", sender, "connect", "agents", ofAll),
 
