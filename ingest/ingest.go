@@ -10,6 +10,7 @@
 //	/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export
 //	/google.devtools.cloudprofiler.v2.ProfilerService/*, /v2/projects/*/profiles
 //	                                               Google Cloud Profiler's agents, which are asked for profiles: gRPC and JSON
+//	/profiling/v1/input, /api/v2/profile           Datadog's clients, as they send to its agent, or without one
 //
 // What a route owes its sender: an answer that names the fault and the remedy,
 // a success only when [Options.Append] has said that the profile is kept, and a
@@ -174,6 +175,9 @@ func (in *Ingest) Register(mux *http.ServeMux) {
 	mux.Handle(otlpPath, in.otlpHTTP())
 	mux.Handle(otlpProcedure, in.rpc("otlp", otlpProcedure, in.receiveOTLP, otlpResponse))
 	in.registerCloud(mux)
+	for _, path := range []string{"/profiling/v1/input", "/api/v2/profile"} {
+		mux.Handle(path, in.route("datadog", in.receiveDatadog))
+	}
 }
 
 // InFlightBytes is what the requests at work hold now.
