@@ -148,7 +148,11 @@ func (a *Access) authenticate(r *http.Request) (c *Caller, err error) {
 			err = a.failed(r, remote, u)
 		}
 	}()
-	if auth := r.Header.Get("Authorization"); auth != "" {
+	auth := r.Header.Get("Authorization")
+	if key := r.Header.Get("DD-API-KEY"); auth == "" && key != "" { // how Datadog's clients give a token
+		auth = "Bearer " + key
+	}
+	if auth != "" {
 		secret, ok := secretOf(r, auth)
 		if !ok || len(auth) > maxBearer {
 			return nil, &unproven{"", "Authorization is not Bearer and a token, nor Basic with a token for the password"}

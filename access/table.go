@@ -88,6 +88,15 @@ func Rows() []Row {
 		row("/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw", sender, "write", "profiles/raw", ofAll),
 		row("/v1development/profiles", sender, "write", "profiles/raw", ofAll),
 		row("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/CreateProfile", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/UpdateProfile", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/CreateOfflineProfile", sender, "write", "profiles/raw", ofAll),
+		row("/profiling/v1/input", sender, "write", "profiles/raw", ofAll),
+		row("/api/v2/profile", sender, "write", "profiles/raw", ofAll),
+		row("GET /$discovery/rest", public, "", "", ofAll), // what Google's clients for Python ask for paths: tells nothing of anybody's
+		row("/v2/projects/{project}/profiles", sender, "write", "profiles/raw", ofAll),
+		row("/v2/projects/{project}/profiles:createOffline", sender, "write", "profiles/raw", ofAll),
+		row("PATCH /v2/projects/{project}/profiles/{id}", sender, "write", "profiles/raw", ofAll),
 		row("/api/v1/agents/poll", sender, "connect", "agents", ofAll),
 		row("/api/v1/agents/results", sender, "connect", "agents", ofAll),
 
