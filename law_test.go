@@ -31,6 +31,7 @@ var law = map[string][]string{
 	"analyze/price":                   {"analyze", "internal/strictyaml", "profile"},
 	"analyze/sched":                   nil,
 	"analyze/simulate":                {"analyze", "analyze/change", "profile"},
+	"bench/load":                      nil,
 	"bench/render":                    {"agent", "profile"},
 	"control":                         nil,
 	"control/controltest":             nil,
