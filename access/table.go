@@ -50,6 +50,7 @@ func Rows() []Row {
 		row("/", public, "", "", ofAll),
 		row("GET /healthz", public, "", "", ofAll),
 		row("GET /readyz", public, "", "", ofAll),
+		row("GET /api/node", decided, "read", "node", ofAll),
 		row("GET /metrics", decided, "read", "metrics", ofAll),
 
 		// Who is who.

@@ -131,7 +131,7 @@ func limitsOf(l *Limits) rcmgr.ConcreteLimitConfig {
 	return rcmgr.PartialLimitConfig{System: whole, Transient: transient, PeerDefault: one, ProtocolDefault: many, ProtocolPeerDefault: one, ServiceDefault: many, ServicePeerDefault: one}.Build(scaled)
 }
 
-// discover starts what finds peers: the DHT, the local network, and the list of those that it keeps to.
+// discover has what peers are found by: the DHT, and the list of those that it keeps to.
 func (n *Node) discover(keep []peer.AddrInfo) error {
 	for _, p := range keep {
 		n.known.keep(p)
@@ -151,14 +151,20 @@ func (n *Node) discover(keep []peer.AddrInfo) error {
 		below = routed.Wrap(n.inner, table)
 	}
 	n.host = &guardedHost{below, n}
-	if n.opt.MDNS {
-		n.mdns = mdns.NewMdnsService(n.inner, mdnsService, &finder{n, make(chan struct{}, found)})
-		if err := n.mdns.Start(); err != nil {
-			n.mdns = nil
-			n.opt.Log.Warn("peers of the local network are not found", "err", err)
-		}
-	}
 	return nil
+}
+
+// find looks for peers on the local network, and is found there. That it cannot is said, and no more.
+func (n *Node) find() {
+	if !n.opt.MDNS {
+		return
+	}
+	service := mdns.NewMdnsService(n.inner, mdnsService, &finder{n, make(chan struct{}, found)})
+	if err := service.Start(); err != nil {
+		n.opt.Log.Warn("peers of the local network are not found", "err", err)
+		return
+	}
+	n.mdns = service
 }
 
 // finder dials what is found on the local network.

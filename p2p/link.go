@@ -316,6 +316,9 @@ func (n *Node) meet(ctx context.Context, l *link, p peer.ID, s line, c network.C
 	if old != nil {
 		old.leave(byeReplaced)
 	}
+	if n.opt.Ready != nil {
+		n.opt.Ready(p)
+	}
 	why, broken := g.serve()
 	_ = s.Close()
 	n.ended(l, g, why, broken)

@@ -110,11 +110,17 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 	if err := n.discover(keep); err != nil {
 		return nil, err
 	}
+	if o.Before != nil {
+		if err := o.Before(n); err != nil {
+			return nil, err
+		}
+	}
 	if len(n.listening) > 0 {
 		if err := n.inner.Network().Listen(n.listening...); err != nil {
 			return nil, fmt.Errorf("p2p: listen on %s: %w", o.Listen, err)
 		}
 	}
+	n.find()
 	n.start(n.keep)
 	n.start(n.observe)
 	return n, nil

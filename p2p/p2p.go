@@ -110,6 +110,12 @@ type Options struct {
 	// Lost is told of a peer whose rights have changed or ended: what was decided by them is to be asked again. It is called without locks, by
 	// one goroutine for each peer, and must not wait for that peer.
 	Lost func(peer.ID)
+	// Ready is told of a peer that has been let in, likewise.
+	Ready func(peer.ID)
+
+	// Before is called once, when the node is there and has reached nobody, and nobody it: what speaks with peers begins in it. An error ends
+	// the start. nil is nothing.
+	Before func(*Node) error
 
 	Log    *slog.Logger         // nil is silence
 	Tracer trace.TracerProvider // nil is none

@@ -40,6 +40,8 @@ or ask a running server from the shell.`,
 	root.SetHelpCommandGroupID("about")
 	root.AddCommand(
 		a.upCommand(),
+		a.nodeCommand(),
+		a.p2pCommand(),
 		a.profileCommand(),
 		a.queryCommand(),
 		a.gateCommand(),

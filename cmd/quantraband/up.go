@@ -42,6 +42,7 @@ type upOptions struct {
 	url            string
 	integrity      bool
 	integrityRules string
+	node           upNodeOptions
 	guard          guardOptions
 	seats          seatOptions
 	access         accessOptions
@@ -99,6 +100,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.BoolVar(&o.integrity, "integrity", false, "watch files by the baseline in the data folder, which is made of this program, its keys and the files named here if there is none: docs/integrity.md")
 	f.StringVar(&o.integrityRules, "integrity-rules", "", "`file` of rules that say how bad a change of a file is (implies --integrity)")
 	o.seats.flags(cmd)
+	o.node.flags(cmd)
 	o.access.flags(cmd)
 	o.tls.flags(cmd)
 	o.engine.flags(cmd)
@@ -179,9 +181,14 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, door.close()) }()
+	node, err := g.openNode(ctx, door)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
 	base := baseURL(addr, g.secured != nil)
 	g.rules.link, g.rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
-	all, err := assemble(e, o, g.rules, g.changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), g.log)
+	all, err := assemble(e, o, g.rules, g.changes, audit, door.guard, door.who, node, openSigning(door.who, e.share, door.began), g.log)
 	if err != nil {
 		return err
 	}
@@ -195,11 +202,11 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
 	a.warnOfReach(addr, o)
-	return a.serve(ctx, g, ln, base, e, door, all)
+	return a.serve(ctx, g, ln, base, e, door, node, all)
 }
 
 // serve answers on ln until ctx ends.
-func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string, e *engine, door *door, all *parts) (err error) {
+func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string, e *engine, door *door, node *runningNode, all *parts) (err error) {
 	srv := newHTTPServer(all, g.log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
@@ -224,7 +231,7 @@ func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string,
 	if err != nil {
 		return err
 	}
-	if err := writeReady(a.stdout, base, link, g.dir, e, g.upOptions); err != nil {
+	if err := writeReady(a.stdout, base, link, g.dir, e, node, g.upOptions); err != nil {
 		return err
 	}
 	select {

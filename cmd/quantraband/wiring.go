@@ -37,7 +37,7 @@ type parts struct {
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
-func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
+func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, node *runningNode, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -46,6 +46,9 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		newStatsCollector("quantra_store_", db.Stats, storeMetrics),
 		newStatsCollector("quantra_audit_", audit.stats, auditMetrics),
 	)
+	if node != nil {
+		registry.MustRegister(node.registry)
+	}
 	if e.clickhouse != nil {
 		registry.MustRegister(newStatsCollector("quantra_clickhouse_", e.clickhouse.Stats, clickhouseMetrics))
 	} else {
@@ -91,6 +94,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	for _, path := range []string{optimize.ChangesPath, optimize.IncidentsPath} {
 		routes[path], routes[path+"/"] = acts, acts
 	}
+	routes[nodePath] = node.page(log)
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
 	ui, err := web.New(web.Options{
