@@ -37,6 +37,7 @@ var law = map[string][]string{
 	"analyze/sched":                   nil,
 	"analyze/simulate":                {"analyze", "analyze/change", "profile"},
 	"bench/compatibility":             nil,
+	"bench/load":                      nil,
 	"bench/render":                    {"agent", "profile"},
 	"control":                         nil,
 	"control/controltest":             nil,
