@@ -197,20 +197,29 @@ func secretOf(r *http.Request, auth string) (secret string, ok bool) {
 	return secret, ok && site != "cross-site" && site != "same-site"
 }
 
-// byCertificate is the person whom a verified client certificate names.
+// byCertificate is whom a verified client certificate names.
 func (a *Access) byCertificate(r *http.Request) (*Caller, error) {
-	name := a.opt.Certificates(r)
-	if name == "" {
+	cert := a.opt.Certificates(r)
+	switch {
+	case cert.Broken:
+		return nil, &unproven{"", "the certificate's name of an agent cannot be read"}
+	case cert.Agent:
+		g := Grant{Role: "writer", Service: cert.Service}
+		if cert.Service == "" || g.check() != nil {
+			return nil, &unproven{"", "the certificate's service is not one"}
+		}
+		return &Caller{Principal: "c-" + cert.Key, Kind: "service", Name: "the certificate of " + cert.Service, Grants: []Grant{g}, Trust: TrustBasic, How: "certificate"}, nil
+	case cert.Person == "":
 		return nil, nil
 	}
-	p, err := a.Find(r.Context(), name)
+	p, err := a.Find(r.Context(), cert.Person)
 	if errors.Is(err, ErrNotFound) || err == nil && p.Blocked {
 		return nil, &unproven{"", "nobody has the certificate's name"}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.Grants, Trust: TrustVerified, How: "certificate", Person: p.ID}, nil
+	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.grants(a.opt.Now()), Trust: TrustVerified, How: "certificate", Person: p.ID}, nil
 }
 
 // remote is where the request comes from. A header counts only where a proxy of ours has written it: the last that is none of ours.

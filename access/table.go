@@ -50,11 +50,16 @@ func Rows() []Row {
 		row("/", public, "", "", ofAll),
 		row("GET /healthz", public, "", "", ofAll),
 		row("GET /readyz", public, "", "", ofAll),
+		row("GET /api/node", decided, "read", "node", ofAll),
 		row("GET /metrics", decided, "read", "metrics", ofAll),
 
 		// Who is who.
 		row("GET /login", public, "", "", ofAll),
 		row("POST /login", public, "", "", ofAll),
+		row("POST /login/mfa", known, "", "", ofAll),
+		row("GET /login/provider", public, "", "", ofAll),
+		row("GET /login/callback", public, "", "", ofAll),
+		row("GET /api/v1/access/login", public, "", "", ofAll),
 		row("POST /logout", known, "", "", ofAll),
 		row("GET /api/v1/access/me", known, "", "", ofAll),
 		row("GET /api/v1/access/sessions", known, "", "", ofAll),
@@ -67,6 +72,9 @@ func Rows() []Row {
 		row("POST /api/v1/access/people/{id}", decided, "administer", "people", ofAll),
 		row("DELETE /api/v1/access/people/{id}", decided, "administer", "people", ofAll),
 		row("POST /api/v1/access/links", decided, "administer", "people", ofAll),
+		row("GET /api/v1/access/mfa", decided, "read", "people", ofAll),
+		row("POST /api/v1/access/mfa", known, "", "", ofAll),
+		row("DELETE /api/v1/access/mfa/{id}", decided, "administer", "people", ofAll),
 		row("GET /api/v1/access/agents", decided, "read", "people", ofAll),
 		row("POST /api/v1/access/enrol", decided, "administer", "people", ofAll),
 		row("DELETE /api/v1/access/agents/{id}", decided, "administer", "people", ofAll),
@@ -114,6 +122,10 @@ func Rows() []Row {
 		row("POST /api/v1/changes/resume", decided, "change", "changes", ofAll),
 		row("POST /api/v1/changes/plan", decided, "read", "changes", ofAll), // says what would happen
 		row("POST /api/v1/incidents", decided, "change", "changes", ofAll),
+
+		// The audit log.
+		row("POST /api/v1/audit/rotate", decided, "administer", "audit", ofAll),
+		row("POST /api/v1/audit/prune", decided, "administer", "audit", ofAll),
 
 		// The guard.
 		row("GET /api/guard/status", decided, "read", "guard", ofAll),

@@ -34,10 +34,11 @@ type parts struct {
 	agents    *fleet.Fleet // to be closed when the server stops
 	watcher   *watch.Watcher
 	optimizer *optimize.Runner
+	registry  *prometheus.Registry // of what has figures and begins later
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
-func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
+func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, node *runningNode, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -46,6 +47,9 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		newStatsCollector("quantra_store_", db.Stats, storeMetrics),
 		newStatsCollector("quantra_audit_", audit.stats, auditMetrics),
 	)
+	if node != nil {
+		registry.MustRegister(node.registry)
+	}
 	if e.clickhouse != nil {
 		registry.MustRegister(newStatsCollector("quantra_clickhouse_", e.clickhouse.Stats, clickhouseMetrics))
 	} else {
@@ -65,7 +69,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		return nil, err
 	}
 	agents, err := fleet.New(fleet.Options{
-		Verify: verifyAgents(signatures, who), Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
+		Verify: verifyAgents(signatures, who), By: byCaller, Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
 		MaxBytes: e.share.agents, ResultBytes: e.share.results,
 	})
 	if err != nil {
@@ -73,7 +77,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	watcher, err := watch.New(watch.Options{
 		Store: db, Control: e.control, Watch: db.Watch, Lease: leases(e.control, log), Region: o.engine.region,
-		Price: rules.price, Machines: rules.machines.get, Alerts: rules.alerts.get, Faults: rules.faults, Link: rules.link, Tenant: tenantOf,
+		Price: rules.price, Machines: rules.machines.get, Alerts: rules.alerts.get, Faults: rules.faults, Link: rules.link, Tenant: tenantOf, By: byCaller,
 		Logger: log, Registry: registry,
 	})
 	if err != nil {
@@ -83,7 +87,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	if err != nil {
 		return nil, err
 	}
-	readers, findings, acts := agents.Handler(), watcher.Handler(), optimizer.Handler()
+	readers, findings, acts := agents.Handler(), who.Redacted(watcher.Handler()), who.Redacted(optimizer.Handler())
 	routes := map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers}
 	for _, path := range []string{watch.FindingsPath, watch.DeploysPath, watch.AnalysisPath, watch.StepsPath} {
 		routes[path], routes[path+"/"] = findings, findings
@@ -91,8 +95,10 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	for _, path := range []string{optimize.ChangesPath, optimize.IncidentsPath} {
 		routes[path], routes[path+"/"] = acts, acts
 	}
+	routes[nodePath] = node.page(log)
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
+	routes[auditPath+"/"] = audit.handler(o.audit.archive, log)
 	ui, err := web.New(web.Options{
 		Store: db,
 		Allow: allowQuestions(who),
@@ -113,7 +119,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry}, nil
 }
 
 // analysis is by what findings are priced and told: files that are read again when they change.
