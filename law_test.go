@@ -87,6 +87,7 @@ var law = map[string][]string{
 	"watch":                           {"analyze", "control", "internal/jsonapi", "profile", "store", "watch/alert"},
 	"watch/alert":                     {"analyze"},
 	"web":                             {"profile", "store"},
+	"ingest/clients/clienttest":       nil,
 	"web/bundle":                      nil,
 	"web/uitest":                      nil,
 	"wire":                            nil,

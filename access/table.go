@@ -81,6 +81,10 @@ func Rows() []Row {
 		// Files.
 		row("GET /api/v1/export", asked, "read", "profiles", ofAll),
 
+		// Grafana's.
+		row("GET /pyroscope/render", asked, "read", "profiles", ofAll),
+		row("GET /pyroscope/render-diff", asked, "read", "profiles", ofAll),
+
 		// Agents. Goroutines and traces are of one process, as single profiles are.
 		row("GET /api/v1/agents", decided, "read", "agents", fromQuery),
 		row("GET /api/v1/agents/{$}", decided, "read", "agents", fromQuery),
@@ -121,8 +125,13 @@ func Rows() []Row {
 	} {
 		rows = append(rows, row("/quantra.v1.QuerierService/"+method, asked, "read", "profiles", ofAll))
 	}
+	for _, method := range []string{
+		"ProfileTypes", "LabelNames", "LabelValues", "Series", "SelectMergeStacktraces", "SelectMergeSpanProfile", "SelectMergeProfile", "SelectSeries", "SelectHeatmap", "Diff", "GetProfileStats", "AnalyzeQuery",
+	} {
+		rows = append(rows, row("/querier.v1.QuerierService/"+method, asked, "read", "profiles", ofAll))
+	}
 	// What is under these and not above is nothing, and not the page.
-	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/ingest/", "/metrics/"} {
+	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/querier.v1.QuerierService/", "/pyroscope/", "/ingest/", "/metrics/"} {
 		rows = append(rows, row(rest, denied, "", "", ofAll))
 	}
 	return rows

@@ -21,6 +21,7 @@ import (
 
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/wire/quantra/v1/quantrav1connect"
+	"github.com/quantra-l/quantra/wire/querier/v1/querierv1connect"
 )
 
 // Options are what a Server needs to know. Only Store has no default.
@@ -119,12 +120,18 @@ func New(o Options) (*Server, error) {
 	if s.files, err = loadFiles(); err != nil {
 		return nil, fmt.Errorf("web: the dashboard's files: %w", err)
 	}
-	path, rpc := quantrav1connect.NewQuerierServiceHandler(&querier{s},
+	rpcs := connect.WithHandlerOptions(
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.interceptor)),
 		connect.WithReadMaxBytes(1<<20), // a question; its largest part is regular expressions
 		connect.WithCompressMinBytes(1<<10),
 		withFastGzip())
+	path, rpc := quantrav1connect.NewQuerierServiceHandler(&querier{s}, rpcs)
 	s.mux.Handle(path, s.guarded(rpc))
+	g := &grafana{&querier{s}}
+	path, rpc = querierv1connect.NewQuerierServiceHandler(g, rpcs)
+	s.mux.Handle(path, s.guarded(rpc))
+	s.mux.Handle("GET /pyroscope/render", s.guarded(http.HandlerFunc(g.render)))
+	s.mux.Handle("GET /pyroscope/render-diff", s.guarded(http.HandlerFunc(g.renderDiff)))
 	s.mux.Handle("/api/v1/export", s.guarded(http.HandlerFunc(s.export)))
 	if err := s.addRoutes(); err != nil {
 		return nil, err
@@ -229,8 +236,8 @@ func tenantOf(ctx context.Context) string {
 // interceptor is [Server.ask] around every RPC.
 func (s *Server) interceptor(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
-		name := req.Spec().Procedure
-		name = name[strings.LastIndexByte(name, '/')+1:]
+		name := strings.TrimPrefix(req.Spec().Procedure, "/")
+		name = strings.TrimPrefix(name, quantrav1connect.QuerierServiceName+"/") // Grafana's keep theirs
 		err = s.ask(ctx, name, func(ctx context.Context) (err error) {
 			res, err = next(ctx, req)
 			return err
