@@ -81,6 +81,8 @@ func Rows() []Row {
 		// Files.
 		row("GET /api/v1/export", asked, "read", "profiles", ofAll),
 
+		row("GET /pprof/{service}/{kind}", asked, "read", "profiles", ofAll),
+
 		// Grafana's.
 		row("GET /pyroscope/render", asked, "read", "profiles", ofAll),
 		row("GET /pyroscope/render-diff", asked, "read", "profiles", ofAll),
@@ -131,7 +133,7 @@ func Rows() []Row {
 		rows = append(rows, row("/querier.v1.QuerierService/"+method, asked, "read", "profiles", ofAll))
 	}
 	// What is under these and not above is nothing, and not the page.
-	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/querier.v1.QuerierService/", "/pyroscope/", "/ingest/", "/metrics/"} {
+	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/querier.v1.QuerierService/", "/pyroscope/", "/pprof/", "/ingest/", "/metrics/"} {
 		rows = append(rows, row(rest, denied, "", "", ofAll))
 	}
 	return rows

@@ -39,6 +39,9 @@ type Options struct {
 	// Routes are further answers, by pattern of [http.ServeMux], each under /api/. They are guarded as questions are: by Hosts,
 	// against other origins, by Authorize. Turns and time (MaxConcurrent, Timeout) are their own affair.
 	Routes map[string]http.Handler
+	// ProfileNow takes profiles of a service's targets now, for d, and keeps them; kind is as net/http/pprof has it. It says how many targets
+	// it took them of; none is that the service sends by itself. nil is that no service has targets.
+	ProfileNow func(ctx context.Context, tenant, service, kind string, d time.Duration) (int, error)
 	// Hosts are the names, without port, under which the server may be asked,
 	// beside localhost and every IP address; "*" is any. A name that is not here
 	// is refused, or any web page could ask us through a name of its own that
@@ -85,6 +88,7 @@ type Server struct {
 	mux     *http.ServeMux
 	origins *http.CrossOriginProtection
 	slots   chan struct{} // one token per question at work; nil is no bound
+	waiting chan struct{} // one token per live profile that is waited for
 	seconds *prometheus.HistogramVec
 	files   *files
 }
@@ -103,7 +107,7 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{opt: o, mux: http.NewServeMux(), origins: http.NewCrossOriginProtection()}
+	s := &Server{opt: o, mux: http.NewServeMux(), origins: http.NewCrossOriginProtection(), waiting: make(chan struct{}, maxLive)}
 	if o.MaxConcurrent > 0 {
 		s.slots = make(chan struct{}, o.MaxConcurrent)
 	}
@@ -130,6 +134,7 @@ func New(o Options) (*Server, error) {
 	g := &grafana{&querier{s}}
 	path, rpc = querierv1connect.NewQuerierServiceHandler(g, rpcs)
 	s.mux.Handle(path, s.guarded(rpc))
+	s.mux.Handle("GET /pprof/{service}/{kind}", s.guarded(http.HandlerFunc(s.pprof)))
 	s.mux.Handle("GET /pyroscope/render", s.guarded(http.HandlerFunc(g.render)))
 	s.mux.Handle("GET /pyroscope/render-diff", s.guarded(http.HandlerFunc(g.renderDiff)))
 	s.mux.Handle("/api/v1/export", s.guarded(http.HandlerFunc(s.export)))

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/quantra-l/quantra/access"
-	querierv1 "github.com/quantra-l/quantra/wire/querier/v1"
 	quantrav1 "github.com/quantra-l/quantra/wire/quantra/v1"
+	querierv1 "github.com/quantra-l/quantra/wire/querier/v1"
 )
 
 // TestTableOfDemands: every row of the table is a route that the server has, and every method of the API has its row. That a route without a
@@ -33,7 +33,7 @@ func TestTableOfDemands(t *testing.T) {
 		if path == "/" {
 			method = "GET"
 		}
-		path = strings.NewReplacer("{$}", "", "{id}", "0123456789abcdef").Replace(path)
+		path = strings.NewReplacer("{$}", "", "{id}", "0123456789abcdef", "{service}", "nobody", "{kind}", "heap").Replace(path)
 		if strings.HasSuffix(path, "/goroutines") || strings.HasSuffix(path, "/trace") {
 			path += "?service=nobody"
 		}
