@@ -75,6 +75,11 @@ func Rows() []Row {
 		// Senders of profiles.
 		row("/api/v1/profiles", sender, "write", "profiles/raw", ofAll),
 		row("/ingest", sender, "write", "profiles/raw", ofAll),
+		row("/pyroscope/ingest", sender, "write", "profiles/raw", ofAll),
+		row("/push.v1.PusherService/Push", sender, "write", "profiles/raw", ofAll),
+		row("/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw", sender, "write", "profiles/raw", ofAll),
+		row("/v1development/profiles", sender, "write", "profiles/raw", ofAll),
+		row("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export", sender, "write", "profiles/raw", ofAll),
 		row("/api/v1/agents/poll", sender, "connect", "agents", ofAll),
 		row("/api/v1/agents/results", sender, "connect", "agents", ofAll),
 
