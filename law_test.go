@@ -91,6 +91,7 @@ var law = map[string][]string{
 	"watch/alert":                     {"analyze"},
 	"web":                             {"profile", "store"},
 	"ingest/clients/clienttest":       nil,
+	"ingest/scrape":                   {"internal/jsonapi", "profile"},
 	"web/bundle":                      nil,
 	"web/uitest":                      nil,
 	"wire":                            nil,

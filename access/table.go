@@ -100,6 +100,10 @@ func Rows() []Row {
 		row("GET /api/v1/agents/goroutines", decided, "read", "profiles/raw", needService),
 		row("GET /api/v1/agents/trace", decided, "read", "profiles/raw", needService),
 
+		// Targets that are scraped. A profile of now is of single processes.
+		row("GET /api/v1/targets", decided, "read", "agents", fromQuery),
+		row("POST /api/v1/targets/profile", decided, "read", "profiles/raw", fromBody),
+
 		// Findings.
 		row("GET /api/v1/findings", decided, "read", "findings", fromQuery),
 		row("GET /api/v1/findings/{id}", decided, "read", "findings", ofFinding),
