@@ -445,6 +445,16 @@ func TestOpen(t *testing.T) {
 	if a := closed.do("POST", "/ingest", "", "Authorization: Bearer "+secret); a.body != "true false" {
 		t.Errorf("a writer's token: %s", a.body)
 	}
+	// Clients that know passwords only send it as one.
+	basic := "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("anyone:"+secret))
+	if a := closed.do("POST", "/ingest", "", basic); a.body != "true false" {
+		t.Errorf("a writer's token as a password: %d %s", a.status, a.body)
+	}
+	for _, site := range []string{"cross-site", "same-site"} {
+		if a := closed.do("POST", "/ingest", "", basic, "Sec-Fetch-Site: "+site); a.status != 403 {
+			t.Errorf("a password that a browser sends for a page of another site (%s): %d", site, a.status)
+		}
+	}
 }
 
 // TestScope: who has roles for some services sees those, and only those.

@@ -48,7 +48,7 @@ func (in *Ingest) faultOf(ctx context.Context, err error) *fault {
 	case errors.Is(err, profile.ErrTooLarge):
 		return faultf(http.StatusRequestEntityTooLarge, "too_large", "%v; send shorter windows", err)
 	case errors.Is(err, profile.ErrCorrupt):
-		return faultf(http.StatusBadRequest, "corrupt_profile", "the body is not a profile that is understood: %v; docs/format/push.md has what is", err)
+		return faultf(http.StatusBadRequest, "corrupt_profile", "the body is not a profile that is understood: %v; send pprof, or another format of docs/format/push.md", err)
 	case errors.Is(err, ErrInvalid):
 		return faultf(http.StatusUnprocessableEntity, "invalid", "%v", err)
 	case errors.Is(err, ErrDenied):

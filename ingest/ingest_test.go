@@ -684,3 +684,21 @@ func FuzzForm(f *testing.F) {
 		}
 	})
 }
+
+// serveHTTP2 is a server that speaks HTTP/2 without TLS beside HTTP/1.1, as the one of cmd does: gRPC needs it.
+func serveHTTP2(t testing.TB, o Options) (url string) {
+	t.Helper()
+	in, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	in.Register(mux)
+	srv := httptest.NewUnstartedServer(mux)
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetHTTP1(true)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv.URL
+}

@@ -81,6 +81,9 @@ func toModel(p *profile.Profile) (changed bool) {
 			p.SampleTypes[i], changed = ours, true
 		}
 	}
+	if space := vt("space", "bytes"); p.PeriodType != space && p.PeriodType.Unit == "bytes" && profile.NameOf(p) == "memory" {
+		p.PeriodType, changed = space, true
+	}
 	cpu := vt("cpu", "nanoseconds")
 	if len(p.SampleTypes) != 1 || p.SampleTypes[0] != vt("samples", "count") || p.PeriodType != cpu || p.Period <= 0 {
 		return changed

@@ -108,13 +108,10 @@ func (in *Ingest) pyroscopePprof(ctx context.Context, h *hold, p *Push, u upload
 	if err := in.subtractPrevious(ctx, h, p, u); err != nil {
 		return err
 	}
-	p.Name = pyroscopeName(p.Profile, u.config)
 	if err := modelled(h, p); err != nil {
 		return err
 	}
-	if p.Name == "objects" || p.Name == "space" { // Node's, before its types were in our words
-		p.Name = profile.NameOf(p.Profile)
-	}
+	p.Name = pyroscopeName(p.Profile, u.config)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -42,7 +44,16 @@ type rawCodec string
 
 func (c rawCodec) Name() string { return string(c) }
 
-func (c rawCodec) Marshal(m any) ([]byte, error) { return m.(*message).b, nil }
+// Marshal has our answers as they are, and connect-go's own: the details of an error.
+func (c rawCodec) Marshal(m any) ([]byte, error) {
+	switch m := m.(type) {
+	case *message:
+		return m.b, nil
+	case proto.Message:
+		return proto.Marshal(m)
+	}
+	return nil, fmt.Errorf("ingest: %T is no message", m)
+}
 
 func (c rawCodec) Unmarshal([]byte, any) error { return nil } // [call] has it
 

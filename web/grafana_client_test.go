@@ -1,16 +1,20 @@
 package web
 
 import (
+	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
 
-	"github.com/quantra-l/quantra/ingest/clients/clienttest"
+	"github.com/quantra-l/quantra/ingest/clienttest"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
 	querierv1 "github.com/quantra-l/quantra/wire/querier/v1"
@@ -18,18 +22,34 @@ import (
 
 // TestGrafanaClient: the published client of Pyroscope's API asks what Grafana asks, of a full store and an empty one.
 func TestGrafanaClient(t *testing.T) {
-	srv := apiServer(t, nil)
-	from, to := fmt.Sprint(apiRange[0]), fmt.Sprint(apiRange[1])
-	out := clienttest.Run(t, "grafana", nil, srv.URL, apiCPU, `{service_name="checkout"}`, from, to, "6810")
-	clienttest.Record(t, clienttest.Seen{Client: "Pyroscope API client, as Grafana's data source calls it", Version: clienttest.Version(t, "grafana", "github.com/grafana/pyroscope/api"),
-		Sent: "querier.v1 by Connect, JSON and gRPC-Web: types, labels, series, flame graph, heat map, pprof, diff", Seen: strings.Split(out, "\n")[2]})
+	program := clienttest.Need(t, "QUANTRA_GRAFANA_CLIENT", "the client in ingest/clients/grafana, built")
+	ask := func(url, selector, total string) []string {
+		out, err := exec.CommandContext(t.Context(), program, url, apiCPU, selector, fmt.Sprint(apiRange[0]), fmt.Sprint(apiRange[1]), total).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return strings.Split(strings.TrimSpace(string(out)), "\n")
+	}
 	db, err := store.Open(t.Context(), t.TempDir(), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	empty := apiServer(t, func(o *Options) { o.Store = db })
-	clienttest.Run(t, "grafana", nil, empty.URL, apiCPU, "{}", from, to, "0")
+	ask(apiServer(t, func(o *Options) { o.Store = db }).URL, "{}", "0")
+	lines := ask(apiServer(t, nil).URL, `{service_name="checkout"}`, "6810")
+	if len(lines) != 15 { // five steps in three protocols
+		t.Fatal(lines)
+	}
+	build, err := buildinfo.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(build.Deps, func(m *debug.Module) bool { return m.Path == "github.com/grafana/pyroscope/api" })
+	if i < 0 {
+		t.Fatal("the client is not built from Pyroscope's API")
+	}
+	clienttest.Record(t, clienttest.Row{Protocol: "querier.v1 (Grafana)", Client: "Pyroscope API for Go, as Grafana's data source and Drilldown call it", Version: build.Deps[i].Version,
+		Sent: "types, labels, series, flame graph, heat map, pprof and difference, by Connect, JSON and gRPC-Web", Seen: strings.TrimPrefix(lines[2], "Connect: ")})
 }
 
 // TestGrafanaFiles: what deploy/grafana asks is what the server answers, and the dashboard's data source is the one that is provisioned.
