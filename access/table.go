@@ -103,6 +103,12 @@ func Rows() []Row {
 		// Files.
 		row("GET /api/v1/export", asked, "read", "profiles", ofAll),
 
+		row("GET /pprof/{service}/{kind}", asked, "read", "profiles", ofAll),
+
+		// Grafana's.
+		row("GET /pyroscope/render", asked, "read", "profiles", ofAll),
+		row("GET /pyroscope/render-diff", asked, "read", "profiles", ofAll),
+
 		// Agents. Goroutines and traces are of one process, as single profiles are.
 		row("GET /api/v1/agents", decided, "read", "agents", fromQuery),
 		row("GET /api/v1/agents/{$}", decided, "read", "agents", fromQuery),
@@ -110,6 +116,10 @@ func Rows() []Row {
 		row("POST /api/v1/agents/release", decided, "change", "changes", fromBody),
 		row("GET /api/v1/agents/goroutines", decided, "read", "profiles/raw", needService),
 		row("GET /api/v1/agents/trace", decided, "read", "profiles/raw", needService),
+
+		// Targets that are scraped. A profile of now is of single processes.
+		row("GET /api/v1/targets", decided, "read", "agents", fromQuery),
+		row("POST /api/v1/targets/profile", decided, "read", "profiles/raw", fromBody),
 
 		// Findings.
 		row("GET /api/v1/findings", decided, "read", "findings", fromQuery),
@@ -147,8 +157,13 @@ func Rows() []Row {
 	} {
 		rows = append(rows, row("/quantra.v1.QuerierService/"+method, asked, "read", "profiles", ofAll))
 	}
+	for _, method := range []string{
+		"ProfileTypes", "LabelNames", "LabelValues", "Series", "SelectMergeStacktraces", "SelectMergeSpanProfile", "SelectMergeProfile", "SelectSeries", "SelectHeatmap", "Diff", "GetProfileStats", "AnalyzeQuery",
+	} {
+		rows = append(rows, row("/querier.v1.QuerierService/"+method, asked, "read", "profiles", ofAll))
+	}
 	// What is under these and not above is nothing, and not the page.
-	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/ingest/", "/metrics/"} {
+	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/querier.v1.QuerierService/", "/pyroscope/", "/pprof/", "/ingest/", "/metrics/"} {
 		rows = append(rows, row(rest, denied, "", "", ofAll))
 	}
 	return rows

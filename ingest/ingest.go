@@ -67,6 +67,8 @@ type Push struct {
 	Profile *profile.Profile
 	// SignedBy is the public key that signed the request, as its keyid has it; "" where it was not signed.
 	SignedBy string
+	// Own is that nobody has sent it: see [Ingest.Keep].
+	Own bool
 }
 
 // Options are what an Ingest needs to know. Only Append has no default.
