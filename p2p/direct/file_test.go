@@ -39,9 +39,11 @@ func filePair(t *testing.T, change func(a, b *Options)) (a, b *Service, dir stri
 	return a, b, dir
 }
 
-func names(t *testing.T, dir string) []string {
+func names(t *testing.T, dir string) []string { return namesIn(t, vfs.Default, dir) }
+
+func namesIn(t *testing.T, f vfs.FS, dir string) []string {
 	t.Helper()
-	out, err := vfs.Default.List(dir)
+	out, err := f.List(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,6 +321,11 @@ func TestFileCrash(t *testing.T) {
 		}
 		if err := receive(after); err != nil {
 			t.Fatalf("operation %d: after the crash: %v", n, err)
+		}
+		for _, name := range namesIn(t, after, "/in") { // "f", or "f (2)" where the name had been taken
+			if got, err := readWhole(after, "/in/"+name, 1<<30); err != nil || len(got) > 0 && !bytes.Equal(got, want) {
+				t.Fatalf("operation %d: %s has %d bytes that are not the file, %v", n, name, len(got), err)
+			}
 		}
 		if !cut {
 			if n < 15 {
