@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -310,21 +311,21 @@ func TestFileCrash(t *testing.T) {
 			}
 			return nil
 		}))
-		after := mem.Crash(rand.New(rand.NewPCG(uint64(n), 3)))
-		if err == nil {
-			if got, err := readWhole(after, "/in/f", 1<<30); err != nil || !bytes.Equal(got, want) {
-				t.Fatalf("operation %d: it was said to be there: %d bytes, %v", n, len(got), err)
+		for seed := range uint64(10) {
+			after := mem.Crash(rand.New(rand.NewPCG(uint64(n), seed)))
+			where := fmt.Sprintf("operation %d, seed %d", n, seed)
+			if got, bad := readWhole(after, "/in/f", 1<<30); err == nil && (bad != nil || !bytes.Equal(got, want)) {
+				t.Fatalf("%s: it was said to be there: %d bytes, %v", where, len(got), bad)
+			} else if bad == nil && len(got) > 0 && !bytes.Equal(got, want) {
+				t.Fatalf("%s: %d bytes that are not the file", where, len(got))
 			}
-		}
-		if got, err := readWhole(after, "/in/f", 1<<30); err == nil && len(got) > 0 && !bytes.Equal(got, want) {
-			t.Fatalf("operation %d: %d bytes that are not the file", n, len(got))
-		}
-		if err := receive(after); err != nil {
-			t.Fatalf("operation %d: after the crash: %v", n, err)
-		}
-		for _, name := range namesIn(t, after, "/in") { // "f", or "f (2)" where the name had been taken
-			if got, err := readWhole(after, "/in/"+name, 1<<30); err != nil || len(got) > 0 && !bytes.Equal(got, want) {
-				t.Fatalf("operation %d: %s has %d bytes that are not the file, %v", n, name, len(got), err)
+			if err := receive(after); err != nil {
+				t.Fatalf("%s: after the crash: %v", where, err)
+			}
+			for _, name := range namesIn(t, after, "/in") { // "f", or "f (2)" where the name had been taken
+				if got, err := readWhole(after, "/in/"+name, 1<<30); err != nil || len(got) > 0 && !bytes.Equal(got, want) {
+					t.Fatalf("%s: %s has %d bytes that are not the file, %v", where, name, len(got), err)
+				}
 			}
 		}
 		if !cut {
