@@ -53,6 +53,9 @@ func (a *attacker) open(x *node) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	if _, err := st.Write([]byte{0}); err != nil { // an empty RPC: the protocol is settled with the first byte, and within ten seconds
+		a.t.Fatal(err)
+	}
 	a.out = st
 }
 
