@@ -11,7 +11,9 @@ import (
 
 // The attacks that were tried on the door, each with what refuses it. Beside them: a stolen, expired or revoked session (TestSession), token
 // (TestTokens) and link (TestLink); an unknown agent, a token for two agents, an agent of another service (TestEnrol); replayed uploads
-// (ingest: TestReplay, TestSince).
+// (ingest: TestReplay, TestSince); logins by a provider that another began, twice, with a forged or another's ID token (TestProviderAttacks,
+// TestProviderRefuses; access/oidc: TestReply, TestIDToken, TestOtherUser); codes of a second factor guessed, reused, in parallel, and a stolen session that
+// would make one (TestFactorAttacks, TestFactorEnrol); acts in another's name (TestBy); hidden names looked for in sentences (TestRedactedAnswers).
 
 // TestPathTricks: a path in another spelling than the one that is decided on is none.
 func TestPathTricks(t *testing.T) {

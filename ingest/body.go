@@ -23,11 +23,16 @@ type budget struct {
 	used  atomic.Int64
 }
 
-// hold is one request's part of a budget, and its signature, which its body must fit. One goroutine at a time.
+// hold is one request's part of a budget, its tenant, and its signature, which its body must fit. One goroutine at a time.
 type hold struct {
 	*budget
-	n      int64
-	signed *signed // nil where it is not signed
+	n       int64
+	signed  *signed // nil where it is not signed
+	tenant  string
+	method  string // of HTTP, that its route has
+	leave   func() // gives back its place among the requests at work; nil where it has none
+	length  int64  // that the request claims for its body, negative where it does not
+	arrived int64  // bytes of the body as they came
 }
 
 // grow takes n more bytes, or says that there is no room. Who is alone may
@@ -110,14 +115,8 @@ var (
 
 func packed(b []byte) bool { return bytes.HasPrefix(b, magicGzip) || bytes.HasPrefix(b, magicZstd) }
 
-// body reads a request's body. A Content-Encoding is undone, but for one case:
-// where the body is a profile and was packed once only, it is left as it is, for a
-// packed profile is what Append wants (wrapped says that it is something else).
-func (in *Ingest) body(r *http.Request, h *hold, wrapped bool) ([]byte, error) {
-	enc := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding")))
-	if enc != "" && enc != "identity" && enc != "gzip" && enc != "zstd" {
-		return nil, faultf(http.StatusUnsupportedMediaType, "content_encoding", "Content-Encoding %.40q is not understood: send gzip, zstd or none", enc)
-	}
+// arrive reads a request's body as it came, and checks the signature over it.
+func (in *Ingest) arrive(r *http.Request, h *hold) ([]byte, error) {
 	limit := in.opt.Limits.Compressed
 	if limit >= 0 && r.ContentLength > limit {
 		return nil, &http.MaxBytesError{Limit: limit}
@@ -126,36 +125,73 @@ func (in *Ingest) body(r *http.Request, h *hold, wrapped bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.arrived = int64(len(b))
 	if h.signed != nil {
 		if err := h.signed.finish(b); err != nil {
 			return nil, err
 		}
 	}
+	return b, nil
+}
+
+// encodingOf is what a header says that a body is packed with: gzip, zstd or "".
+func encodingOf(header string) (string, error) {
+	switch enc := strings.ToLower(strings.TrimSpace(header)); enc {
+	case "gzip", "zstd":
+		return enc, nil
+	case "", "identity":
+		return "", nil
+	default:
+		return "", faultf(http.StatusUnsupportedMediaType, "content_encoding", "Content-Encoding %.40q is not understood: send gzip, zstd or none", enc)
+	}
+}
+
+// body reads a request's body. A Content-Encoding is undone, but for one case:
+// where the body is a profile and was packed once only, it is left as it is, for a
+// packed profile is what Append wants (wrapped says that it is something else).
+func (in *Ingest) body(r *http.Request, h *hold, wrapped bool) ([]byte, error) {
+	enc, err := encodingOf(r.Header.Get("Content-Encoding"))
+	if err != nil {
+		return nil, err
+	}
+	b, err := in.arrive(r, h)
+	if err != nil {
+		return nil, err
+	}
 	if len(b) == 0 {
 		return nil, faultf(http.StatusBadRequest, "empty", "the body is empty: send the bytes of a profile")
 	}
 	// Senders that mean "the file is gzip" set the header too; then there is nothing to undo twice.
-	if enc != "gzip" && enc != "zstd" || !packed(b) {
+	if enc == "" || !packed(b) {
 		return b, nil
+	}
+	return undo(h, enc, b, in.opt.Limits.Compressed, !wrapped)
+}
+
+// undo unpacks what an encoding packed, to at most limit bytes. With onlyTwice it is left packed
+// unless it was packed twice.
+func undo(h *hold, enc string, b []byte, limit int64, onlyTwice bool) ([]byte, error) {
+	bad := func(err error) error {
+		return faultf(http.StatusBadRequest, "content_encoding", "Content-Encoding %s cannot be undone: %v", enc, err)
 	}
 	z, err := unpack(b)
 	if err != nil {
-		return nil, faultf(http.StatusBadRequest, "content_encoding", "Content-Encoding %s cannot be undone: %v", enc, err)
+		return nil, bad(err)
 	}
 	defer z.Close()
 	var head [4]byte
 	n, err := io.ReadFull(z, head[:])
-	if !wrapped && !packed(head[:n]) {
+	if onlyTwice && !packed(head[:n]) {
 		return b, nil
 	}
-	if err != nil {
-		return nil, faultf(http.StatusBadRequest, "content_encoding", "Content-Encoding %s cannot be undone: %v", enc, err)
+	if err != nil && (onlyTwice || err != io.EOF && err != io.ErrUnexpectedEOF) {
+		return nil, bad(err)
 	}
 	inner, err := h.read(io.MultiReader(bytes.NewReader(head[:n]), z), -1, limit)
 	var f *fault
 	var long *http.MaxBytesError
 	if err != nil && !errors.As(err, &f) && !errors.As(err, &long) {
-		err = faultf(http.StatusBadRequest, "content_encoding", "Content-Encoding %s cannot be undone: %v", enc, err)
+		err = bad(err)
 	}
 	return inner, err
 }
@@ -176,12 +212,11 @@ func unpack(b []byte) (io.ReadCloser, error) {
 // is known only by the packer's claim, so that claim is taken from the budget
 // and enforced; who claimed too little is charged the whole limit and decoded once more.
 func (in *Ingest) decode(ctx context.Context, h *hold, b []byte) (*profile.Profile, error) {
-	select {
-	case in.decoders <- struct{}{}:
-		defer func() { <-in.decoders }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	done, err := in.decoding(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	limit := in.opt.Limits.Decoded
 	claim := claimed(b)
 	if limit >= 0 && claim >= limit || claim <= 0 {
@@ -201,6 +236,16 @@ func (in *Ingest) decode(ctx context.Context, h *hold, b []byte) (*profile.Profi
 	}
 	lim.Decoded = limit
 	return profile.DecodeBytes(b, lim)
+}
+
+// decoding waits for one of the decoders' places, which done gives back.
+func (in *Ingest) decoding(ctx context.Context) (done func(), err error) {
+	select {
+	case in.decoders <- struct{}{}:
+		return func() { <-in.decoders }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // claimed is the size that packed bytes say they will have, 0 where they do not say.

@@ -34,7 +34,7 @@ func busy(format string, args ...any) *fault {
 }
 
 // faultOf finds the answer to err.
-func (in *Ingest) faultOf(r *http.Request, err error) *fault {
+func (in *Ingest) faultOf(ctx context.Context, err error) *fault {
 	var f *fault
 	var sig *SignatureError
 	var tooLong *http.MaxBytesError
@@ -48,7 +48,7 @@ func (in *Ingest) faultOf(r *http.Request, err error) *fault {
 	case errors.Is(err, profile.ErrTooLarge):
 		return faultf(http.StatusRequestEntityTooLarge, "too_large", "%v; send shorter windows", err)
 	case errors.Is(err, profile.ErrCorrupt):
-		return faultf(http.StatusBadRequest, "corrupt_profile", "the body is not a profile that is understood: %v; send pprof, raw, gzip or zstd", err)
+		return faultf(http.StatusBadRequest, "corrupt_profile", "the body is not a profile that is understood: %v; send pprof, or another format of docs/format/push.md", err)
 	case errors.Is(err, ErrInvalid):
 		return faultf(http.StatusUnprocessableEntity, "invalid", "%v", err)
 	case errors.Is(err, ErrDenied):
@@ -59,7 +59,7 @@ func (in *Ingest) faultOf(r *http.Request, err error) *fault {
 		return &fault{http.StatusServiceUnavailable, "unavailable", err.Error() + "; send it again later", 5 * time.Second}
 	case errors.Is(err, os.ErrDeadlineExceeded): // of the connection; the server cancels the request with it
 		return faultf(http.StatusRequestTimeout, "timeout", "the body did not arrive within %v; send it again", in.opt.Timeout)
-	case r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(ctx.Err(), context.Canceled), errors.Is(err, io.ErrUnexpectedEOF):
 		return faultf(http.StatusBadRequest, "cut_short", "the connection ended before the body did; send it again")
 	case errors.Is(err, context.DeadlineExceeded):
 		return &fault{http.StatusServiceUnavailable, "unavailable", "the profile could not be kept in time; send it again later", 5 * time.Second}
@@ -79,10 +79,22 @@ func (f *fault) reply(w http.ResponseWriter) {
 
 // replyKept says what was understood, for who sends by hand. Pyroscope's
 // clients look at the status alone.
-func replyKept(w http.ResponseWriter, p Push) {
-	types := make([]string, len(p.Profile.SampleTypes))
-	for i, t := range p.Profile.SampleTypes {
-		types[i] = profile.Type{Name: p.Name, Sample: t, Period: p.Profile.PeriodType}.String()
+func replyKept(w http.ResponseWriter, _ *http.Request, b batch) {
+	var types []string
+	var from, until time.Time
+	service, samples := "", 0
+	for i := range b.pushes {
+		p := &b.pushes[i]
+		for _, t := range p.Profile.SampleTypes {
+			types = append(types, profile.Type{Name: p.Name, Sample: t, Period: p.Profile.PeriodType}.String())
+		}
+		if i == 0 || p.From.Before(from) {
+			from = p.From
+		}
+		if p.To.After(until) {
+			until = p.To
+		}
+		service, samples = p.Labels.Get(profile.LabelService), samples+p.Profile.NumSamples()
 	}
 	replyJSON(w, http.StatusOK, struct {
 		Service string    `json:"service"`
@@ -90,12 +102,12 @@ func replyKept(w http.ResponseWriter, p Push) {
 		From    time.Time `json:"from"`
 		Until   time.Time `json:"until"`
 		Samples int       `json:"samples"`
-	}{p.Labels.Get(profile.LabelService), types, p.From.UTC(), p.To.UTC(), p.Profile.NumSamples()})
+	}{service, types, from.UTC(), until.UTC(), samples})
 }
 
 func replyJSON(w http.ResponseWriter, status int, v any) {
 	b, err := json.Marshal(v)
-	if err != nil { // cannot be: v is one of two structs above
+	if err != nil { // cannot be: v is made of texts and numbers
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -1,14 +1,24 @@
 // Package ingest is everything that arrives: it takes profiles over HTTP, judges
 // them, and hands on what is sound. Each protocol is one route:
 //
-//	POST /api/v1/profiles   ours: a pprof body, whose it is in the query (docs/format/push.md)
-//	POST /ingest            Pyroscope's, as github.com/grafana/pyroscope-go sends it
+//	POST /api/v1/profiles                          ours: a pprof body, whose it is in the query (docs/format/push.md)
+//	POST /ingest, /pyroscope/ingest                Pyroscope's, as its clients in Go, Python, Node, Rust and Java send it
+//	/push.v1.PusherService/Push                    Pyroscope's newer one: gRPC, gRPC-Web, Connect and JSON
+//	/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw
+//	                                               Parca's, the same four
+//	POST /v1development/profiles                   OpenTelemetry's, protobuf and JSON; its gRPC is
+//	/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export
+//	/google.devtools.cloudprofiler.v2.ProfilerService/*, /v2/projects/*/profiles
+//	                                               Google Cloud Profiler's agents, which are asked for profiles: gRPC and JSON
+//	/profiling/v1/input, /api/v2/profile           Datadog's clients, as they send to its agent, or without one
 //
 // What a route owes its sender: an answer that names the fault and the remedy,
 // a success only when [Options.Append] has said that the profile is kept, and a
 // refusal (429 with Retry-After) before memory runs out. What it owes the
 // server: no sender can make it hold more than [Options.InFlightBytes], nor
 // hold anything longer than [Options.Timeout].
+//
+// What was sent is named by one model, whoever sent it: docs/model.md.
 //
 // The package knows no store. Where profiles go is a func field, and so is who
 // may send them.
@@ -22,10 +32,12 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/quantra-l/quantra/ingest/gcp"
 	"github.com/quantra-l/quantra/profile"
 )
 
@@ -55,6 +67,8 @@ type Push struct {
 	Profile *profile.Profile
 	// SignedBy is the public key that signed the request, as its keyid has it; "" where it was not signed.
 	SignedBy string
+	// Own is that nobody has sent it: see [Ingest.Keep].
+	Own bool
 }
 
 // Options are what an Ingest needs to know. Only Append has no default.
@@ -86,19 +100,23 @@ type Options struct {
 	// MaxAge is how long ago the profiled window may have ended. 0 is 7 days, negative is any age.
 	MaxAge time.Duration
 
+	// Cloud is how Google Cloud Profiler's agents are paced. Its zero value has their own service's pace; its clock is Now.
+	Cloud gcp.Options
+
 	Logger   *slog.Logger          // for faults of ours; nil is slog.Default()
 	Registry prometheus.Registerer // where metrics go; nil is nowhere
 	Now      func() time.Time      // nil is time.Now
 }
 
 // maxAhead is how far a sender's clock may be ahead of ours.
-const maxAhead = time.Hour
+const maxAhead = 10 * time.Minute
 
 // Ingest takes profiles. See [New].
 type Ingest struct {
 	opt      Options
 	inFlight budget
-	rates    *rates        // nil is no bound
+	rates    *rates // nil is no bound
+	pacer    *gcp.Pacer
 	requests chan struct{} // one token per request at work; nil is no bound
 	decoders chan struct{} // one token per profile being decoded: more than there are cores would only add memory
 	origins  *http.CrossOriginProtection
@@ -127,8 +145,10 @@ func New(o Options) (*Ingest, error) {
 	if o.Signatures == nil {
 		o.Signatures = NewVerifier(SignatureOptions{Now: o.Now})
 	}
+	o.Cloud.Now = o.Now
 	in := &Ingest{
 		opt:      o,
+		pacer:    gcp.NewPacer(o.Cloud),
 		inFlight: budget{limit: o.InFlightBytes},
 		decoders: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		origins:  http.NewCrossOriginProtection(),
@@ -149,107 +169,195 @@ func New(o Options) (*Ingest, error) {
 // Register puts the routes on mux. They are registered for every method, so
 // that a wrong one gets an answer in JSON like every other fault.
 func (in *Ingest) Register(mux *http.ServeMux) {
-	mux.Handle("/api/v1/profiles", in.route("push", in.receivePush))
+	mux.Handle("/api/v1/profiles", in.route("push", one(in.receivePush)))
 	mux.Handle("/ingest", in.route("pyroscope", in.receivePyroscope))
+	mux.Handle("/pyroscope/ingest", in.route("pyroscope", in.receivePyroscope))
+	mux.Handle(pushProcedure, in.rpc("pusher", pushProcedure, in.receiveSeries(readPush), answerEmpty))
+	mux.Handle(writeRawProcedure, in.rpc("parca", writeRawProcedure, in.receiveSeries(readWriteRaw), answerEmpty))
+	mux.Handle(otlpPath, in.otlpHTTP())
+	mux.Handle(otlpProcedure, in.rpc("otlp", otlpProcedure, in.receiveOTLP, otlpResponse))
+	in.registerCloud(mux)
+	for _, path := range []string{"/profiling/v1/input", "/api/v2/profile"} {
+		mux.Handle(path, in.route("datadog", in.receiveDatadog))
+	}
 }
 
 // InFlightBytes is what the requests at work hold now.
 func (in *Ingest) InFlightBytes() int64 { return in.inFlight.used.Load() }
 
-// receiver reads one protocol's request. It fills in all of a Push but the tenant.
-type receiver func(r *http.Request, h *hold) (Push, error)
+// batch is the profiles of one request.
+type batch struct {
+	pushes []Push // all but their tenants
+	// left is why other profiles of the request are not kept. Only protocols that can tell their sender have any; elsewhere
+	// one that is wrong has the whole request refused before anything is kept.
+	left    []error
+	partial bool   // the protocol can tell of left
+	reply   []byte // what the sender is told, where the protocol has more to say than that it is kept
+	done    func() // called when the profiles are kept; nil is nothing
+}
 
-// route is what all protocols have in common: who may come in and how many at
-// once, for how long, and what they are told.
+// receiver reads one protocol's request.
+type receiver func(r *http.Request, h *hold) (batch, error)
+
+// one is the receiver of a protocol whose requests have one profile each.
+func one(receive func(r *http.Request, h *hold) (Push, error)) receiver {
+	return func(r *http.Request, h *hold) (batch, error) {
+		p, err := receive(r, h)
+		return batch{pushes: []Push{p}}, err
+	}
+}
+
+// route is a protocol whose answers are ours, in JSON.
 func (in *Ingest) route(name string, receive receiver) http.Handler {
+	return in.routeWith(name, http.MethodPost, receive, replyKept, func(w http.ResponseWriter, _ *http.Request, f *fault) { f.reply(w) })
+}
+
+// routeWith is what all protocols over HTTP have in common: who may come in and
+// how many at once, for how long, and what they are told, which kept and refused say in the protocol's own words.
+func (in *Ingest) routeWith(name, method string, receive receiver, kept func(http.ResponseWriter, *http.Request, batch), refused func(http.ResponseWriter, *http.Request, *fault)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := in.opt.Now()
-		h := &hold{budget: &in.inFlight}
+		h := &hold{budget: &in.inFlight, method: method}
 		defer h.release()
-		p, err := in.take(w, r, h, receive)
+		r, leave, err := in.enter(w, r, h)
+		defer leave()
+		var b batch
 		if err == nil {
-			in.metrics.kept(name, len(p.Pprof), in.opt.Now().Sub(start))
-			replyKept(w, p)
+			if b, err = receive(r, h); err == nil {
+				err = in.keep(r.Context(), h, &b)
+			}
+		}
+		if f := in.judged(r.Context(), name, start, b, err); f != nil {
+			refused(w, r, f)
 			return
 		}
-		f := in.faultOf(r, err)
-		in.metrics.rejected(name, f.code, in.opt.Now().Sub(start))
-		if f.status >= 500 {
-			in.opt.Logger.Error("ingest: a profile was not kept", "route", name, "status", f.status, "err", err)
-		}
-		f.reply(w)
+		kept(w, r, b)
 	})
 }
 
-// take is one request from the door to the store.
-func (in *Ingest) take(w http.ResponseWriter, r *http.Request, h *hold, receive receiver) (Push, error) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return Push{}, faultf(http.StatusMethodNotAllowed, "method", "%s is not understood here: POST a profile", r.Method)
+// judged counts a request, and is its fault: nil where it was kept.
+func (in *Ingest) judged(ctx context.Context, name string, start time.Time, b batch, err error) *fault {
+	took := in.opt.Now().Sub(start)
+	for _, err := range b.left {
+		in.metrics.rejects.WithLabelValues(name, in.faultOf(ctx, err).code).Inc()
+	}
+	if err == nil {
+		in.metrics.kept(name, b.pushes, took)
+		if b.done != nil {
+			b.done()
+		}
+		return nil
+	}
+	f := in.faultOf(ctx, err)
+	in.metrics.rejected(name, f.code, took)
+	if f.status >= 500 {
+		in.opt.Logger.Error("ingest: a profile was not kept", "route", name, "status", f.status, "err", err)
+	}
+	return f
+}
+
+// enter is the door of all protocols. The request that it returns has the
+// deadlines; leave gives back what it holds, and is never nil.
+func (in *Ingest) enter(w http.ResponseWriter, r *http.Request, h *hold) (_ *http.Request, leave func(), err error) {
+	leave = func() {}
+	if r.Method != h.method {
+		w.Header().Set("Allow", h.method)
+		return r, leave, faultf(http.StatusMethodNotAllowed, "method", "%s is not understood here: %s a profile", r.Method, h.method)
 	}
 	if err := in.origins.Check(r); err != nil {
-		return Push{}, faultf(http.StatusForbidden, "cross_origin", "a web page of another origin may not send profiles: %v", err)
+		return r, leave, faultf(http.StatusForbidden, "cross_origin", "a web page of another origin may not send profiles: %v", err)
 	}
 	if in.opt.Authorize != nil {
 		if err := in.opt.Authorize(r); err != nil {
-			return Push{}, faultf(http.StatusForbidden, "denied", "%v", err)
+			return r, leave, faultf(http.StatusForbidden, "denied", "%v", err)
 		}
 	}
 	if in.requests != nil {
 		select {
 		case in.requests <- struct{}{}:
-			defer func() { <-in.requests }()
+			leave = sync.OnceFunc(func() { <-in.requests })
+			h.leave = leave
 		default:
-			return Push{}, busy("%d uploads are being taken already", cap(in.requests))
+			return r, leave, busy("%d uploads are being taken already", cap(in.requests))
 		}
 	}
-	tenant, err := TenantOf(r)
-	if err != nil {
-		return Push{}, err
+	if h.tenant, err = TenantOf(r); err != nil {
+		return r, leave, err
 	}
 	// Before the rates and the body: what a stranger sends takes nothing from a tenant, and no memory.
 	if h.signed, err = in.opt.Signatures.begin(r); err != nil {
-		return Push{}, err
+		return r, leave, err
 	}
-	if r.ContentLength > 0 { // else it counts when it has been read
-		if err := in.rates.take(tenant, r.ContentLength); err != nil {
-			return Push{}, err
+	if h.length = r.ContentLength; h.length > 0 { // else it counts when it has been read
+		if err := in.rates.take(h.tenant, h.length); err != nil {
+			return r, leave, err
 		}
 	}
-	ctx := r.Context()
-	if in.opt.Timeout > 0 {
-		// Not every ResponseWriter has deadlines; the servers of cmd and of the tests do.
-		rc := http.NewResponseController(w)
-		if rc.SetReadDeadline(time.Now().Add(in.opt.Timeout)) == nil {
-			r.Body = &undeadline{r.Body, rc}
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, 2*in.opt.Timeout)
-		defer cancel()
+	if in.opt.Timeout <= 0 {
+		return r, leave, nil
 	}
-	p, err := receive(r.WithContext(ctx), h)
-	if err != nil {
-		return Push{}, err
+	ctx, cancel := context.WithTimeout(r.Context(), 2*in.opt.Timeout)
+	r, give := r.WithContext(ctx), leave
+	// Not every ResponseWriter has deadlines; the servers of cmd and of the tests do.
+	rc := http.NewResponseController(w)
+	if rc.SetReadDeadline(time.Now().Add(in.opt.Timeout)) == nil {
+		r.Body = &undeadline{r.Body, rc}
 	}
-	p.Tenant = tenant
+	return r, func() { cancel(); give() }, nil
+}
+
+// keep hands on a request's profiles. Where one fails the request has failed, unless
+// the protocol can tell of single ones: they may be sent again, as what was kept of them is known by its bytes and counts once.
+func (in *Ingest) keep(ctx context.Context, h *hold, b *batch) error {
+	keyID := ""
 	if h.signed != nil {
 		if !h.signed.finished {
-			return Push{}, errors.New("the route read a signed request's body without checking it")
+			return errors.New("the route read a signed request's body without checking it")
 		}
-		p.SignedBy = h.signed.keyID
+		keyID = h.signed.keyID
 	}
-	if r.ContentLength < 0 {
-		if err := in.rates.take(tenant, int64(len(p.Pprof))); err != nil {
-			return Push{}, err
+	if h.length < 0 {
+		if err := in.rates.take(h.tenant, h.arrived); err != nil {
+			return err
 		}
 	}
-	if err := checkTypes(p.Profile); err != nil {
-		return Push{}, err
+	if err := b.each(func(p *Push) error { return checkTypes(p.Profile) }); err != nil {
+		return err
 	}
-	if err := in.opt.Append(ctx, p); err != nil {
-		return Push{}, err
+	return b.each(func(p *Push) error {
+		p.Tenant, p.SignedBy = h.tenant, keyID
+		return in.opt.Append(ctx, *p)
+	})
+}
+
+// each does something for every profile. One for which it fails for good is left out where that can be told; when all are, that is why the
+// request fails.
+func (b *batch) each(do func(*Push) error) error {
+	kept := b.pushes[:0]
+	for i := range b.pushes {
+		p := b.pushes[i]
+		switch err := do(&p); {
+		case err == nil:
+			kept = append(kept, p)
+		case b.partial && forGood(err):
+			b.left = append(b.left, err)
+		default:
+			return err
+		}
 	}
-	return p, nil
+	if b.pushes = kept; len(kept) == 0 && len(b.left) > 0 {
+		return b.left[0]
+	}
+	return nil
+}
+
+// forGood says that sending the same again will not do.
+func forGood(err error) bool {
+	var f *fault
+	if errors.As(err, &f) {
+		return f.status < 500 && f.status != http.StatusTooManyRequests
+	}
+	return errors.Is(err, ErrInvalid) || errors.Is(err, ErrDenied) || errors.Is(err, profile.ErrCorrupt) || errors.Is(err, profile.ErrTooLarge)
 }
 
 // checkTypes refuses sample types that a profile type's text could not carry.

@@ -299,7 +299,7 @@ func TestRefused(t *testing.T) {
 		{"old", request{path: push + "&from=2026-01-04T11:59:00Z&until=2026-01-04T14:59:00Z", body: raw}, 422, "too_old", "168h"},
 		{"empty", request{path: push}, 400, "empty", "bytes of a profile"},
 		{"garbage", request{path: push, body: []byte("hello, world\n")}, 400, "corrupt_profile", "send pprof"},
-		{"cut gzip", request{path: push, body: gz(raw)[:20]}, 400, "corrupt_profile", "gzip"},
+		{"cut gzip", request{path: push, body: gz(raw)[:20]}, 400, "corrupt_profile", "decompress: unexpected EOF"},
 		{"brotli", request{path: push, body: raw, header: map[string]string{"Content-Encoding": "br"}}, 415, "content_encoding", "gzip"},
 		{"too long", request{path: push, body: make([]byte, 1<<16+1)}, 413, "too_large", "65536"},
 		{"bomb", request{path: push, body: gz(make([]byte, 3<<20))}, 413, "too_large", "2097152"},
@@ -314,8 +314,8 @@ func TestRefused(t *testing.T) {
 		{"not folded", request{path: "/ingest?name=a&format=groups", body: []byte("a;b 1\na;b x\n")}, 400, "corrupt_profile", "line 2"},
 		{"sample rate", request{path: "/ingest?name=a&format=groups&sampleRate=0", body: []byte("a;b 1\n")}, 400, "sample_rate", "from 1"},
 		{"overflow", request{path: "/ingest?name=a&format=groups", body: []byte("a;b 922337203685477580\n")}, 422, "overflow", "64 bits"},
-		{"jfr", request{path: "/ingest?name=a&format=jfr", body: raw}, 415, "format", "jfr"},
-		{"jfr form", request{path: "/ingest?name=a", body: jfrBody, header: ct(jfr)}, 415, "format", "Flight Recorder"},
+		{"jfr", request{path: "/ingest?name=a&format=jfr", body: raw}, 400, "corrupt_profile", "Flight Recorder"},
+		{"jfr form", request{path: "/ingest?name=a", body: jfrBody, header: ct(jfr)}, 400, "corrupt_profile", "Flight Recorder"},
 		{"no boundary", request{path: "/ingest?name=a", body: raw, header: ct("multipart/form-data")}, 400, "multipart", "boundary"},
 		{"no profile", request{path: "/ingest?name=a", body: noProfileBody, header: ct(noProfile)}, 400, "empty", `"profile"`},
 		{"cut form", request{path: "/ingest?name=a", body: cutBody[:len(cutBody)-80], header: ct(cut)}, 400, "multipart", "EOF"},
@@ -683,4 +683,22 @@ func FuzzForm(f *testing.F) {
 			t.Errorf("%d bytes still held", in.InFlightBytes())
 		}
 	})
+}
+
+// serveHTTP2 is a server that speaks HTTP/2 without TLS beside HTTP/1.1, as the one of cmd does: gRPC needs it.
+func serveHTTP2(t testing.TB, o Options) (url string) {
+	t.Helper()
+	in, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	in.Register(mux)
+	srv := httptest.NewUnstartedServer(mux)
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetHTTP1(true)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv.URL
 }

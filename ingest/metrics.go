@@ -22,7 +22,7 @@ func newMetrics(reg prometheus.Registerer, b *budget) (*metrics, error) {
 			Name: "quantra_ingest_bytes_total", Help: "Bytes of the profiles that were kept, as they came.",
 		}, []string{"route"}),
 		rejects: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "quantra_ingest_rejected_total", Help: "Requests that were refused or failed, by the code of their answer.",
+			Name: "quantra_ingest_rejected_total", Help: "Requests, and single profiles of them, that were refused or failed, by the code of their answer.",
 		}, []string{"route", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "quantra_ingest_duration_seconds", Help: "From the first byte of a request to its answer.",
@@ -43,9 +43,11 @@ func newMetrics(reg prometheus.Registerer, b *budget) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) kept(route string, bytes int, d time.Duration) {
-	m.profiles.WithLabelValues(route).Inc()
-	m.bytes.WithLabelValues(route).Add(float64(bytes))
+func (m *metrics) kept(route string, pushes []Push, d time.Duration) {
+	m.profiles.WithLabelValues(route).Add(float64(len(pushes)))
+	for i := range pushes {
+		m.bytes.WithLabelValues(route).Add(float64(len(pushes[i].Pprof)))
+	}
 	m.seconds.WithLabelValues(route).Observe(d.Seconds())
 }
 

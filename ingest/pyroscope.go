@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quantra-l/quantra/ingest/formats"
+	"github.com/quantra-l/quantra/ingest/jfr"
 	"github.com/quantra-l/quantra/profile"
 )
 
@@ -25,101 +28,210 @@ type sampleTypeConfig struct {
 // upload is the parts of a request to /ingest.
 type upload struct {
 	profile, prev []byte // as they came
+	labels        []byte // of a recording's contexts
 	form          bool   // they came in one
 	config        map[string]sampleTypeConfig
 }
 
 // receivePyroscope reads what Pyroscope's clients send to /ingest.
-func (in *Ingest) receivePyroscope(r *http.Request, h *hold) (Push, error) {
+func (in *Ingest) receivePyroscope(r *http.Request, h *hold) (b batch, err error) {
 	q, err := queryOf(r)
 	if err != nil {
-		return Push{}, err
+		return b, err
 	}
 	app, tags, err := parseAppName(q["name"])
 	if err != nil {
-		return Push{}, err
+		return b, err
 	}
 	now := in.opt.Now()
 	from, err := looseTime("from", q["from"], now)
 	if err != nil {
-		return Push{}, err
+		return b, err
 	}
 	until, err := looseTime("until", q["until"], now)
 	if err != nil {
-		return Push{}, err
+		return b, err
 	}
-	u, err := in.readUpload(r, h, q["format"])
+	u, format, err := in.readUpload(r, h, q["format"])
 	if err != nil {
-		return Push{}, err
+		return b, err
 	}
-	var p Push
-	asText := q["format"] == "groups" || q["format"] == "folded" || q["format"] == "lines"
-	if !asText {
-		err = in.pyroscopePprof(r, h, &p, u)
-		// Pyroscope's default is text. What is neither is told of as pprof.
-		asText = q["format"] == "" && !u.form && errors.Is(err, profile.ErrCorrupt) && !packed(u.profile)
+	if b.pushes, err = in.pyroscopeProfiles(r.Context(), h, u, format, &app, q); err != nil {
+		return b, err
 	}
-	if asText {
-		textErr := in.pyroscopeText(h, &p, u, &app, q)
-		if err == nil || !errors.Is(textErr, profile.ErrCorrupt) {
-			err = textErr
-		}
-	}
+	labels, err := labelsOf(tagLabels(app, tags))
 	if err != nil {
-		return Push{}, err
-	}
-	if p.Labels, err = labelsOf(tagLabels(app, tags)); err != nil {
-		return Push{}, err
+		return b, err
 	}
 	if !from.Before(until) {
 		// The Go SDK rounds its times when it is flushed, so a window may end
 		// where it began, or before. The profile knows better.
 		from, until = time.Time{}, time.Time{}
 	}
-	p.From, p.To, err = in.window(from, until, p.Profile)
-	return p, err
+	for i := range b.pushes {
+		p := &b.pushes[i]
+		p.Labels = labels
+		if p.From, p.To, err = in.window(from, until, p.Profile); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+// pyroscopeProfiles reads an upload in its format, and takes what it measures off app where the format does not say.
+func (in *Ingest) pyroscopeProfiles(ctx context.Context, h *hold, u upload, format string, app *string, q map[string]string) ([]Push, error) {
+	switch format {
+	case "jfr":
+		return in.recording(ctx, h, u, q["sampleRate"])
+	case "", "pprof":
+		var p Push
+		err := in.pyroscopePprof(ctx, h, &p, u)
+		// Pyroscope's default is text. What is neither is told of as pprof.
+		if format == "pprof" || u.form || packed(u.profile) || !errors.Is(err, profile.ErrCorrupt) {
+			return []Push{p}, err
+		}
+		text, textErr := in.pyroscopeStacks(ctx, h, u.profile, "groups", app, q)
+		if textErr != nil && errors.Is(textErr, profile.ErrCorrupt) {
+			return nil, err
+		}
+		return text, textErr
+	}
+	return in.pyroscopeStacks(ctx, h, u.profile, format, app, q)
 }
 
 // pyroscopePprof reads the upload as pprof.
-func (in *Ingest) pyroscopePprof(r *http.Request, h *hold, p *Push, u upload) (err error) {
+func (in *Ingest) pyroscopePprof(ctx context.Context, h *hold, p *Push, u upload) (err error) {
 	p.Pprof = u.profile
-	if p.Profile, err = in.decode(r.Context(), h, u.profile); err != nil {
+	if p.Profile, err = in.decode(ctx, h, u.profile); err != nil {
+		return err
+	}
+	if err := in.subtractPrevious(ctx, h, p, u); err != nil {
+		return err
+	}
+	if err := modelled(h, p); err != nil {
 		return err
 	}
 	p.Name = pyroscopeName(p.Profile, u.config)
-	return in.subtractPrevious(r, h, p, u)
+	return nil
 }
 
-// pyroscopeText reads the upload as folded stacks, and takes what they measure off app.
-func (in *Ingest) pyroscopeText(h *hold, p *Push, u upload, app *string, q map[string]string) (err error) {
-	name, m := splitMeasure(*app)
-	if p.Profile, err = in.parseFolded(h, u.profile, q["format"] == "lines", m, q["sampleRate"]); err != nil {
-		return err
+// stacksCost is how much memory stacks take when they are decoded, for each byte of trie, tree or speedscope.
+const stacksCost = 16
+
+// pyroscopeStacks reads an upload in a format that has stacks and numbers, and does not say what they are.
+func (in *Ingest) pyroscopeStacks(ctx context.Context, h *hold, b []byte, format string, app *string, q map[string]string) ([]Push, error) {
+	name, m := measureOf(*app, q["units"])
+	done, err := in.decoding(ctx)
+	if err != nil {
+		return nil, err
 	}
-	p.Name, p.Pprof, *app = m.name, p.Profile.AppendPprof(nil), name
-	return h.grow(int64(len(p.Pprof)))
+	defer done()
+	p := Push{Name: m.name}
+	if format == "groups" || format == "folded" || format == "lines" {
+		p.Profile, err = in.parseFolded(h, b, format == "lines")
+	} else if err = h.grow(stacksCost * int64(len(b))); err == nil {
+		switch format {
+		case "trie":
+			p.Profile, err = formats.ParseTrie(b, in.opt.Limits)
+		case "tree":
+			p.Profile, err = formats.ParseTree(b, in.opt.Limits)
+		default:
+			p.Profile, err = formats.ParseSpeedscope(b, in.opt.Limits)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := measured(p.Profile, m, q["sampleRate"]); err != nil {
+		return nil, err
+	}
+	if p.Profile.SampleTypes[0] == measures["alloc_space"].sample {
+		p.Name = measures["alloc_space"].name
+	}
+	*app = name
+	return []Push{p}, encoded(h, &p)
 }
 
-// readUpload takes a body apart: a multipart form as Pyroscope's SDKs send it, or a bare profile.
-func (in *Ingest) readUpload(r *http.Request, h *hold, format string) (upload, error) {
-	switch format {
-	case "", "pprof", "groups", "folded", "lines":
-	default:
-		return upload{}, faultf(http.StatusUnsupportedMediaType, "format", "format=%.40q is not understood: send pprof, groups (folded stacks) or lines", format)
+// recordingCost is how much memory a recording's constants and stacks take, for each byte.
+const recordingCost = 8
+
+// recording reads an upload of Java's Flight Recorder: several profiles.
+func (in *Ingest) recording(ctx context.Context, h *hold, u upload, rate string) (out []Push, err error) {
+	plain := func(b []byte) ([]byte, error) {
+		if !packed(b) {
+			return b, nil
+		}
+		return undo(h, "gzip", b, in.opt.Limits.Decoded, false)
 	}
+	hz, err := rateOf(rate)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := plain(u.profile)
+	if err != nil {
+		return nil, err
+	}
+	o := jfr.Options{Rate: hz, Limits: in.opt.Limits}
+	if len(u.labels) > 0 {
+		b, err := plain(u.labels)
+		if err != nil {
+			return nil, err
+		}
+		if err := h.grow(recordingCost * int64(len(b))); err != nil {
+			return nil, err
+		}
+		if o.Contexts, err = jfr.ParseContexts(b); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.grow(recordingCost * int64(len(raw))); err != nil {
+		return nil, err
+	}
+	done, err := in.decoding(ctx)
+	if err != nil {
+		return nil, err
+	}
+	named, err := jfr.Parse(raw, o)
+	done()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range named {
+		p := Push{Name: n.Name, Profile: n.Profile}
+		if err := encoded(h, &p); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// readUpload takes a body apart: a multipart form as Pyroscope's SDKs send it, or a bare profile. It tells the format as well, "" where nobody says.
+func (in *Ingest) readUpload(r *http.Request, h *hold, format string) (upload, string, error) {
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if format == "" { // old clients say it here
+		switch _, suffix, _ := strings.Cut(kind, "+"); suffix {
+		case "trie", "tree":
+			format = suffix
+		}
+	}
+	switch format {
+	case "", "pprof", "groups", "folded", "lines", "trie", "tree", "speedscope", "jfr":
+	default:
+		return upload{}, "", faultf(http.StatusUnsupportedMediaType, "format", "format=%.40q is not understood: send pprof, jfr, speedscope, trie, tree, groups (folded stacks) or lines", format)
+	}
 	if err != nil || !strings.HasPrefix(kind, "multipart/") {
-		b, err := in.body(r, h, false)
-		return upload{profile: b}, err
+		b, err := in.body(r, h, format != "" && format != "pprof")
+		return upload{profile: b}, format, err
 	}
 	if params["boundary"] == "" {
-		return upload{}, faultf(http.StatusBadRequest, "multipart", "Content-Type %s has no boundary", kind)
+		return upload{}, "", faultf(http.StatusBadRequest, "multipart", "Content-Type %s has no boundary", kind)
 	}
 	b, err := in.body(r, h, true)
 	if err != nil {
-		return upload{}, err
+		return upload{}, "", err
 	}
-	return readForm(h, b, params["boundary"])
+	return readForm(h, b, params["boundary"], format)
 }
 
 // maxParts is more than any client sends: a form has 3 fields that mean something.
@@ -129,8 +241,8 @@ const maxParts = 16
 const maxConfig = 64 << 10
 
 // readForm reads the fields of a form; those it does not know are left out.
-func readForm(h *hold, body []byte, boundary string) (upload, error) {
-	u := upload{form: true}
+func readForm(h *hold, body []byte, boundary, format string) (u upload, _ string, err error) {
+	u.form = true
 	bad := func(err error) error {
 		return faultf(http.StatusBadRequest, "multipart", "the multipart form cannot be read: %v", err)
 	}
@@ -141,51 +253,53 @@ func readForm(h *hold, body []byte, boundary string) (upload, error) {
 			break
 		}
 		if err != nil {
-			return u, bad(err)
+			return u, "", bad(err)
 		}
 		if n == maxParts {
-			return u, faultf(http.StatusBadRequest, "multipart", "the form has more than %d fields", maxParts)
+			return u, "", faultf(http.StatusBadRequest, "multipart", "the form has more than %d fields", maxParts)
 		}
 		name := part.FormName()
 		switch name {
-		case "profile", "prev_profile", "sample_type_config":
+		case "profile", "prev_profile", "sample_type_config", "labels":
 		case "jfr":
-			return u, faultf(http.StatusUnsupportedMediaType, "format", "Java Flight Recorder data is not understood: send pprof")
+			format = "jfr"
 		default:
 			continue
 		}
 		b, err := h.read(part, -1, int64(len(body)))
 		var f *fault
 		if errors.As(err, &f) {
-			return u, f
+			return u, "", f
 		}
 		if err != nil {
-			return u, bad(err)
+			return u, "", bad(err)
 		}
 		switch name {
-		case "profile":
+		case "profile", "jfr":
 			u.profile = b
+		case "labels":
+			u.labels = b
 		case "prev_profile":
 			u.prev = b
 		default:
 			if len(b) > maxConfig {
-				return u, faultf(http.StatusBadRequest, "sample_type_config", "sample_type_config has %d bytes, the limit is %d", len(b), maxConfig)
+				return u, "", faultf(http.StatusBadRequest, "sample_type_config", "sample_type_config has %d bytes, the limit is %d", len(b), maxConfig)
 			}
 			if err := json.Unmarshal(b, &u.config); err != nil {
-				return u, faultf(http.StatusBadRequest, "sample_type_config", "sample_type_config is not the JSON it must be: %v", err)
+				return u, "", faultf(http.StatusBadRequest, "sample_type_config", "sample_type_config is not the JSON it must be: %v", err)
 			}
 		}
 	}
 	if len(u.profile) == 0 {
-		return u, faultf(http.StatusBadRequest, "empty", "the form has no field \"profile\", or an empty one: put the bytes of a pprof profile there")
+		return u, "", faultf(http.StatusBadRequest, "empty", "the form has no field \"profile\", or an empty one: put the bytes of a pprof profile there")
 	}
-	return u, nil
+	return u, format, nil
 }
 
 // subtractPrevious makes a profile that counts since the start of its process
 // one of its window alone, from the one before that came with it. Old SDKs send the
 // two; newer ones subtract themselves.
-func (in *Ingest) subtractPrevious(r *http.Request, h *hold, p *Push, u upload) error {
+func (in *Ingest) subtractPrevious(ctx context.Context, h *hold, p *Push, u upload) error {
 	columns := make([]int, 0, len(p.Profile.SampleTypes))
 	for i, t := range p.Profile.SampleTypes {
 		c, known := u.config[t.Type]
@@ -203,7 +317,7 @@ func (in *Ingest) subtractPrevious(r *http.Request, h *hold, p *Push, u upload) 
 		return faultf(http.StatusUnprocessableEntity, "cumulative",
 			"sample type %q counts since the start of the process; send the difference of two profiles, or the one before as prev_profile", p.Profile.SampleTypes[columns[0]].Type)
 	}
-	prev, err := in.decode(r.Context(), h, u.prev)
+	prev, err := in.decode(ctx, h, u.prev)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/grafana/pyroscope-go"
 
+	"github.com/quantra-l/quantra/ingest/clienttest"
 	"github.com/quantra-l/quantra/profile"
 )
 
@@ -141,6 +142,7 @@ func TestPyroscopeSDK(t *testing.T) {
 	if !got.worked {
 		t.Error("the function at work is in no CPU profile")
 	}
+	clienttest.Record(t, clienttest.Row{Protocol: "Pyroscope /ingest, pprof", Client: "github.com/grafana/pyroscope-go", Version: "1.4.3", Sent: "this process's own profiles of every kind", Seen: strings.Join(want, " ")})
 }
 
 func checkSDKPush(t *testing.T, name string, p Push) {

@@ -110,7 +110,7 @@ func newPooled(t *testing.T) *pooled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), log)
+	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, nil, openSigning(door.who, e.share, door.began), log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,10 +37,12 @@ type upOptions struct {
 	prices         string
 	machines       string
 	policy         string
-	auditKey       string
+	audit          auditOptions
+	scrape         string
 	url            string
 	integrity      bool
 	integrityRules string
+	node           upNodeOptions
 	guard          guardOptions
 	seats          seatOptions
 	access         accessOptions
@@ -91,13 +93,15 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md; it is read again when it changes")
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
+	f.StringVar(&o.scrape, "scrape", "", "`file` of targets whose net/http/pprof is fetched, found as Prometheus finds them: docs/scrape.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
-	f.StringVar(&o.auditKey, "audit-key", "", "`file` of the key that signs the audit log, made if it is missing; never in the log's folder: docs/audit.md (default: quantra/audit.key in the user's configuration)")
+	o.audit.flags(cmd)
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.guard.flags(cmd)
 	f.BoolVar(&o.integrity, "integrity", false, "watch files by the baseline in the data folder, which is made of this program, its keys and the files named here if there is none: docs/integrity.md")
 	f.StringVar(&o.integrityRules, "integrity-rules", "", "`file` of rules that say how bad a change of a file is (implies --integrity)")
 	o.seats.flags(cmd)
+	o.node.flags(cmd)
 	o.access.flags(cmd)
 	o.tls.flags(cmd)
 	o.engine.flags(cmd)
@@ -118,7 +122,7 @@ type given struct {
 
 func (a *app) readGiven(o upOptions) (*given, error) {
 	g := &given{upOptions: o}
-	err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo))
+	err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo), o.audit.check())
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +172,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	audit, err := openAuditLog(g.dir, o.auditKey, g.log)
+	audit, err := openAuditLog(g.dir, o.audit.key, g.log)
 	if err != nil {
 		return err
 	}
@@ -178,32 +182,43 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, door.close()) }()
+	node, err := g.openNode(ctx, door)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
 	base := baseURL(addr, g.secured != nil)
 	g.rules.link, g.rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
-	all, err := assemble(e, o, g.rules, g.changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), g.log)
+	all, err := assemble(e, o, g.rules, g.changes, audit, door.guard, door.who, node, openSigning(door.who, e.share, door.began), g.log)
 	if err != nil {
 		return err
 	}
 	// All of these end after the server has, and before the store.
 	defer door.work(ctx, g.log)()
-	stopFiles, err := watchOwnFiles(ctx, g.dir, o, audit, g.log)
+	hourly := time.NewTicker(time.Hour)
+	defer hourly.Stop()
+	defer inBackground(ctx, audit.keepAudit(o.audit, time.Now, hourly.C))()
+	stopFiles, err := watchOwnFiles(ctx, g.dir, o, audit, newFileAlerts(g.rules.alerts.get, cmp.Or(o.url, base), all.registry, g.log), g.log)
 	if err != nil {
 		return err
 	}
 	defer stopFiles()
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
+	if all.scraper != nil {
+		defer inBackground(ctx, all.scraper.Run)()
+	}
 	stopChallenges, err := g.secured.challenges(ctx, o.tls.acmeHTTP, g.log)
 	if err != nil {
 		return err
 	}
 	defer stopChallenges()
 	a.warnOfReach(addr, o)
-	return a.serve(ctx, g, ln, base, e, door, all)
+	return a.serve(ctx, g, ln, base, e, door, node, all)
 }
 
 // serve answers on ln until ctx ends.
-func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string, e *engine, door *door, all *parts) (err error) {
+func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string, e *engine, door *door, node *runningNode, all *parts) (err error) {
 	srv := newHTTPServer(all, g.log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
@@ -229,7 +244,7 @@ func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string,
 	if err != nil {
 		return err
 	}
-	if err := writeReady(a.stdout, base, link, g.dir, e, g.upOptions); err != nil {
+	if err := writeReady(a.stdout, base, link, g.dir, e, node, g.upOptions); err != nil {
 		return err
 	}
 	select {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -19,6 +20,7 @@ import (
 	"github.com/quantra-l/quantra/analyze/sched"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/ingest/scrape"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
@@ -34,10 +36,12 @@ type parts struct {
 	agents    *fleet.Fleet // to be closed when the server stops
 	watcher   *watch.Watcher
 	optimizer *optimize.Runner
+	registry  *prometheus.Registry // of what has figures and begins later
+	scraper   *scrape.Scraper      // nil where nothing is scraped
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
-func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
+func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, node *runningNode, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -46,6 +50,9 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		newStatsCollector("quantra_store_", db.Stats, storeMetrics),
 		newStatsCollector("quantra_audit_", audit.stats, auditMetrics),
 	)
+	if node != nil {
+		registry.MustRegister(node.registry)
+	}
 	if e.clickhouse != nil {
 		registry.MustRegister(newStatsCollector("quantra_clickhouse_", e.clickhouse.Stats, clickhouseMetrics))
 	} else {
@@ -91,14 +98,28 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	for _, path := range []string{optimize.ChangesPath, optimize.IncidentsPath} {
 		routes[path], routes[path+"/"] = acts, acts
 	}
+	routes[nodePath] = node.page(log)
+	scraper, err := openScraper(o.scrape, in, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	var profileNow func(ctx context.Context, tenant, service, kind string, d time.Duration) (int, error)
+	if scraper != nil {
+		profileNow = scraper.Now
+	}
+	targets := scraped(scraper, log)
+	routes[scrape.TargetsPath], routes[scrape.TargetsPath+"/"] = targets, targets
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
+	routes[auditPath+"/"] = audit.handler(o.audit.archive, log)
 	ui, err := web.New(web.Options{
 		Store: db,
 		Allow: allowQuestions(who),
 		Ready: func() error { // what is stuck is no reason to start the process anew
 			return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy(), audit.Healthy())
 		},
+		ProfileNow: profileNow,
+
 		Hosts:    o.hosts,
 		Routes:   routes,
 		Version:  readBuild().Version,
@@ -113,7 +134,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper}, nil
 }
 
 // analysis is by what findings are priced and told: files that are read again when they change.

@@ -211,7 +211,7 @@ func (s *Service) settled(p peer.ID, epoch, seq uint64, code byte) {
 	case 0:
 		s.m.acked.Inc()
 		s.ledger.finished(p, epoch, seq, doneAcked)
-	case codeCorrupt:
+	case codeNever:
 		s.o.Log.Warn("a message was refused for good and is given up", "peer", p, "id", messageID(s.self, p, epoch, seq))
 		s.ledger.finished(p, epoch, seq, doneRefused)
 	default:

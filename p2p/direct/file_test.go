@@ -80,6 +80,7 @@ type breaks struct {
 	io.ReadSeeker
 	left  int
 	seeks int
+	saved func() // waits until the receiver has made something durable
 }
 
 var errBroken = errors.New("the line broke")
@@ -92,6 +93,7 @@ func (b *breaks) Seek(off int64, whence int) (int64, error) {
 func (b *breaks) Read(p []byte) (int, error) {
 	if b.seeks > 0 {
 		if b.left <= 0 {
+			b.saved()
 			return 0, errBroken
 		}
 		p = p[:min(len(p), b.left)]
@@ -103,6 +105,15 @@ func (b *breaks) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// saves waits until there is a state in a folder.
+func saves(t *testing.T, dir string) func() {
+	return func() {
+		waitFor(t, func() bool {
+			return slices.ContainsFunc(names(t, dir), func(n string) bool { return strings.HasSuffix(n, ".state") })
+		})
+	}
+}
+
 // TestResume: a transfer that broke off goes on where it was, the hash is of all, and the name appears at the end.
 func TestResume(t *testing.T) {
 	a, b, dir := filePair(t, nil)
@@ -110,7 +121,7 @@ func TestResume(t *testing.T) {
 	const every = 300_000
 	b.files.every = every
 	want := content(2*every + 12345)
-	if err := a.SendFile(ctx, b.self, "big", &breaks{ReadSeeker: bytes.NewReader(want), left: every + 100_000}, nil); !errors.Is(err, errBroken) {
+	if err := a.SendFile(ctx, b.self, "big", &breaks{ReadSeeker: bytes.NewReader(want), left: every + 100_000, saved: saves(t, dir)}, nil); !errors.Is(err, errBroken) {
 		t.Fatal(err)
 	}
 	waitFor(t, func() bool { b.files.mu.Lock(); defer b.files.mu.Unlock(); return len(b.files.parts) == 0 })
@@ -148,7 +159,7 @@ func TestPartDamaged(t *testing.T) {
 		func(part, state string) error { return os.Remove(part) },
 		func(part, state string) error { return os.Remove(state) },
 	} {
-		if err := a.SendFile(ctx, b.self, "big", &breaks{ReadSeeker: bytes.NewReader(want), left: len(want) - 10}, nil); !errors.Is(err, errBroken) {
+		if err := a.SendFile(ctx, b.self, "big", &breaks{ReadSeeker: bytes.NewReader(want), left: len(want) - 10, saved: saves(t, dir)}, nil); !errors.Is(err, errBroken) {
 			t.Fatal(err)
 		}
 		waitFor(t, func() bool { b.files.mu.Lock(); defer b.files.mu.Unlock(); return len(b.files.parts) == 0 })

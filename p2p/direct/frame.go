@@ -30,10 +30,10 @@ const (
 
 // Codes of refusals.
 const (
-	codeDenied  = 1 // no right to
-	codeBusy    = 2 // not now: full, or something failed
-	codeCorrupt = 3 // never
-	codeFailed  = 4 // the one who answers says so, in words
+	codeDenied = 1 // no right to
+	codeBusy   = 2 // not now: full, or something failed
+	codeNever  = 3 // never: it is damaged, or for a group that one of the two is not in
+	codeFailed = 4 // the one who answers says so, in words
 )
 
 // maxReason is what is said in words, in bytes.

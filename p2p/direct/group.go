@@ -194,7 +194,7 @@ func (l *ledger) wire(p *pending) []byte {
 }
 
 // kept turns the body of a group's message or list as it came into what is kept of it, and the list where it is newer than ours. The
-// error is ErrDenied where the sender is no member.
+// error is ErrNotMember where the sender or we are none.
 func (l *ledger) kept(from peer.ID, e *envelope) (body, raw []byte, err error) {
 	s := scan{b: e.body}
 	given := e.body
@@ -218,7 +218,7 @@ func (l *ledger) kept(from peer.ID, e *envelope) (body, raw []byte, err error) {
 	case known == nil && full != nil:
 		return nil, nil, full
 	case known == nil && !g.Has(l.self):
-		return nil, nil, fmt.Errorf("%w: we are not in the group %s", ErrDenied, g.ID)
+		return nil, nil, fmt.Errorf("%w: %s", ErrNotMember, g.ID)
 	case known == nil || g.Version > known.Version:
 		raw = g.raw
 	default:
@@ -229,7 +229,7 @@ func (l *ledger) kept(from peer.ID, e *envelope) (body, raw []byte, err error) {
 		return body, raw, nil
 	}
 	if !now.Has(from) || !now.Has(l.self) {
-		return nil, nil, fmt.Errorf("%w: %s is not in the group %s any more, or we are not", ErrDenied, from, g.ID)
+		return nil, nil, fmt.Errorf("%w: %s, or %s is not any more", ErrNotMember, g.ID, from)
 	}
 	return append(body, content...), raw, nil
 }
@@ -324,16 +324,23 @@ func (s *Service) ChangeGroup(ctx context.Context, id GroupID, add, remove []pee
 	return s.publish(ctx, l, append(slices.Clone(was.Members), l.Members...))
 }
 
-// publish keeps a list and sends it.
+// publish keeps a list and sends it. Who has no room for it is passed over: what waits for that member has the newest list with it anyway,
+// and a member that is away for good must not keep the owner from removing it.
 func (s *Service) publish(ctx context.Context, l *list, to []peer.ID) (Group, error) {
 	if err := s.ledger.note(ctx, recList, l.raw); err != nil {
 		return Group{}, err
 	}
-	_, err := s.fanOut(ctx, to, kindList, l.ID[:])
-	return l.Group, err
+	slices.Sort(to)
+	for _, p := range slices.Compact(to) {
+		if err := s.fanOut(ctx, []peer.ID{p}, kindList, l.ID[:]); err != nil {
+			s.o.Log.Warn("a group's list was not sent to a member", "group", l.ID, "peer", p, "error", err)
+		}
+	}
+	return l.Group, nil
 }
 
-// SendGroup sends a message to all members of a group, to each by itself. It returns its id when it is durable for all of them.
+// SendGroup sends a message to all members of a group, to each by itself. It returns its id when it is durable for all of them. Where
+// there is no room for what one of them has not acknowledged it goes to none, and the error names that member.
 func (s *Service) SendGroup(ctx context.Context, id GroupID, body []byte) (string, error) {
 	if len(body) > MaxMessage {
 		return "", fmt.Errorf("a message of %d bytes, of at most %d: larger things are files", len(body), MaxMessage)
@@ -344,28 +351,31 @@ func (s *Service) SendGroup(ctx context.Context, id GroupID, body []byte) (strin
 	}
 	var content [contentSize]byte
 	rand.Read(content[:])
+	if len(g.Members) == 1 {
+		return "", fmt.Errorf("there is nobody else in the group %s", id)
+	}
 	b := append(append(bytes.Clone(id[:]), content[:]...), body...)
-	_, err := s.fanOut(ctx, g.Members, kindGroup, b)
-	return hex.EncodeToString(content[:]), err
+	if err := s.fanOut(ctx, g.Members, kindGroup, b); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(content[:]), nil
 }
 
-// fanOut sends one body to several peers, but not to us.
-func (s *Service) fanOut(ctx context.Context, to []peer.ID, kind byte, body []byte) ([]pending, error) {
-	to = slices.Clone(to)
-	slices.Sort(to)
+// fanOut sends one body to several peers, each named once, but not to us.
+func (s *Service) fanOut(ctx context.Context, to []peer.ID, kind byte, body []byte) error {
 	var out []outgoing
-	for _, p := range slices.Compact(to) {
+	for _, p := range to {
 		if p != s.self {
 			out = append(out, outgoing{p, kind, body})
 		}
 	}
-	made, err := s.ledger.send(ctx, out, s.o.Now())
+	_, err := s.ledger.send(ctx, out, s.o.Now())
 	if err == nil {
 		for _, o := range out {
 			s.rouse(o.to)
 		}
 	}
-	return made, err
+	return err
 }
 
 // GroupHistory is the last messages of a group, the oldest first.

@@ -22,7 +22,8 @@ type Message struct {
 	// Index numbers what was received: it rises, and a message has the same one however often it is delivered. It is 0 for what we sent.
 	Index   uint64
 	Body    []byte
-	Pending bool // of what we sent: not acknowledged yet
+	Pending bool // of what we sent to one peer: not acknowledged yet
+	GivenUp bool // of what we sent to one peer: it was not there in time, or takes it never
 }
 
 // messageOf is what a record of a message says.
@@ -52,8 +53,9 @@ func (l *ledger) history(limit int, count func(*segment) int, keep func(*rec) bo
 	}
 	l.mu.Unlock()
 	var out []Message // the newest first
+	given := map[sequence]bool{}
 	for _, s := range slices.Backward(segs) {
-		found, err := l.scan(s, keep)
+		found, err := l.scan(s, keep, given)
 		if errors.Is(err, fs.ErrNotExist) {
 			break // it was removed meanwhile, and those before it
 		} else if err != nil {
@@ -70,8 +72,15 @@ func (l *ledger) history(limit int, count func(*segment) int, keep func(*rec) bo
 	return out, nil
 }
 
-// scan is the messages of a segment.
-func (l *ledger) scan(s segment, keep func(*rec) bool) (out []Message, err error) {
+// sequence names a message of ours.
+type sequence struct {
+	to         peer.ID
+	epoch, seq uint64
+}
+
+// scan is the messages of a segment. given has those that were given up by what later segments say, and gets those of this one.
+func (l *ledger) scan(s segment, keep func(*rec) bool, given map[sequence]bool) (out []Message, err error) {
+	var of []sequence // of each message
 	f, err := l.fs.Open(l.path(s.number))
 	if err != nil {
 		return nil, err
@@ -91,11 +100,14 @@ func (l *ledger) scan(s segment, keep func(*rec) bool) (out []Message, err error
 			return nil, fmt.Errorf("%w: the frame at byte %d: %w", ErrCorrupt, at, err)
 		}
 		err = decodeRecords(plain, func(r *rec) error {
+			if r.typ == recDone && r.how != doneAcked {
+				given[sequence{r.peer, r.epoch, r.seq}] = true
+			}
 			if (r.typ == recReceived || r.typ == recSent && r.flags&flagCarried == 0) && r.kind != kindList && keep(r) {
 				m := messageOf(r, l.self)
-				m.Pending = r.typ == recSent && l.isPending(r)
+				m.Pending = r.typ == recSent && r.kind == kindMessage && l.isPending(r)
 				m.Body = slices.Clone(m.Body)
-				out = append(out, m)
+				out, of = append(out, m), append(of, sequence{r.peer, r.epoch, r.seq})
 			}
 			return nil
 		})
@@ -103,6 +115,9 @@ func (l *ledger) scan(s segment, keep func(*rec) bool) (out []Message, err error
 			return nil, err
 		}
 		at += int64(size)
+	}
+	for i := range out {
+		out[i].GivenUp = out[i].From == l.self && out[i].Group == GroupID{} && given[of[i]]
 	}
 	return out, nil
 }

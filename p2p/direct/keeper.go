@@ -126,7 +126,7 @@ func openKeeper(f vfs.FS, dir string, most int64, now func() time.Time) (*keeper
 		k.used += one.size
 		k.next = max(k.next, n+1)
 	}
-	return k, nil
+	return k, f.SyncDir(dir) // names of renames that were never synced
 }
 
 // put keeps sealed bytes. It returns when they are on disk.

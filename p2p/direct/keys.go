@@ -138,6 +138,10 @@ func openKeyring(f vfs.FS, dir string, k seal.Key, box *seal.Box, now time.Time)
 			return nil, fmt.Errorf("%s: %w", filepath.Join(dir, keysName), err)
 		}
 	}
+	// The name may be that of a rename that was never synced.
+	if err := f.SyncDir(dir); err != nil {
+		return nil, err
+	}
 	return r, r.turn(now)
 }
 

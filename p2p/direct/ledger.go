@@ -476,6 +476,9 @@ func (l *ledger) apply(plain []byte, seg *segment) error {
 			if ch := l.channels[r.peer]; ch != nil && ch.epoch == r.epoch {
 				l.drop(ch, r.seq)
 			}
+			if r.how != doneAcked {
+				seg.peers[r.peer]++ // history looks here for what was given up
+			}
 		case recReceived:
 			l.applyReceived(r, seg)
 		case recShown:
@@ -591,9 +594,6 @@ func (l *ledger) applyReceived(r *rec, seg *segment) {
 		return
 	}
 	seg.count(r)
-	if r.index <= l.shown {
-		return
-	}
 	r.body = bytes.Clone(r.body)
 	m := messageOf(r, l.self)
 	l.inbox = append(l.inbox, inboxEntry{m, seg.number})

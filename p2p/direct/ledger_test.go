@@ -125,6 +125,10 @@ func story(a, b *ledger, r *reader, from int, acked *[]string) (next int, err er
 	return crashMessages, errors.Join(a.fault, b.fault)
 }
 
+// killed is the seed with which it is not the power that fails, but the process that dies: what it has written and not synced is there when
+// the next one starts, and is on no disk.
+const killed = 2
+
 // TestCrashEverywhere: the power of one side fails at each operation of its disk in turn. After it is there again each message whose Send
 // has returned is shown once, and no other more than once.
 func TestCrashEverywhere(t *testing.T) {
@@ -140,7 +144,7 @@ func crashEverywhere(t *testing.T, side string) {
 		if n > 5000 {
 			t.Fatal("it does not end")
 		}
-		for seed := range uint64(2) {
+		for seed := range uint64(3) {
 			cut = crashAt(t, side, n, seed)
 		}
 	}
@@ -188,7 +192,9 @@ func crashAt(t *testing.T, side string, n int, seed uint64) (cut bool) {
 	if seed > 0 {
 		rng = rand.New(rand.NewPCG(uint64(n), seed))
 	}
-	mems[failing] = mems[failing].Crash(rng)
+	if seed < killed {
+		mems[failing] = mems[failing].Crash(rng)
+	}
 	for i, l := range ledgers {
 		if l != nil {
 			_ = l.close()
@@ -221,6 +227,23 @@ func crashAt(t *testing.T, side string, n int, seed uint64) (cut bool) {
 		if !slices.Contains(got, body) {
 			t.Fatalf("%s: %q was acknowledged and never shown; shown were %q", where, body, got)
 		}
+	}
+	// And all of that is on disk.
+	next2 := ledgers[0].channels[idB].next
+	top := ledgers[1].top(idA, ledgers[0].channels[idB].epoch)
+	for i, l := range ledgers {
+		if err := l.close(); err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+		if ledgers[i], err = disk(t, mems[i].Crash(nil), l.self, tiny); err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+	}
+	if _, found := ledgers[0].unsure(idB); found != next2 || ledgers[0].count(idB) != 0 {
+		t.Fatalf("%s: the sender goes on with %d, not with %d", where, found, next2)
+	}
+	if got := ledgers[1].top(idA, ledgers[0].channels[idB].epoch); got != top {
+		t.Fatalf("%s: the recipient has %d, not %d", where, got, top)
 	}
 	for _, l := range ledgers {
 		if err := l.close(); err != nil {
@@ -495,6 +518,33 @@ func TestBounds(t *testing.T) {
 	}
 	if err := receive(windowSize+1, 65); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestExpire: what was not acknowledged in time is given up, and history says so, also after a restart.
+func TestExpire(t *testing.T) {
+	mem := vfs.NewMem()
+	a, err := disk(t, mem, idA, limits{outbox: 1 << 20, perPeer: 1 << 20, inbox: 1 << 20, history: 1 << 20, age: 1000 * time.Hour, segment: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, at := range []time.Time{birth.Add(-2 * time.Hour), birth.Add(-time.Hour), birth} {
+		if _, err := a.send(context.Background(), []outgoing{{idB, kindMessage, fmt.Append(nil, i)}}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := a.expire(birth.Add(-time.Minute)); n != 2 {
+		t.Fatal(n)
+	}
+	if err := a.close(); err != nil {
+		t.Fatal(err)
+	}
+	if a, err = disk(t, mem.Crash(nil), idA, tiny); err != nil {
+		t.Fatal(err)
+	}
+	h, err := a.peerHistory(idB, 10)
+	if err != nil || len(h) != 3 || !h[0].GivenUp || !h[1].GivenUp || h[2].GivenUp || h[0].Pending || !h[2].Pending {
+		t.Fatalf("%+v %v", h, err)
 	}
 }
 

@@ -497,7 +497,7 @@ func TestGroup(t *testing.T) {
 	}
 	e := envelope{kind: kindGroup, body: append(append([]byte{0, byte(len(old.raw))}, old.raw...), make([]byte, contentSize+3)...)}
 	e.body[0], e.body[1] = byte(len(old.raw)>>8), byte(len(old.raw))
-	if _, _, err := s[1].ledger.kept(s[2].self, &e); !errors.Is(err, ErrDenied) {
+	if _, _, err := s[1].ledger.kept(s[2].self, &e); !errors.Is(err, ErrNotMember) || codeOf(err) != codeNever {
 		t.Fatal(err)
 	}
 	h, err := s[1].GroupHistory(g.ID, 10)

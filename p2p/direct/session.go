@@ -447,7 +447,7 @@ func (x *session) answered(kind byte, id uint64, payload []byte) error {
 
 // refusal is the error that a code stands for.
 func refusal(p peer.ID, code byte, why string) error {
-	of := map[byte]error{codeDenied: ErrDenied, codeBusy: ErrUnavailable, codeCorrupt: ErrCorrupt, codeFailed: errAnswer}[code]
+	of := map[byte]error{codeDenied: ErrDenied, codeBusy: ErrUnavailable, codeNever: ErrCorrupt, codeFailed: errAnswer}[code]
 	if of == nil {
 		of = ErrUnavailable
 	}
@@ -462,8 +462,8 @@ func codeOf(err error) byte {
 	switch {
 	case errors.Is(err, ErrDenied):
 		return codeDenied
-	case errors.Is(err, ErrCorrupt):
-		return codeCorrupt
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrNotMember):
+		return codeNever
 	}
 	return codeBusy
 }
@@ -473,8 +473,8 @@ func (s *Service) refuse(code byte) {
 	switch code {
 	case codeDenied:
 		why = "denied"
-	case codeCorrupt:
-		why = "corrupt"
+	case codeNever:
+		why = "never"
 	}
 	s.m.refused.WithLabelValues(why).Inc()
 }
@@ -516,7 +516,7 @@ func (x *session) theirs(kind byte, id uint64, payload []byte) error {
 	case frameEnvelope:
 		e, err := decodeEnvelope(payload)
 		if err != nil {
-			x.s.refuse(codeCorrupt)
+			x.s.refuse(codeNever)
 			return err // whose envelope it would be cannot be said
 		}
 		return x.envelope(&e)

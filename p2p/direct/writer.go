@@ -77,7 +77,7 @@ func (l *ledger) recover() error {
 			return fmt.Errorf("%s: %w", l.path(n), err)
 		}
 		if last {
-			if err := l.resume(n, whole, int64(len(raw))); err != nil {
+			if err := l.resume(n, raw[:whole]); err != nil {
 				return err
 			}
 		}
@@ -179,21 +179,17 @@ func wholeFollows(b []byte) bool {
 	return false
 }
 
-// resume goes on writing the last segment where its end is whole. It is synced first: a process that died before its sync left bytes that
-// can be read and are on no disk.
-func (l *ledger) resume(n uint64, whole, size int64) error {
-	l.good = whole
-	if whole < size {
-		return nil // the next write begins another segment, which says where this one ends
+// resume goes on writing the last segment, in a file that is written anew: what is read may be on no disk, as a process may have died
+// before its sync, or gone on after a sync that failed, and a sync now would not tell.
+func (l *ledger) resume(n uint64, whole []byte) error {
+	if err := replaceFile(l.fs, l.dir, segmentTemp, segmentName(n), whole); err != nil {
+		return err
 	}
 	f, err := l.fs.Append(l.path(n))
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), l.fs.SyncDir(l.dir)); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	l.file = f
+	l.file, l.good = f, int64(len(whole))
 	return nil
 }
 

@@ -119,7 +119,7 @@ func (i *Issuer) serve(w http.ResponseWriter, r *http.Request, real http.Handler
 func (i *Issuer) forge(raw string) string {
 	i.Lock()
 	defer i.Unlock()
-	signed, err := jose.ParseSigned(raw, []jose.SignatureAlgorithm{jose.ES256})
+	signed, err := jose.ParseSignedCompact(raw, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		return raw
 	}
