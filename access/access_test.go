@@ -332,6 +332,16 @@ func TestTokens(t *testing.T) {
 	if a := h.do("GET", "/api/v1/agents/goroutines?service=checkout", "", bearer); a.status != 403 {
 		t.Errorf("a token of level verified reads raw: %d", a.status)
 	}
+	basic := "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("anyone:"+made.Secret))
+	for headers, want := range map[string]int{"": 200, "Sec-Fetch-Site: same-origin": 200, "Sec-Fetch-Site: cross-site": 403, "Origin: https://evil.example": 403} {
+		with := []string{basic}
+		if headers != "" {
+			with = append(with, headers)
+		}
+		if a := h.do("GET", "/api/v1/findings", "", with...); a.status != want {
+			t.Errorf("a token as a password, %s: %d %s, want %d", headers, a.status, a.body, want)
+		}
+	}
 	if a := h.do("POST", "/api/v1/access/tokens", `{"name":"more","grants":["analyst"]}`, bearer); a.status != 403 {
 		t.Errorf("a token makes a token: %d", a.status)
 	}
@@ -440,8 +450,14 @@ func TestOpen(t *testing.T) {
 	if a := closed.do("POST", "/ingest", "", basic); a.body != "true false" {
 		t.Errorf("a writer's token as a password: %d %s", a.status, a.body)
 	}
+	if a := closed.do("POST", "/profiling/v1/input", "", "DD-API-KEY: "+secret); a.body != "true false" {
+		t.Errorf("a writer's token as Datadog's key: %d %s", a.status, a.body)
+	}
+	if a := closed.do("POST", "/profiling/v1/input", "", "DD-API-KEY: "+secret[1:]); a.status != 401 {
+		t.Errorf("a key that is none of ours: %d", a.status)
+	}
 	for _, site := range []string{"cross-site", "same-site"} {
-		if a := closed.do("POST", "/ingest", "", basic, "Sec-Fetch-Site: "+site); a.status != 401 {
+		if a := closed.do("POST", "/ingest", "", basic, "Sec-Fetch-Site: "+site); a.status != 403 {
 			t.Errorf("a password that a browser sends for a page of another site (%s): %d", site, a.status)
 		}
 	}

@@ -21,9 +21,9 @@ import (
 
 // Bounds of what is looked at before anybody is known.
 const (
-	maxCookies = 8 << 10  // bytes of all cookies
-	maxBearer  = 256      // bytes of Authorization
-	maxLook    = 64 << 10 // bytes of a body in which the service is looked for: more than the rooms read of such
+	maxCookies       = 8 << 10  // bytes of all cookies
+	maxAuthorization = 512      // bytes of Authorization
+	maxLook          = 64 << 10 // bytes of a body in which the service is looked for: more than the rooms read of such
 )
 
 type callerKey struct{}
@@ -67,7 +67,9 @@ func (a *Access) admit(w http.ResponseWriter, r *http.Request) (*http.Request, e
 		return r, err
 	}
 	if c != nil && err == nil {
-		if c.Session != "" {
+		// A browser sends the password that it was given once by itself, as it does a cookie; programs say nothing of where they come from.
+		_, _, basic := r.BasicAuth()
+		if c.Session != "" || basic && (r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != "") {
 			if err := sameOrigin(r); err != nil {
 				return r, err
 			}
@@ -148,9 +150,13 @@ func (a *Access) authenticate(r *http.Request) (c *Caller, err error) {
 			err = a.failed(r, remote, u)
 		}
 	}()
-	if auth := r.Header.Get("Authorization"); auth != "" {
-		secret, ok := secretOf(r, auth)
-		if !ok || len(auth) > maxBearer {
+	auth := r.Header.Get("Authorization")
+	if key := r.Header.Get("DD-API-KEY"); auth == "" && key != "" { // how Datadog's clients give a token
+		auth = "Bearer " + key
+	}
+	if auth != "" {
+		secret, ok := secretIn(r, auth)
+		if !ok {
 			return nil, &unproven{"", "Authorization is not Bearer and a token, nor Basic with a token for the password"}
 		}
 		if c, err = a.byBearer(r.Context(), secret); errors.Is(err, ErrDenied) {
@@ -184,17 +190,17 @@ func (a *Access) authenticate(r *http.Request) (c *Caller, err error) {
 	return c, err
 }
 
-// secretOf is the token of a header Authorization. Clients of other servers, which have no other way to give one, send it as the
-// password of any user. A browser that was once given a password sends it along with what other sites' pages ask for, so
-// what says that it comes from such a page has none.
-func secretOf(r *http.Request, auth string) (secret string, ok bool) {
-	scheme, secret, _ := strings.Cut(auth, " ")
-	if strings.EqualFold(scheme, "Bearer") {
-		return strings.TrimSpace(secret), true
+// secretIn is the token in Authorization: of Bearer, or the password of Basic, which is how pprof, Grafana and the SDKs of others carry one.
+// The name beside a password says nothing.
+func secretIn(r *http.Request, auth string) (string, bool) {
+	if len(auth) > maxAuthorization {
+		return "", false
 	}
-	_, secret, ok = r.BasicAuth()
-	site := r.Header.Get("Sec-Fetch-Site")
-	return secret, ok && site != "cross-site" && site != "same-site"
+	if _, password, ok := r.BasicAuth(); ok {
+		return password, true
+	}
+	scheme, secret, _ := strings.Cut(auth, " ")
+	return strings.TrimSpace(secret), strings.EqualFold(scheme, "Bearer")
 }
 
 // byCertificate is whom a verified client certificate names.

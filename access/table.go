@@ -88,11 +88,26 @@ func Rows() []Row {
 		row("/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw", sender, "write", "profiles/raw", ofAll),
 		row("/v1development/profiles", sender, "write", "profiles/raw", ofAll),
 		row("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/CreateProfile", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/UpdateProfile", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/CreateOfflineProfile", sender, "write", "profiles/raw", ofAll),
+		row("/profiling/v1/input", sender, "write", "profiles/raw", ofAll),
+		row("/api/v2/profile", sender, "write", "profiles/raw", ofAll),
+		row("GET /$discovery/rest", public, "", "", ofAll), // what Google's clients for Python ask for paths: tells nothing of anybody's
+		row("/v2/projects/{project}/profiles", sender, "write", "profiles/raw", ofAll),
+		row("/v2/projects/{project}/profiles:createOffline", sender, "write", "profiles/raw", ofAll),
+		row("PATCH /v2/projects/{project}/profiles/{id}", sender, "write", "profiles/raw", ofAll),
 		row("/api/v1/agents/poll", sender, "connect", "agents", ofAll),
 		row("/api/v1/agents/results", sender, "connect", "agents", ofAll),
 
 		// Files.
 		row("GET /api/v1/export", asked, "read", "profiles", ofAll),
+
+		row("GET /pprof/{service}/{kind}", asked, "read", "profiles", ofAll),
+
+		// Grafana's.
+		row("GET /pyroscope/render", asked, "read", "profiles", ofAll),
+		row("GET /pyroscope/render-diff", asked, "read", "profiles", ofAll),
 
 		// Agents. Goroutines and traces are of one process, as single profiles are.
 		row("GET /api/v1/agents", decided, "read", "agents", fromQuery),
@@ -101,6 +116,10 @@ func Rows() []Row {
 		row("POST /api/v1/agents/release", decided, "change", "changes", fromBody),
 		row("GET /api/v1/agents/goroutines", decided, "read", "profiles/raw", needService),
 		row("GET /api/v1/agents/trace", decided, "read", "profiles/raw", needService),
+
+		// Targets that are scraped. A profile of now is of single processes.
+		row("GET /api/v1/targets", decided, "read", "agents", fromQuery),
+		row("POST /api/v1/targets/profile", decided, "read", "profiles/raw", fromBody),
 
 		// Findings.
 		row("GET /api/v1/findings", decided, "read", "findings", fromQuery),
@@ -138,8 +157,13 @@ func Rows() []Row {
 	} {
 		rows = append(rows, row("/quantra.v1.QuerierService/"+method, asked, "read", "profiles", ofAll))
 	}
+	for _, method := range []string{
+		"ProfileTypes", "LabelNames", "LabelValues", "Series", "SelectMergeStacktraces", "SelectMergeSpanProfile", "SelectMergeProfile", "SelectSeries", "SelectHeatmap", "Diff", "GetProfileStats", "AnalyzeQuery",
+	} {
+		rows = append(rows, row("/querier.v1.QuerierService/"+method, asked, "read", "profiles", ofAll))
+	}
 	// What is under these and not above is nothing, and not the page.
-	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/ingest/", "/metrics/"} {
+	for _, rest := range []string{"/api/", "/quantra.v1.QuerierService/", "/querier.v1.QuerierService/", "/pyroscope/", "/pprof/", "/ingest/", "/metrics/"} {
 		rows = append(rows, row(rest, denied, "", "", ofAll))
 	}
 	return rows

@@ -183,9 +183,7 @@ func TestStranger(t *testing.T) {
 	h := plain(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := h.Connect(ctx, info(n)); err != nil {
-		t.Fatal(err)
-	}
+	c := connected(t, ctx, h, n)
 	names := n.inner.Mux().Protocols()
 	want := []protocol.ID{GuardProtocol, InviteProtocol, "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0"}
 	if got := n.Unguarded(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
@@ -196,7 +194,6 @@ func TestStranger(t *testing.T) {
 			t.Errorf("the node has no %s: the test shows nothing of it; it has %v", must, names)
 		}
 	}
-	c := h.Network().ConnsToPeer(n.ID())[0]
 	var wg sync.WaitGroup
 	for _, name := range names {
 		if slices.Contains(Open, name) {
@@ -255,6 +252,19 @@ func TestIDs(t *testing.T) {
 		}
 		if key, ok := KeyOf(want); !ok || key != k.Public() {
 			t.Errorf("the key of %s is %v, %v", want, key, ok)
+		}
+	}
+}
+
+// connected is a connection with the node, which may end those of whom it does not know at any moment.
+func connected(t *testing.T, ctx context.Context, h host.Host, n *Node) network.Conn {
+	t.Helper()
+	for {
+		if err := h.Connect(ctx, info(n)); ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		if conns := h.Network().ConnsToPeer(n.ID()); len(conns) > 0 {
+			return conns[0]
 		}
 	}
 }

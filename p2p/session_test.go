@@ -57,24 +57,61 @@ func (hostless) ConnManager() connmgr.ConnManager { return connmgr.NullConnMgr{}
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-// mutable is a line that can lose what is written to it.
+// mutable is a line that can lose what is written to it. Like a real one, and unlike net.Pipe, it has room for what nobody reads yet: else two
+// ends that answer each other at the same instant would wait for each other.
 type mutable struct {
 	net.Conn
-	mute atomic.Bool
+	mute  atomic.Bool
+	out   chan []byte
+	end   chan struct{}
+	ended chan struct{}
+	once  sync.Once
 }
+
+func newLine(c net.Conn) *mutable {
+	m := &mutable{Conn: c, out: make(chan []byte, 64), end: make(chan struct{}), ended: make(chan struct{})}
+	go func() {
+		defer close(m.ended)
+		for {
+			select {
+			case b := <-m.out:
+				c.Write(b) // an error means that the other end is gone
+			case <-m.end:
+				c.SetWriteDeadline(time.Now().Add(time.Second))
+				for len(m.out) > 0 {
+					c.Write(<-m.out)
+				}
+				return
+			}
+		}
+	}()
+	return m
+}
+
+func (m *mutable) SetWriteDeadline(time.Time) error { return nil }
 
 func (m *mutable) Write(b []byte) (int, error) {
 	if m.mute.Load() {
 		return len(b), nil
 	}
-	return m.Conn.Write(b)
+	select {
+	case m.out <- bytes.Clone(b):
+		return len(b), nil
+	case <-m.end:
+		return 0, net.ErrClosed
+	}
+}
+
+func (m *mutable) Close() error {
+	m.once.Do(func() { close(m.end); <-m.ended })
+	return m.Conn.Close()
 }
 
 // pair has two ends meet, and serve until one of them ends.
 func pair(t *testing.T, a, b *end) (wait func()) {
 	t.Helper()
 	x, y := net.Pipe()
-	a.line, b.line = &mutable{Conn: x}, &mutable{Conn: y}
+	a.line, b.line = newLine(x), newLine(y)
 	var met, served sync.WaitGroup
 	for _, x := range []struct {
 		e, other *end

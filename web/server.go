@@ -21,6 +21,7 @@ import (
 
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/wire/quantra/v1/quantrav1connect"
+	"github.com/quantra-l/quantra/wire/querier/v1/querierv1connect"
 )
 
 // Options are what a Server needs to know. Only Store has no default.
@@ -38,6 +39,9 @@ type Options struct {
 	// Routes are further answers, by pattern of [http.ServeMux], each under /api/. They are guarded as questions are: by Hosts,
 	// against other origins, by Authorize. Turns and time (MaxConcurrent, Timeout) are their own affair.
 	Routes map[string]http.Handler
+	// ProfileNow takes profiles of a service's targets now, for d, and keeps them; kind is as net/http/pprof has it. It says how many targets
+	// it took them of; none is that the service sends by itself. nil is that no service has targets.
+	ProfileNow func(ctx context.Context, tenant, service, kind string, d time.Duration) (int, error)
 	// Hosts are the names, without port, under which the server may be asked,
 	// beside localhost and every IP address; "*" is any. A name that is not here
 	// is refused, or any web page could ask us through a name of its own that
@@ -84,6 +88,7 @@ type Server struct {
 	mux     *http.ServeMux
 	origins *http.CrossOriginProtection
 	slots   chan struct{} // one token per question at work; nil is no bound
+	waiting chan struct{} // one token per live profile that is waited for
 	seconds *prometheus.HistogramVec
 	files   *files
 }
@@ -102,7 +107,7 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{opt: o, mux: http.NewServeMux(), origins: http.NewCrossOriginProtection()}
+	s := &Server{opt: o, mux: http.NewServeMux(), origins: http.NewCrossOriginProtection(), waiting: make(chan struct{}, maxLive)}
 	if o.MaxConcurrent > 0 {
 		s.slots = make(chan struct{}, o.MaxConcurrent)
 	}
@@ -119,12 +124,19 @@ func New(o Options) (*Server, error) {
 	if s.files, err = loadFiles(); err != nil {
 		return nil, fmt.Errorf("web: the dashboard's files: %w", err)
 	}
-	path, rpc := quantrav1connect.NewQuerierServiceHandler(&querier{s},
+	rpcs := connect.WithHandlerOptions(
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.interceptor)),
 		connect.WithReadMaxBytes(1<<20), // a question; its largest part is regular expressions
 		connect.WithCompressMinBytes(1<<10),
 		withFastGzip())
+	path, rpc := quantrav1connect.NewQuerierServiceHandler(&querier{s}, rpcs)
 	s.mux.Handle(path, s.guarded(rpc))
+	g := &grafana{&querier{s}}
+	path, rpc = querierv1connect.NewQuerierServiceHandler(g, rpcs)
+	s.mux.Handle(path, s.guarded(rpc))
+	s.mux.Handle("GET /pprof/{service}/{kind}", s.guarded(http.HandlerFunc(s.pprof)))
+	s.mux.Handle("GET /pyroscope/render", s.guarded(http.HandlerFunc(g.render)))
+	s.mux.Handle("GET /pyroscope/render-diff", s.guarded(http.HandlerFunc(g.renderDiff)))
 	s.mux.Handle("/api/v1/export", s.guarded(http.HandlerFunc(s.export)))
 	if err := s.addRoutes(); err != nil {
 		return nil, err
@@ -229,8 +241,8 @@ func tenantOf(ctx context.Context) string {
 // interceptor is [Server.ask] around every RPC.
 func (s *Server) interceptor(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
-		name := req.Spec().Procedure
-		name = name[strings.LastIndexByte(name, '/')+1:]
+		name := strings.TrimPrefix(req.Spec().Procedure, "/")
+		name = strings.TrimPrefix(name, quantrav1connect.QuerierServiceName+"/") // Grafana's keep theirs
 		err = s.ask(ctx, name, func(ctx context.Context) (err error) {
 			res, err = next(ctx, req)
 			return err

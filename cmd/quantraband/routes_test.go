@@ -7,8 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
+
 	"github.com/quantra-l/quantra/access"
 	quantrav1 "github.com/quantra-l/quantra/wire/quantra/v1"
+	querierv1 "github.com/quantra-l/quantra/wire/querier/v1"
 )
 
 // TestTableOfDemands: every row of the table is a route that the server has, and every method of the API has its row. That a route without a
@@ -30,7 +33,7 @@ func TestTableOfDemands(t *testing.T) {
 		if path == "/" {
 			method = "GET"
 		}
-		path = strings.NewReplacer("{$}", "", "{id}", "0123456789abcdef").Replace(path)
+		path = strings.NewReplacer("{$}", "", "{id}", "0123456789abcdef", "{service}", "nobody", "{kind}", "heap").Replace(path)
 		if strings.HasSuffix(path, "/goroutines") || strings.HasSuffix(path, "/trace") {
 			path += "?service=nobody"
 		}
@@ -50,18 +53,19 @@ func TestTableOfDemands(t *testing.T) {
 			t.Errorf("%s is answered %s %.200s: the table names what is not there", row.Pattern, res.Status, text)
 		}
 	}
-	services := quantrav1.File_quantra_v1_querier_proto.Services()
-	n := 0
-	for i := range services.Len() {
-		methods := services.Get(i).Methods()
-		for j := range methods.Len() {
-			n++
-			if path := "/" + string(services.Get(i).FullName()) + "/" + string(methods.Get(j).Name()); !rows[path] {
-				t.Errorf("%s has no row: it is denied to everyone", path)
+	for _, file := range []protoreflect.FileDescriptor{quantrav1.File_quantra_v1_querier_proto, querierv1.File_querier_v1_querier_proto} {
+		n := 0
+		for i := range file.Services().Len() {
+			service := file.Services().Get(i)
+			for j := range service.Methods().Len() {
+				n++
+				if path := "/" + string(service.FullName()) + "/" + string(service.Methods().Get(j).Name()); !rows[path] {
+					t.Errorf("%s has no row: it is denied to everyone", path)
+				}
 			}
 		}
-	}
-	if n < 10 {
-		t.Errorf("the API has %d methods: the test shows nothing", n)
+		if n < 10 {
+			t.Errorf("%s has %d methods: the test shows nothing", file.Path(), n)
+		}
 	}
 }

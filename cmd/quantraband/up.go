@@ -38,6 +38,7 @@ type upOptions struct {
 	machines       string
 	policy         string
 	audit          auditOptions
+	scrape         string
 	url            string
 	integrity      bool
 	integrityRules string
@@ -92,6 +93,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md; it is read again when it changes")
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
+	f.StringVar(&o.scrape, "scrape", "", "`file` of targets whose net/http/pprof is fetched, found as Prometheus finds them: docs/scrape.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	o.audit.flags(cmd)
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
@@ -203,6 +205,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer stopFiles()
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
+	if all.scraper != nil {
+		defer inBackground(ctx, all.scraper.Run)()
+	}
 	stopChallenges, err := g.secured.challenges(ctx, o.tls.acmeHTTP, g.log)
 	if err != nil {
 		return err

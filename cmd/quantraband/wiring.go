@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -19,6 +20,7 @@ import (
 	"github.com/quantra-l/quantra/analyze/sched"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/ingest/scrape"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/store"
@@ -35,6 +37,7 @@ type parts struct {
 	watcher   *watch.Watcher
 	optimizer *optimize.Runner
 	registry  *prometheus.Registry // of what has figures and begins later
+	scraper   *scrape.Scraper      // nil where nothing is scraped
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
@@ -96,6 +99,16 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		routes[path], routes[path+"/"] = acts, acts
 	}
 	routes[nodePath] = node.page(log)
+	scraper, err := openScraper(o.scrape, in, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	var profileNow func(ctx context.Context, tenant, service, kind string, d time.Duration) (int, error)
+	if scraper != nil {
+		profileNow = scraper.Now
+	}
+	targets := scraped(scraper, log)
+	routes[scrape.TargetsPath], routes[scrape.TargetsPath+"/"] = targets, targets
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
 	routes[auditPath+"/"] = audit.handler(o.audit.archive, log)
@@ -105,6 +118,8 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		Ready: func() error { // what is stuck is no reason to start the process anew
 			return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy(), audit.Healthy())
 		},
+		ProfileNow: profileNow,
+
 		Hosts:    o.hosts,
 		Routes:   routes,
 		Version:  readBuild().Version,
@@ -119,7 +134,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer, registry}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper}, nil
 }
 
 // analysis is by what findings are priced and told: files that are read again when they change.

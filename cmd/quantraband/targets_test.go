@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	httppprof "net/http/pprof"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestScrape: a program that only has net/http/pprof is found by a file, profiled now by a command, and read by `go tool pprof`, live, with a
+// token as the password in the address.
+func TestScrape(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", httppprof.Index)
+	program := httptest.NewServer(mux)
+	t.Cleanup(program.Close)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "scrape.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "scrape_configs: [{job_name: plain, static_configs: [{targets: [%q]}]}]\n", program.Listener.Addr()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := mustStart(t, "--data", filepath.Join(dir, "data"), "--no-self-profile", "--scrape", file)
+	secret, err := os.ReadFile(filepath.Join(dir, "data", ownerFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := func(args ...string) (string, error) {
+		var out, errs strings.Builder
+		code := run(t.Context(), append(args, "--server", s.base, "--token", strings.TrimSpace(string(secret))), strings.NewReader(""), &out, &errs)
+		if code != 0 {
+			return "", fmt.Errorf("%v: exit code %d: %s", args, code, errs.String())
+		}
+		return out.String(), nil
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(time.Minute); ; {
+		out, err := command("targets", "list")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out, program.URL+"/debug/pprof") {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(out)
+		}
+	}
+	if out, err := command("targets", "profile", "-s", "plain", "--type", "goroutine", "--seconds", "1"); err != nil || !strings.Contains(out, "1 targets of plain were profiled") {
+		t.Error(out, err)
+	}
+	tool, err := exec.Command("go", "tool", "-n", "pprof").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := strings.Replace(s.base, "://", "://me:"+strings.TrimSpace(string(secret))+"@", 1)
+	cmd := exec.CommandContext(t.Context(), strings.TrimSpace(string(tool)), "-top", address+"/pprof/plain/heap?live=true&seconds=1")
+	cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "Type: inuse_space") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
