@@ -38,6 +38,7 @@ type upOptions struct {
 	machines       string
 	policy         string
 	scrape         string
+	record         string
 	auditKey       string
 	url            string
 	integrity      bool
@@ -92,6 +93,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.scrape, "scrape", "", "`file` of targets whose net/http/pprof is fetched, found as Prometheus finds them: docs/scrape.md; it is read again when it changes")
+	f.StringVar(&o.record, "record", "", "`file` of rules that make series for Prometheus of profiles, shown on /metrics and sent by remote write: docs/prometheus.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	f.StringVar(&o.auditKey, "audit-key", "", "`file` of the key that signs the audit log, made if it is missing; never in the log's folder: docs/audit.md (default: quantra/audit.key in the user's configuration)")
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
@@ -184,6 +186,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		defer inBackground(ctx, all.scraper.Run)()
 	}
 	defer inBackground(ctx, sweep(door.who, log))()
+	if all.recorder != nil {
+		defer inBackground(ctx, all.recorder.Run)()
+	}
 	srv := newHTTPServer(all, log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
