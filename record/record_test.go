@@ -114,7 +114,7 @@ func shop(t *testing.T) store.Store {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, from := range []time.Time{noon, noon.Add(-Minute)} { // the minute before is not to be seen
+		for _, from := range []time.Time{noon, noon.Add(-Minute), noon.Add(Minute)} { // the minutes beside are not to be seen
 			if err := db.Append(t.Context(), store.Upload{Name: "process_cpu", Labels: ls, From: from, To: from.Add(10 * time.Second), Pprof: p.AppendPprof(nil), Profile: p}); err != nil {
 				t.Fatal(err)
 			}

@@ -25,7 +25,7 @@ func TestScrape(t *testing.T) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "scrape_configs: [{job_name: plain, static_configs: [{targets: [%q]}]}]\n", program.Listener.Addr()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := mustStart(t, "--data", filepath.Join(dir, "data"), "--no-self-profile", "--scrape", file)
+	s := mustStart(t, "--data", filepath.Join(dir, "data"), "--no-self-profile", "--require-signed", "--scrape", file) // nobody signs what is fetched
 	secret, err := os.ReadFile(filepath.Join(dir, "data", ownerFile))
 	if err != nil {
 		t.Fatal(err)
