@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quantra-l/quantra/access/oidc"
 	"github.com/quantra-l/quantra/control"
 	"github.com/quantra-l/quantra/seal"
 	"github.com/quantra-l/quantra/zerotrust"
@@ -120,7 +121,7 @@ type Caller struct {
 	Grants    []Grant
 	Trust     int
 	MFA       bool
-	How       string // link, token, certificate, local, open
+	How       string // link, provider, token, certificate, local, open
 	Person    string // whose the token is, or herself; "" is nobody
 	Session   string // its id, where it came by one
 	Expires   time.Time
@@ -160,12 +161,23 @@ type Options struct {
 	Cookie string
 	// Proxies are those whose X-Forwarded-For is believed; nil is none.
 	Proxies []netip.Prefix
-	// Certificates maps a verified client certificate to a person's name, "" is nobody; nil is that certificates say nothing.
-	Certificates func(*http.Request) string
+	// Certificates says whom a verified client certificate names; nil is that certificates say nothing.
+	Certificates func(*http.Request) Certificate
+	// Provider logs people in who are known elsewhere; nil is that links do alone.
+	Provider *oidc.Provider
 	// Redact are the rules by which frames' names are hidden from those who are readers only; nil is none.
 	Redact func() *Redaction
 	Logger *slog.Logger
 	Now    func() time.Time // nil is time.Now
+}
+
+// Certificate is whom a verified client certificate names: a person, or what sends a service's profiles.
+type Certificate struct {
+	Person  string // her name here; "" is nobody
+	Agent   bool
+	Service string // whose profiles an agent may send, and no other's
+	Key     string // of an agent: names its key in records
+	Broken  bool   // it names an agent, and cannot be read
 }
 
 // Access knows who may ask. Its methods may be called by many goroutines.
@@ -174,6 +186,7 @@ type Access struct {
 	db       *control.DB
 	owner    secretHash // of the credential file; the zero value is none
 	failures *failures
+	factors  *seal.Box // of second factors' secrets
 	table    *http.ServeMux
 	own      map[seal.PublicKey][]byte // identities of the server's own agents; set before the first request
 }
@@ -182,6 +195,9 @@ type Access struct {
 func New(o Options) (*Access, error) {
 	if o.Control == nil || o.Evaluate == nil || o.Record == nil {
 		return nil, errors.New("access: Options: Control, Evaluate and Record are needed: nobody is let in without a decision, and none is made without a record")
+	}
+	if o.Issuer.Seed() == nil {
+		return nil, errors.New("access: Options.Issuer is needed: it vouches for agents, and secrets are sealed by what follows from it")
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -194,7 +210,11 @@ func New(o Options) (*Access, error) {
 			return nil, fmt.Errorf("access: Options.Cookie %q: only letters and digits", o.Cookie)
 		}
 	}
-	a := &Access{opt: o, db: o.Control, failures: newFailures(o.Now), own: map[seal.PublicKey][]byte{}}
+	box, err := factorBox(o.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	a := &Access{opt: o, db: o.Control, failures: newFailures(o.Now), factors: box, own: map[seal.PublicKey][]byte{}}
 	a.table = a.demands()
 	return a, nil
 }
@@ -254,7 +274,7 @@ func explain(c *Caller, d *zerotrust.Decision, action, resource string) string {
 	case d.RetryAfter > 0:
 		return text + "; ask again in a moment"
 	case d.Conditions.MFA && !c.MFA:
-		return text + "; log in with a second factor"
+		return text + "; show your second factor: `quantraband access mfa`, or log in with one"
 	case slices.Contains(d.Policies, "raw-level"):
 		return text + "; single profiles want a login with a second factor, or the one-time link of `quantraband login --link` on the server's machine"
 	case len(d.Policies) == 0 && c.Kind == "token":

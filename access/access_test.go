@@ -450,6 +450,12 @@ func TestOpen(t *testing.T) {
 	if a := closed.do("POST", "/ingest", "", basic); a.body != "true false" {
 		t.Errorf("a writer's token as a password: %d %s", a.status, a.body)
 	}
+	if a := closed.do("POST", "/profiling/v1/input", "", "DD-API-KEY: "+secret); a.body != "true false" {
+		t.Errorf("a writer's token as Datadog's key: %d %s", a.status, a.body)
+	}
+	if a := closed.do("POST", "/profiling/v1/input", "", "DD-API-KEY: "+secret[1:]); a.status != 401 {
+		t.Errorf("a key that is none of ours: %d", a.status)
+	}
 	for _, site := range []string{"cross-site", "same-site"} {
 		if a := closed.do("POST", "/ingest", "", basic, "Sec-Fetch-Site: "+site); a.status != 403 {
 			t.Errorf("a password that a browser sends for a page of another site (%s): %d", site, a.status)

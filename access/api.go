@@ -2,10 +2,8 @@ package access
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -32,6 +30,7 @@ type Me struct {
 	Grants    []Grant   `json:"grants"`
 	Level     string    `json:"level"`
 	MFA       bool      `json:"mfa"`
+	Factor    bool      `json:"factor,omitempty"` // she has a second factor to show
 	Session   string    `json:"session,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
 	// May is what a policy would allow, of any service: what it would not need not be offered.
@@ -69,10 +68,15 @@ func (a *Access) routes(mux *http.ServeMux) {
 	handle := func(pattern string, params []string, do func(ctx context.Context, r *http.Request, c *Caller) (any, error)) {
 		door.Handle(mux, pattern, params, func(r *http.Request, _ string) (any, error) { return do(r.Context(), r, CallerOf(r.Context())) })
 	}
-	mux.HandleFunc("GET "+LoginPath, a.openLink)
-	mux.HandleFunc("POST "+LoginPath, a.logIn)
-	mux.HandleFunc("POST /logout", a.logOut)
-	handle("GET "+APIPath+"/me", nil, func(_ context.Context, _ *http.Request, c *Caller) (any, error) { return a.Me(c), nil })
+	a.loginRoutes(mux)
+	handle("GET "+APIPath+"/me", nil, func(ctx context.Context, _ *http.Request, c *Caller) (any, error) {
+		me := a.Me(c)
+		var err error
+		if c.Session != "" {
+			_, _, me.Factor, err = a.factorOf(ctx, c.Person)
+		}
+		return me, err
+	})
 	handle("GET "+APIPath+"/sessions", []string{"all"}, func(ctx context.Context, r *http.Request, c *Caller) (any, error) {
 		whose, err := a.whose(ctx, c, r.URL.Query().Get("all") == "true", "read")
 		if err != nil {
@@ -118,6 +122,7 @@ func (a *Access) routes(mux *http.ServeMux) {
 	})
 	handle("POST "+APIPath+"/links", nil, a.askLink)
 	a.agentRoutes(handle)
+	a.factorRoutes(handle)
 }
 
 // fault is what an error of this room's means to the asker.
@@ -302,28 +307,6 @@ func (a *Access) openLink(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
-// logIn takes a code that somebody has typed into the page.
-func (a *Access) logIn(w http.ResponseWriter, r *http.Request) {
-	err := sameOrigin(r)
-	var q struct {
-		Code string `json:"code"`
-	}
-	if err == nil {
-		if err = json.NewDecoder(io.LimitReader(r.Body, maxLogin)).Decode(&q); err != nil {
-			err = &Refusal{Status: http.StatusBadRequest, Code: "invalid_argument", Text: "the body is not what is asked for: {\"code\": ...}"}
-		}
-	}
-	if err == nil {
-		err = a.enter(w, r, q.Code)
-	}
-	if err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	io.WriteString(w, "{}\n") // an error means that the asker is gone
-}
-
 // enter logs in by a one-time code. A session that the browser had ends: who was logged in before has nothing of the new one.
 func (a *Access) enter(w http.ResponseWriter, r *http.Request, code string) error {
 	p, err := a.useLink(r.Context(), code)
@@ -345,11 +328,11 @@ func (a *Access) welcome(w http.ResponseWriter, r *http.Request, l Login) error 
 		return err
 	}
 	a.forget(r)
-	_, secret, err := a.begin(r.Context(), l)
+	s, secret, err := a.begin(r.Context(), l)
 	if err != nil {
 		return err
 	}
-	a.setCookie(w, secret)
+	a.setCookie(w, secret, s.Expires.Sub(s.Created))
 	return nil
 }
 
@@ -365,21 +348,4 @@ func (a *Access) forget(r *http.Request) {
 			}
 		}
 	}
-}
-
-// logOut ends the session at both ends.
-func (a *Access) logOut(w http.ResponseWriter, r *http.Request) {
-	c := CallerOf(r.Context())
-	var err error
-	if c.Session != "" {
-		err = a.RevokeSession(r.Context(), c.Session)
-	}
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		a.refuse(w, r, err)
-		return
-	}
-	a.setCookie(w, "")
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Clear-Site-Data", `"cache", "storage"`)
-	io.WriteString(w, "{}\n") // an error means that the asker is gone
 }

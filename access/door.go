@@ -150,10 +150,14 @@ func (a *Access) authenticate(r *http.Request) (c *Caller, err error) {
 			err = a.failed(r, remote, u)
 		}
 	}()
-	if auth := r.Header.Get("Authorization"); auth != "" {
+	auth := r.Header.Get("Authorization")
+	if key := r.Header.Get("DD-API-KEY"); auth == "" && key != "" { // how Datadog's clients give a token
+		auth = "Bearer " + key
+	}
+	if auth != "" {
 		secret, ok := secretIn(r, auth)
 		if !ok {
-			return nil, &unproven{"", "Authorization is neither Bearer and a token nor Basic with a token as the password"}
+			return nil, &unproven{"", "Authorization is not Bearer and a token, nor Basic with a token for the password"}
 		}
 		if c, err = a.byBearer(r.Context(), secret); errors.Is(err, ErrDenied) {
 			if u := (*unproven)(nil); !errors.As(err, &u) {
@@ -199,20 +203,29 @@ func secretIn(r *http.Request, auth string) (string, bool) {
 	return strings.TrimSpace(secret), strings.EqualFold(scheme, "Bearer")
 }
 
-// byCertificate is the person whom a verified client certificate names.
+// byCertificate is whom a verified client certificate names.
 func (a *Access) byCertificate(r *http.Request) (*Caller, error) {
-	name := a.opt.Certificates(r)
-	if name == "" {
+	cert := a.opt.Certificates(r)
+	switch {
+	case cert.Broken:
+		return nil, &unproven{"", "the certificate's name of an agent cannot be read"}
+	case cert.Agent:
+		g := Grant{Role: "writer", Service: cert.Service}
+		if cert.Service == "" || g.check() != nil {
+			return nil, &unproven{"", "the certificate's service is not one"}
+		}
+		return &Caller{Principal: "c-" + cert.Key, Kind: "service", Name: "the certificate of " + cert.Service, Grants: []Grant{g}, Trust: TrustBasic, How: "certificate"}, nil
+	case cert.Person == "":
 		return nil, nil
 	}
-	p, err := a.Find(r.Context(), name)
+	p, err := a.Find(r.Context(), cert.Person)
 	if errors.Is(err, ErrNotFound) || err == nil && p.Blocked {
 		return nil, &unproven{"", "nobody has the certificate's name"}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.Grants, Trust: TrustVerified, How: "certificate", Person: p.ID}, nil
+	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.grants(a.opt.Now()), Trust: TrustVerified, How: "certificate", Person: p.ID}, nil
 }
 
 // remote is where the request comes from. A header counts only where a proxy of ours has written it: the last that is none of ours.

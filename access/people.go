@@ -21,18 +21,36 @@ const (
 	kindLink    = "link"
 	kindEnrol   = "enrol"
 	kindAgent   = "agent"
+	kindFactor  = "factor" // a person's second factor
 )
 
 // Person is somebody who may ask. ID is her pseudonym: records have it, and nothing else of her.
 type Person struct {
-	ID      string    `json:"id"`
-	Name    string    `json:"name"` // as she logs in: an address of mail, or what an admin called her
-	Grants  []Grant   `json:"grants"`
-	Created time.Time `json:"created"`
-	Last    time.Time `json:"last,omitzero"` // login
-	Blocked bool      `json:"blocked,omitempty"`
+	ID     string  `json:"id"`
+	Name   string  `json:"name"` // as she logs in: an address of mail, or what an admin called her
+	Grants []Grant `json:"grants"`
+	// Given are grants by what the identity provider said of her at her last login, until GivenUntil.
+	Given      []Grant   `json:"given,omitempty"`
+	GivenUntil time.Time `json:"given_until,omitzero"`
+	Created    time.Time `json:"created"`
+	Last       time.Time `json:"last,omitzero"` // login
+	Blocked    bool      `json:"blocked,omitempty"`
 
 	version int64
+}
+
+// grants are all that she has now.
+func (p *Person) grants(now time.Time) []Grant {
+	if len(p.Given) == 0 || !now.Before(p.GivenUntil) {
+		return p.Grants
+	}
+	out := slices.Clone(p.Grants)
+	for _, g := range p.Given {
+		if !slices.Contains(out, g) {
+			out = append(out, g)
+		}
+	}
+	return out
 }
 
 func checkName(name string) error {
@@ -176,7 +194,7 @@ func (a *Access) RemovePerson(ctx context.Context, id string) error {
 	if _, err := a.db.DropAccess(ctx, kindPerson, id, ""); err != nil {
 		return a.word(err)
 	}
-	for _, kind := range []string{kindSession, kindToken, kindLink} {
+	for _, kind := range []string{kindSession, kindToken, kindLink, kindSubject, kindFactor} {
 		if _, err := a.db.DropAccess(ctx, kind, "", id); err != nil {
 			return a.word(err)
 		}

@@ -11,7 +11,9 @@ import (
 
 // The attacks that were tried on the door, each with what refuses it. Beside them: a stolen, expired or revoked session (TestSession), token
 // (TestTokens) and link (TestLink); an unknown agent, a token for two agents, an agent of another service (TestEnrol); replayed uploads
-// (ingest: TestReplay, TestSince).
+// (ingest: TestReplay, TestSince); logins by a provider that another began, twice, with a forged or another's ID token (TestProviderAttacks,
+// TestProviderRefuses; access/oidc: TestReply, TestIDToken, TestOtherUser); codes of a second factor guessed, reused, in parallel, and a stolen session that
+// would make one (TestFactorAttacks, TestFactorEnrol); acts in another's name (TestBy); hidden names looked for in sentences (TestRedactedAnswers).
 
 // TestPathTricks: a path in another spelling than the one that is decided on is none.
 func TestPathTricks(t *testing.T) {
@@ -134,6 +136,41 @@ func TestFixation(t *testing.T) {
 	}
 	if a := h.do("GET", "/api/v1/access/me", "", "Cookie: "+planted); a.status != 401 {
 		t.Errorf("the one before has not ended: %d", a.status)
+	}
+}
+
+// TestCertificates: an agent's certificate sends its own service's profiles and does nothing else; one that names nobody, or what cannot be read, is
+// refused.
+func TestCertificates(t *testing.T) {
+	var shown Certificate
+	h := open(t, func(o *Options) { o.Certificates = func(*http.Request) Certificate { return shown } })
+	by := func() (*Caller, error) { return h.byCertificate(&http.Request{Header: http.Header{}}) }
+	shown = Certificate{Agent: true, Service: "checkout", Key: "0123456789abcdef"}
+	c, err := by()
+	if err != nil || c.Principal != "c-0123456789abcdef" || c.MFA || c.Person != "" {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	ctx := context.WithValue(t.Context(), callerKey{}, c)
+	if err := h.Send(ctx, nil, "write", "checkout"); err != nil {
+		t.Errorf("its own service: %v", err)
+	}
+	for _, service := range []string{"billing", ""} {
+		if err := h.Send(ctx, nil, "write", service); err == nil {
+			t.Errorf("it sends as %q", service)
+		}
+	}
+	if _, err := h.Allow(ctx, false, []string{"checkout"}); err == nil {
+		t.Error("it reads")
+	}
+	for _, bad := range []Certificate{{Agent: true}, {Agent: true, Broken: true, Service: "checkout"}, {Agent: true, Service: "a\nb"}, {Person: "nobody"}} {
+		shown = bad
+		if c, err := by(); err == nil {
+			t.Errorf("%+v is %+v", bad, c)
+		}
+	}
+	shown = Certificate{}
+	if c, err := by(); c != nil || err != nil {
+		t.Errorf("a certificate without a name: %+v, %v", c, err)
 	}
 }
 

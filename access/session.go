@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ type Session struct {
 	ID      string    `json:"id"`
 	Person  string    `json:"person"`
 	Name    string    `json:"name,omitempty"`
-	How     string    `json:"how"` // link
+	How     string    `json:"how"` // link, provider
 	Trust   int       `json:"trust"`
 	MFA     bool      `json:"mfa"`
 	Created time.Time `json:"created"`
@@ -35,14 +36,15 @@ type Login struct {
 	How    string
 	Trust  int
 	MFA    bool
+	TTL    time.Duration // of its session; 0 is SessionTTL
 }
 
 // begin makes a session. Its secret is for the cookie alone.
 func (a *Access) begin(ctx context.Context, l Login) (s Session, secret string, err error) {
 	now := a.opt.Now().UTC().Truncate(time.Second)
-	k := keptSession{Session: Session{ID: newID(), Person: l.Person.ID, How: l.How, Trust: l.Trust, MFA: l.MFA, Created: now, Seen: now, Expires: now.Add(SessionTTL)}}
+	k := keptSession{Session: Session{ID: newID(), Person: l.Person.ID, How: l.How, Trust: l.Trust, MFA: l.MFA, Created: now, Seen: now, Expires: now.Add(cmp.Or(l.TTL, SessionTTL))}}
 	secret, k.Hash = newSecret(prefixSession, k.ID)
-	err = a.keep(ctx, control.AccessRow{Kind: kindSession, ID: k.ID, Owner: l.Person.ID, Expires: now.Add(SessionIdle)}, k)
+	err = a.keep(ctx, control.AccessRow{Kind: kindSession, ID: k.ID, Owner: l.Person.ID, Expires: earlier(now.Add(SessionIdle), k.Expires)}, k)
 	if err == nil {
 		_, err = a.changePerson(ctx, l.Person.ID, func(p *Person) error { p.Last = now; return nil })
 	}
@@ -82,16 +84,20 @@ func (a *Access) bySession(ctx context.Context, secret string) (*Caller, error) 
 	}
 	if now.Sub(k.Seen) >= seenEvery {
 		k.Seen = now
-		row.Expires = now.Add(SessionIdle)
-		if row.Expires.After(k.Expires) {
-			row.Expires = k.Expires
-		}
+		row.Expires = earlier(now.Add(SessionIdle), k.Expires)
 		// Another request may have done it, or the session may have been revoked meanwhile, which must stay so.
 		if err := a.keep(ctx, row, k); err != nil && !errors.Is(err, control.ErrConflict) {
 			return nil, err
 		}
 	}
-	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.Grants, Trust: k.Trust, MFA: k.MFA, How: k.How, Person: p.ID, Session: k.ID, Expires: k.Expires}, nil
+	return &Caller{Principal: p.ID, Kind: "person", Name: p.Name, Grants: p.grants(now), Trust: k.Trust, MFA: k.MFA, How: k.How, Person: p.ID, Session: k.ID, Expires: k.Expires}, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // Sessions are a person's; of "" they are all.
@@ -192,8 +198,9 @@ func (a *Access) cookieName() string {
 	return name
 }
 
-func (a *Access) setCookie(w http.ResponseWriter, secret string) {
-	c := &http.Cookie{Name: a.cookieName(), Value: secret, Path: "/", HttpOnly: true, Secure: a.opt.Secure, SameSite: http.SameSiteLaxMode, MaxAge: int(SessionTTL / time.Second)}
+// setCookie gives a browser its session for a time; "" takes it away.
+func (a *Access) setCookie(w http.ResponseWriter, secret string, ttl time.Duration) {
+	c := &http.Cookie{Name: a.cookieName(), Value: secret, Path: "/", HttpOnly: true, Secure: a.opt.Secure, SameSite: http.SameSiteLaxMode, MaxAge: int(ttl / time.Second)}
 	if secret == "" {
 		c.MaxAge = -1
 	}

@@ -50,11 +50,16 @@ func Rows() []Row {
 		row("/", public, "", "", ofAll),
 		row("GET /healthz", public, "", "", ofAll),
 		row("GET /readyz", public, "", "", ofAll),
+		row("GET /api/node", decided, "read", "node", ofAll),
 		row("GET /metrics", decided, "read", "metrics", ofAll),
 
 		// Who is who.
 		row("GET /login", public, "", "", ofAll),
 		row("POST /login", public, "", "", ofAll),
+		row("POST /login/mfa", known, "", "", ofAll),
+		row("GET /login/provider", public, "", "", ofAll),
+		row("GET /login/callback", public, "", "", ofAll),
+		row("GET /api/v1/access/login", public, "", "", ofAll),
 		row("POST /logout", known, "", "", ofAll),
 		row("GET /api/v1/access/me", known, "", "", ofAll),
 		row("GET /api/v1/access/sessions", known, "", "", ofAll),
@@ -67,6 +72,9 @@ func Rows() []Row {
 		row("POST /api/v1/access/people/{id}", decided, "administer", "people", ofAll),
 		row("DELETE /api/v1/access/people/{id}", decided, "administer", "people", ofAll),
 		row("POST /api/v1/access/links", decided, "administer", "people", ofAll),
+		row("GET /api/v1/access/mfa", decided, "read", "people", ofAll),
+		row("POST /api/v1/access/mfa", known, "", "", ofAll),
+		row("DELETE /api/v1/access/mfa/{id}", decided, "administer", "people", ofAll),
 		row("GET /api/v1/access/agents", decided, "read", "people", ofAll),
 		row("POST /api/v1/access/enrol", decided, "administer", "people", ofAll),
 		row("DELETE /api/v1/access/agents/{id}", decided, "administer", "people", ofAll),
@@ -80,6 +88,15 @@ func Rows() []Row {
 		row("/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw", sender, "write", "profiles/raw", ofAll),
 		row("/v1development/profiles", sender, "write", "profiles/raw", ofAll),
 		row("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/CreateProfile", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/UpdateProfile", sender, "write", "profiles/raw", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ProfilerService/CreateOfflineProfile", sender, "write", "profiles/raw", ofAll),
+		row("/profiling/v1/input", sender, "write", "profiles/raw", ofAll),
+		row("/api/v2/profile", sender, "write", "profiles/raw", ofAll),
+		row("GET /$discovery/rest", public, "", "", ofAll), // what Google's clients for Python ask for paths: tells nothing of anybody's
+		row("/v2/projects/{project}/profiles", sender, "write", "profiles/raw", ofAll),
+		row("/v2/projects/{project}/profiles:createOffline", sender, "write", "profiles/raw", ofAll),
+		row("PATCH /v2/projects/{project}/profiles/{id}", sender, "write", "profiles/raw", ofAll),
 		row("/api/v1/agents/poll", sender, "connect", "agents", ofAll),
 		row("/api/v1/agents/results", sender, "connect", "agents", ofAll),
 
@@ -124,6 +141,10 @@ func Rows() []Row {
 		row("POST /api/v1/changes/resume", decided, "change", "changes", ofAll),
 		row("POST /api/v1/changes/plan", decided, "read", "changes", ofAll), // says what would happen
 		row("POST /api/v1/incidents", decided, "change", "changes", ofAll),
+
+		// The audit log.
+		row("POST /api/v1/audit/rotate", decided, "administer", "audit", ofAll),
+		row("POST /api/v1/audit/prune", decided, "administer", "audit", ofAll),
 
 		// The guard.
 		row("GET /api/guard/status", decided, "read", "guard", ofAll),

@@ -95,7 +95,7 @@ func (a *Access) byToken(ctx context.Context, secret string) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	have := p.Grants // what she has lost, her tokens have lost
+	have := p.grants(a.opt.Now()) // what she has lost, her tokens have lost
 	c.Grants = slices.DeleteFunc(slices.Clone(k.Grants), func(g Grant) bool { return !covers(have, g) })
 	return c, nil
 }

@@ -23,6 +23,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/quantra-l/quantra/seal"
 )
 
 // rfc8032 is the key of RFC 8032, 7.1, test 1.
@@ -74,7 +76,7 @@ func TestSignVector(t *testing.T) {
 		}
 	}
 	sig, err := base64.StdEncoding.DecodeString("BGV9ZthSt8ze0fmxQ7Al4dwmk5UUW3LVjaAy5NgLLQp7cSptxy3Qa0TfkybpXOIBSPHtJvEU+9B8fy3tiyznCA==")
-	if err != nil || !ed25519.Verify(id.key.Public().(ed25519.PublicKey), []byte(base), sig) {
+	if err != nil || seal.PublicKey(id.key.Public().(ed25519.PublicKey)).VerifyNote([]byte(base), seal.Signature(sig)) != nil {
 		t.Errorf("the vector's own signature does not verify (%v)", err)
 	}
 }
@@ -171,7 +173,7 @@ func checkSigned(t *testing.T, r *http.Request, body []byte, keyID string) strin
 		return ""
 	}
 	sig, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(strings.TrimPrefix(r.Header.Get("Signature"), "quantra=:"), ":"))
-	if err != nil || !ed25519.Verify(public, []byte(base), sig) {
+	if err != nil || len(public) != seal.PublicKeySize || len(sig) != seal.SignatureSize || seal.PublicKey(public).VerifyNote([]byte(base), seal.Signature(sig)) != nil {
 		t.Errorf("%s: the signature does not verify (%v), over\n%s", r.RequestURI, err, base)
 	}
 	return m[4]

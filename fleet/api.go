@@ -117,11 +117,14 @@ type leaseRequest struct {
 const maxBy = 200 // bytes of a name
 
 // asker is who asks, for the record.
-func (q *leaseRequest) asker(r *http.Request) (string, error) {
-	if len(q.By) > maxBy {
-		return "", errorf(ErrInvalid, "by has %d bytes: it may have %d", len(q.By), maxBy)
+func (f *Fleet) asker(r *http.Request, said string) (string, error) {
+	if len(said) > maxBy {
+		return "", errorf(ErrInvalid, "by has %d bytes: it may have %d", len(said), maxBy)
 	}
-	return cmp.Or(q.By, r.RemoteAddr, "a request without an address"), nil
+	if f.opt.By != nil {
+		said = f.opt.By(r, said)
+	}
+	return cmp.Or(said, r.RemoteAddr, "a request without an address"), nil
 }
 
 // body reads a reader's JSON into v, in which unknown names are refused: a setting that is spelled wrong must not be left out silently.
@@ -149,7 +152,7 @@ func (f *Fleet) askLease(w http.ResponseWriter, r *http.Request, tenant string) 
 	if err != nil {
 		return nil, errorf(ErrInvalid, "for %.40q: it must be a time as 10m, from 1s to 24h", q.For)
 	}
-	by, err := q.asker(r)
+	by, err := f.asker(r, q.By)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +168,7 @@ func (f *Fleet) askRelease(w http.ResponseWriter, r *http.Request, tenant string
 	if err := f.body(w, r, &q); err != nil {
 		return nil, err
 	}
-	by, err := q.asker(r)
+	by, err := f.asker(r, q.By)
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,9 @@ type Options struct {
 	// Verify checks the signature of an agent's request over its body, as it came, and names its key; "" where there is
 	// none and none is needed. Its error refuses the request, with 401 or what a [Refusal] says. nil checks nothing.
 	Verify func(r *http.Request, body []byte) (keyID string, err error)
+	// By is who asks for a lease or its end, where something else knows that better than the request's body, which says said; nil believes the
+	// body.
+	By func(r *http.Request, said string) string
 	// Record is told of each lease, release and task before it takes effect. Its error keeps it from happening: what
 	// cannot be recorded is not done. ctx is the asker's. nil records nothing.
 	Record func(ctx context.Context, e Event) error

@@ -29,8 +29,10 @@ type hold struct {
 	n       int64
 	signed  *signed // nil where it is not signed
 	tenant  string
-	length  int64 // that the request claims for its body, negative where it does not
-	arrived int64 // bytes of the body as they came
+	method  string // of HTTP, that its route has
+	leave   func() // gives back its place among the requests at work; nil where it has none
+	length  int64  // that the request claims for its body, negative where it does not
+	arrived int64  // bytes of the body as they came
 }
 
 // grow takes n more bytes, or says that there is no room. Who is alone may

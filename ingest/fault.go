@@ -107,7 +107,7 @@ func replyKept(w http.ResponseWriter, _ *http.Request, b batch) {
 
 func replyJSON(w http.ResponseWriter, status int, v any) {
 	b, err := json.Marshal(v)
-	if err != nil { // cannot be: v is one of two structs above
+	if err != nil { // cannot be: v is made of texts and numbers
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -8,6 +8,9 @@
 //	                                               Parca's, the same four
 //	POST /v1development/profiles                   OpenTelemetry's, protobuf and JSON; its gRPC is
 //	/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export
+//	/google.devtools.cloudprofiler.v2.ProfilerService/*, /v2/projects/*/profiles
+//	                                               Google Cloud Profiler's agents, which are asked for profiles: gRPC and JSON
+//	/profiling/v1/input, /api/v2/profile           Datadog's clients, as they send to its agent, or without one
 //
 // What a route owes its sender: an answer that names the fault and the remedy,
 // a success only when [Options.Append] has said that the profile is kept, and a
@@ -29,10 +32,12 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/quantra-l/quantra/ingest/gcp"
 	"github.com/quantra-l/quantra/profile"
 )
 
@@ -95,6 +100,9 @@ type Options struct {
 	// MaxAge is how long ago the profiled window may have ended. 0 is 7 days, negative is any age.
 	MaxAge time.Duration
 
+	// Cloud is how Google Cloud Profiler's agents are paced. Its zero value has their own service's pace; its clock is Now.
+	Cloud gcp.Options
+
 	Logger   *slog.Logger          // for faults of ours; nil is slog.Default()
 	Registry prometheus.Registerer // where metrics go; nil is nowhere
 	Now      func() time.Time      // nil is time.Now
@@ -107,7 +115,8 @@ const maxAhead = 10 * time.Minute
 type Ingest struct {
 	opt      Options
 	inFlight budget
-	rates    *rates        // nil is no bound
+	rates    *rates // nil is no bound
+	pacer    *gcp.Pacer
 	requests chan struct{} // one token per request at work; nil is no bound
 	decoders chan struct{} // one token per profile being decoded: more than there are cores would only add memory
 	origins  *http.CrossOriginProtection
@@ -136,8 +145,10 @@ func New(o Options) (*Ingest, error) {
 	if o.Signatures == nil {
 		o.Signatures = NewVerifier(SignatureOptions{Now: o.Now})
 	}
+	o.Cloud.Now = o.Now
 	in := &Ingest{
 		opt:      o,
+		pacer:    gcp.NewPacer(o.Cloud),
 		inFlight: budget{limit: o.InFlightBytes},
 		decoders: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		origins:  http.NewCrossOriginProtection(),
@@ -165,6 +176,10 @@ func (in *Ingest) Register(mux *http.ServeMux) {
 	mux.Handle(writeRawProcedure, in.rpc("parca", writeRawProcedure, in.receiveSeries(readWriteRaw), answerEmpty))
 	mux.Handle(otlpPath, in.otlpHTTP())
 	mux.Handle(otlpProcedure, in.rpc("otlp", otlpProcedure, in.receiveOTLP, otlpResponse))
+	in.registerCloud(mux)
+	for _, path := range []string{"/profiling/v1/input", "/api/v2/profile"} {
+		mux.Handle(path, in.route("datadog", in.receiveDatadog))
+	}
 }
 
 // InFlightBytes is what the requests at work hold now.
@@ -176,7 +191,9 @@ type batch struct {
 	// left is why other profiles of the request are not kept. Only protocols that can tell their sender have any; elsewhere
 	// one that is wrong has the whole request refused before anything is kept.
 	left    []error
-	partial bool // the protocol can tell of left
+	partial bool   // the protocol can tell of left
+	reply   []byte // what the sender is told, where the protocol has more to say than that it is kept
+	done    func() // called when the profiles are kept; nil is nothing
 }
 
 // receiver reads one protocol's request.
@@ -192,15 +209,15 @@ func one(receive func(r *http.Request, h *hold) (Push, error)) receiver {
 
 // route is a protocol whose answers are ours, in JSON.
 func (in *Ingest) route(name string, receive receiver) http.Handler {
-	return in.routeWith(name, receive, replyKept, func(w http.ResponseWriter, _ *http.Request, f *fault) { f.reply(w) })
+	return in.routeWith(name, http.MethodPost, receive, replyKept, func(w http.ResponseWriter, _ *http.Request, f *fault) { f.reply(w) })
 }
 
 // routeWith is what all protocols over HTTP have in common: who may come in and
 // how many at once, for how long, and what they are told, which kept and refused say in the protocol's own words.
-func (in *Ingest) routeWith(name string, receive receiver, kept func(http.ResponseWriter, *http.Request, batch), refused func(http.ResponseWriter, *http.Request, *fault)) http.Handler {
+func (in *Ingest) routeWith(name, method string, receive receiver, kept func(http.ResponseWriter, *http.Request, batch), refused func(http.ResponseWriter, *http.Request, *fault)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := in.opt.Now()
-		h := &hold{budget: &in.inFlight}
+		h := &hold{budget: &in.inFlight, method: method}
 		defer h.release()
 		r, leave, err := in.enter(w, r, h)
 		defer leave()
@@ -226,6 +243,9 @@ func (in *Ingest) judged(ctx context.Context, name string, start time.Time, b ba
 	}
 	if err == nil {
 		in.metrics.kept(name, b.pushes, took)
+		if b.done != nil {
+			b.done()
+		}
 		return nil
 	}
 	f := in.faultOf(ctx, err)
@@ -240,9 +260,9 @@ func (in *Ingest) judged(ctx context.Context, name string, start time.Time, b ba
 // deadlines; leave gives back what it holds, and is never nil.
 func (in *Ingest) enter(w http.ResponseWriter, r *http.Request, h *hold) (_ *http.Request, leave func(), err error) {
 	leave = func() {}
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return r, leave, faultf(http.StatusMethodNotAllowed, "method", "%s is not understood here: POST a profile", r.Method)
+	if r.Method != h.method {
+		w.Header().Set("Allow", h.method)
+		return r, leave, faultf(http.StatusMethodNotAllowed, "method", "%s is not understood here: %s a profile", r.Method, h.method)
 	}
 	if err := in.origins.Check(r); err != nil {
 		return r, leave, faultf(http.StatusForbidden, "cross_origin", "a web page of another origin may not send profiles: %v", err)
@@ -255,7 +275,8 @@ func (in *Ingest) enter(w http.ResponseWriter, r *http.Request, h *hold) (_ *htt
 	if in.requests != nil {
 		select {
 		case in.requests <- struct{}{}:
-			leave = func() { <-in.requests }
+			leave = sync.OnceFunc(func() { <-in.requests })
+			h.leave = leave
 		default:
 			return r, leave, busy("%d uploads are being taken already", cap(in.requests))
 		}

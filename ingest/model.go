@@ -64,13 +64,15 @@ func modelName(sent string, p *profile.Profile) string {
 	return sent
 }
 
-// modelTypes are sample types of OpenTelemetry's conventions and of Node's profiler that Go's pprof has other words for.
+// modelTypes are sample types of OpenTelemetry's conventions, of Node's profiler and of Python's that Go's pprof has other words for.
 var modelTypes = map[profile.ValueType]profile.ValueType{
 	vt("allocated_objects", "count"): vt("alloc_objects", "count"),
 	vt("allocated_space", "bytes"):   vt("alloc_space", "bytes"),
 	vt("objects", "count"):           vt("inuse_objects", "count"),
 	vt("space", "bytes"):             vt("inuse_space", "bytes"),
 	vt("sample", "count"):            vt("samples", "count"),
+	vt("CPU", "nanoseconds"):         vt("cpu", "nanoseconds"), // Google's agent for Python
+	vt("WALL", "nanoseconds"):        vt("wall", "nanoseconds"),
 }
 
 // toModel gives a profile the model's types, and says whether it had others. Samples at a rate get the CPU time that they stand
@@ -83,6 +85,10 @@ func toModel(p *profile.Profile) (changed bool) {
 	}
 	if space := vt("space", "bytes"); p.PeriodType != space && p.PeriodType.Unit == "bytes" && profile.NameOf(p) == "memory" {
 		p.PeriodType, changed = space, true
+	}
+	// The period's types of Google's agent for Python, as its sample types above.
+	if t := p.PeriodType.Type; t == "CPU" || t == "WALL" {
+		p.PeriodType.Type, changed = strings.ToLower(t), true
 	}
 	cpu := vt("cpu", "nanoseconds")
 	if len(p.SampleTypes) != 1 || p.SampleTypes[0] != vt("samples", "count") || p.PeriodType != cpu || p.Period <= 0 {

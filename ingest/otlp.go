@@ -168,7 +168,7 @@ func (in *Ingest) otlpHTTP() http.Handler {
 		w.WriteHeader(status)
 		w.Write(body) // an error means that the sender is gone
 	}
-	return in.routeWith("otlp", receive, func(w http.ResponseWriter, r *http.Request, b batch) {
+	return in.routeWith("otlp", http.MethodPost, receive, func(w http.ResponseWriter, r *http.Request, b batch) {
 		answer(w, r, http.StatusOK, otlpResponse(b, isJSON(r)))
 	}, func(w http.ResponseWriter, r *http.Request, f *fault) {
 		if f.retry > 0 {

@@ -76,7 +76,7 @@ func (in *Ingest) rpc(name, procedure string, receive rpcReceiver, answer func(b
 	}, connect.WithCodec(rawCodec("proto")), connect.WithCodec(rawCodec("json")), connect.WithCodec(rawCodec("json; charset=utf-8")))
 	refusals := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &call{h: &hold{budget: &in.inFlight}, name: name, start: in.opt.Now()}
+		c := &call{h: &hold{budget: &in.inFlight, method: http.MethodPost}, name: name, start: in.opt.Now()}
 		defer c.h.release()
 		r, leave, err := in.enter(w, r, c.h)
 		defer leave()
@@ -162,6 +162,10 @@ func (f *fault) connect() *connect.Error {
 		code = connect.CodeUnauthenticated
 	case http.StatusForbidden:
 		code = connect.CodePermissionDenied
+	case http.StatusNotFound:
+		code = connect.CodeNotFound
+	case http.StatusConflict:
+		code = connect.CodeAborted
 	case http.StatusMethodNotAllowed:
 		code = connect.CodeUnimplemented
 	case http.StatusRequestTimeout:
@@ -177,6 +181,11 @@ func (f *fault) connect() *connect.Error {
 		err.Meta().Set("Retry-After", strconv.Itoa(int(f.retry.Seconds())))
 		if d, derr := connect.NewErrorDetail(&errdetails.RetryInfo{RetryDelay: durationpb.New(f.retry)}); derr == nil {
 			err.AddDetail(d)
+		}
+		if code == connect.CodeAborted { // where Cloud Profiler's agents look for it
+			if b, merr := proto.Marshal(&errdetails.RetryInfo{RetryDelay: durationpb.New(f.retry)}); merr == nil {
+				err.Meta().Set("google.rpc.retryinfo-bin", connect.EncodeBinaryHeader(b))
+			}
 		}
 	}
 	return err

@@ -26,7 +26,8 @@ type SignatureOptions struct {
 	// Nonces bounds the requests that are remembered so that none is accepted twice, NoncesPerKey those of one
 	// key. Past it signed requests get 503. Each takes about 40 bytes for at most 10 minutes. 0 is 1,048,576 and 16,384.
 	Nonces, NoncesPerKey int
-	// Verify checks an Ed25519 signature; nil is crypto/ed25519's rule. All of a house should have one rule.
+	// Verify checks an Ed25519 signature. A house has one rule for that, so it is the caller's to give: where it is nil, requests that are
+	// signed get 503.
 	Verify func(key ed25519.PublicKey, message, signature []byte) bool
 	// Since is when this server began to remember nonces, where another may have taken requests before it: what was signed until then gets
 	// 503 and is to be signed anew, as nobody knows whether it was here before. The zero time is that nobody has.
@@ -75,9 +76,6 @@ func NewVerifier(o SignatureOptions) *Verifier {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Verify == nil {
-		o.Verify = ed25519.Verify
-	}
 	return &Verifier{opt: o, seen: nonces{limit: cmp.Or(o.Nonces, 1<<20), perKey: cmp.Or(o.NoncesPerKey, 1<<14), buckets: map[int64]*nonceBucket{}}}
 }
 
@@ -114,6 +112,9 @@ func (v *Verifier) begin(r *http.Request) (*signed, error) {
 			return nil, &SignatureError{Status: http.StatusUnauthorized, Code: "unsigned", Text: "this server takes signed requests only: sign it as docs/format/signature.md draws it, or give the agent a key"}
 		}
 		return nil, nil
+	}
+	if v.opt.Verify == nil {
+		return nil, &SignatureError{Status: http.StatusServiceUnavailable, Code: "unavailable", Text: "this server was given no rule to verify signatures by"}
 	}
 	now := v.opt.Now()
 	if off := time.Duration(now.Unix()-p.created) * time.Second; off > SignatureSkew || off < -SignatureSkew {

@@ -2,7 +2,6 @@ package integrity
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/internal/vfs"
+	"github.com/quantra-l/quantra/seal"
 )
 
 func must(t testing.TB, errs ...error) {
@@ -26,17 +26,18 @@ func must(t testing.TB, errs ...error) {
 }
 
 // testKey is the key that tests sign with.
-var testKey = ed25519.NewKeyFromSeed([]byte("the seed of the tests: 32 bytes."))
+var testKey, _ = seal.KeyFromSeed([]byte("the seed of the tests: 32 bytes."))
 
 func sign(domain string, message []byte) ([]byte, error) {
-	return ed25519.Sign(testKey, append([]byte(domain+"\x00"), message...)), nil
+	s, err := testKey.SignNote(append([]byte(domain+"\x00"), message...))
+	return s[:], err
 }
 
 func verify(domain string, message, signature []byte) error {
-	if !ed25519.Verify(testKey.Public().(ed25519.PublicKey), append([]byte(domain+"\x00"), message...), signature) {
-		return errors.New("another key")
+	if len(signature) != seal.SignatureSize {
+		return errors.New("no signature")
 	}
-	return nil
+	return testKey.Public().VerifyNote(append([]byte(domain+"\x00"), message...), seal.Signature(signature))
 }
 
 // tree is a tree of files with a store beside it.

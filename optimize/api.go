@@ -162,11 +162,20 @@ func (r *Runner) askChange(q *http.Request, tenant string) (any, error) {
 	return map[string]any{"change": c, "history": append([]Event{}, events...), "latest": latest}, nil
 }
 
+// by is who asks.
+func (r *Runner) by(q *http.Request, said string) string {
+	if r.run.By == nil {
+		return said
+	}
+	return r.run.By(q, said)
+}
+
 func (r *Runner) askAct(q *http.Request, tenant string) (any, error) {
 	var a Action
 	if err := jsonapi.Body(q, &a); err != nil {
 		return nil, err
 	}
+	a.By = r.by(q, a.By)
 	c, err := r.Act(q.Context(), tenant, q.PathValue("id"), a)
 	if err != nil {
 		return nil, err
@@ -200,6 +209,7 @@ func (r *Runner) askPause(q *http.Request, tenant string, pause bool) (any, erro
 	if err := jsonapi.Body(q, &h); err != nil {
 		return nil, err
 	}
+	h.By = r.by(q, h.By)
 	end, err := until(h.For, r.o.Now())
 	switch {
 	case err != nil:
@@ -258,7 +268,7 @@ func (r *Runner) askSubmit(q *http.Request, tenant string) (any, error) {
 	if err := jsonapi.Body(q, &s); err != nil {
 		return nil, err
 	}
-	c, err := r.Submit(q.Context(), tenant, Proposal{Kind: s.Kind, Service: s.Service, Subject: s.Subject, Basis: s.Basis, Spec: s.Spec, Sentence: s.Sentence, Cost: s.Cost}, s.By)
+	c, err := r.Submit(q.Context(), tenant, Proposal{Kind: s.Kind, Service: s.Service, Subject: s.Subject, Basis: s.Basis, Spec: s.Spec, Sentence: s.Sentence, Cost: s.Cost}, r.by(q, s.By))
 	if err != nil {
 		return nil, err
 	}

@@ -108,6 +108,9 @@ func (r *Runner) askIncident(q *http.Request, tenant string) (any, error) {
 		return nil, err
 	}
 	for _, i := range list {
+		if v.Get("format") == "" { // of the others it is we who say what has sent them
+			i.By = r.by(q, i.By)
+		}
 		if i.State != "open" && i.State != "closed" {
 			return nil, jsonapi.Invalid("state %.40q: it must be open or closed", i.State)
 		}

@@ -26,6 +26,8 @@ type RunOptions struct {
 	Lease func(ctx context.Context, name string) (held context.Context, release func(), ok bool, err error)
 	// Tenant is whose changes a request is about; nil is "default".
 	Tenant func(*http.Request) (string, error)
+	// By is who asks, where something else knows that better than the request's body, which says said; nil believes the body.
+	By func(q *http.Request, said string) string
 	// Places says what is known of the places of a tenant's services where changes are made; nil is nothing.
 	Places func(tenant string) []PlaceStatus
 	// PolicyFile says where the policy comes from; nil is nowhere.

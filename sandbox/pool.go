@@ -141,6 +141,19 @@ func (p *Pool) Free() int {
 	return p.o.Capacity - p.seats
 }
 
+// Stats are a pool's figures.
+type Stats struct {
+	Capacity, Taken int // seats
+	Sessions, Warm  int // guests that live, and those of them that wait for their principal
+}
+
+// Stats are the figures now.
+func (p *Pool) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Stats{p.o.Capacity, p.seats, len(p.sessions), len(p.warm)}
+}
+
 // Start starts a session, or takes one that its principal has released. ctx bounds the start; the session lives until its deadline, or until
 // it is closed. Errors are [ErrUnavailable], [ErrFull], or say what is wrong with the spec or the handler.
 func (p *Pool) Start(ctx context.Context, spec Spec) (*Session, error) {
@@ -153,10 +166,13 @@ func (p *Pool) Start(ctx context.Context, spec Spec) (*Session, error) {
 	if spec.Deadline == 0 {
 		spec.Deadline = p.o.Deadline
 	}
-	if r := p.Probe(ctx, spec.Isolation); !r.Available {
-		return nil, r.err()
-	} else if r.Boundary == BoundaryNone && !spec.Emulated {
-		return nil, Unavailable("%s is here only without a boundary (%s)", spec.Isolation, r.How)
+	r := p.Probe(ctx, spec.Isolation)
+	err := r.Err()
+	if spec.Emulated {
+		err = r.err()
+	}
+	if err != nil {
+		return nil, err
 	}
 	image, err := p.images.take(spec.Handler)
 	if err != nil {

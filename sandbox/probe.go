@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/quantra-l/quantra/sandbox/channel"
@@ -22,7 +23,15 @@ type Report struct {
 	At        time.Time     `json:"at"`
 }
 
-// err is why nothing may be started by this report, or nil.
+// Err is why nothing may be started by this report, or nil.
+func (r *Report) Err() error {
+	if r.Available && r.Boundary == BoundaryNone {
+		return Unavailable("%s is here only without a boundary (%s)", r.Kind, r.How)
+	}
+	return r.err()
+}
+
+// err is Err for who accepts an isolation without a boundary.
 func (r *Report) err() error {
 	if r.Available {
 		return nil
@@ -36,22 +45,39 @@ const (
 	trustNo  = time.Minute
 )
 
-// trials is one isolation's last report. Its lock is held while a trial runs, so that those who ask at the same time share it.
+// trials is one isolation's last report. Its turn is held while a trial runs, so that those who ask at the same time share it.
 type trials struct {
 	turn   chan struct{} // holds one token
-	last   *Report
-	closed bool
+	last   atomic.Pointer[Report]
+	closed bool // guarded by turn
+}
+
+// Known is what the last trial of an isolation has shown, however old it is, without starting one; false where none was made.
+func (p *Pool) Known(kind Kind) (Report, bool) {
+	t := p.trials[kind]
+	if t == nil {
+		return p.missing(kind), true
+	}
+	if r := t.last.Load(); r != nil {
+		return *r, true
+	}
+	return Report{Kind: kind, Boundary: BoundaryNone}, false
+}
+
+// missing is the report of an isolation that the pool was not given.
+func (p *Pool) missing(kind Kind) Report {
+	r := Report{Kind: kind, Boundary: BoundaryNone, Reason: "this pool was not given it", At: time.Now()}
+	if err := p.o.Missing[kind]; err != nil {
+		r.Reason = strings.TrimPrefix(err.Error(), ErrUnavailable.Error()+": ")
+	}
+	return r
 }
 
 // Probe says what an isolation is worth on this host, by starting a small guest in it, unless one has been started not long ago.
 func (p *Pool) Probe(ctx context.Context, kind Kind) Report {
 	t := p.trials[kind]
 	if t == nil {
-		r := Report{Kind: kind, Boundary: BoundaryNone, Reason: "this pool was not given it", At: time.Now()}
-		if err := p.o.Missing[kind]; err != nil {
-			r.Reason = strings.TrimPrefix(err.Error(), ErrUnavailable.Error()+": ")
-		}
-		return r
+		return p.missing(kind)
 	}
 	select {
 	case <-t.turn:
@@ -62,15 +88,14 @@ func (p *Pool) Probe(ctx context.Context, kind Kind) Report {
 	if t.closed {
 		return Report{Kind: kind, Boundary: BoundaryNone, Reason: "the pool is closed", At: time.Now()}
 	}
-	if t.last != nil {
-		age := time.Since(t.last.At)
-		if t.last.Available && age < trustYes || !t.last.Available && age < trustNo {
-			return *t.last
+	if last := t.last.Load(); last != nil {
+		if age := time.Since(last.At); last.Available && age < trustYes || !last.Available && age < trustNo {
+			return *last
 		}
 	}
 	// The trial serves all who ask, so it does not end with the one who asks now.
 	r := p.try(context.WithoutCancel(ctx), kind)
-	t.last = &r
+	t.last.Store(&r)
 	return r
 }
 

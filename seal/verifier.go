@@ -19,6 +19,9 @@ type VerifierOptions struct {
 	Queue   int           // signatures that wait for a batch; who comes then waits to wait. 0 is 1,024
 	Workers int           // batches at a time. 0 is one; more only help where there are more processors
 	Cache   *KeyCache     // keys in the form that is verified by fastest; nil is none
+
+	// Batched is told how many signatures each batch had, by the goroutines that verify, so it must be quick. Nil is not told.
+	Batched func(signatures int)
 }
 
 // Verifier collects the signatures of many callers into batches. Its goroutines end with [Verifier.Close].
@@ -129,6 +132,9 @@ func (v *Verifier) work() {
 			take(r)
 		}
 		v.collect(take, &requests)
+		if v.o.Batched != nil && len(requests) > 0 {
+			v.o.Batched(len(requests))
+		}
 		answer(&b, requests)
 		clear(requests) // the messages are their callers' again
 		requests = requests[:0]

@@ -40,6 +40,7 @@ func (w *Watcher) Handler() http.Handler {
 		if err := jsonapi.Body(r, &a); err != nil {
 			return nil, err
 		}
+		a.By = w.by(r, a.By)
 		rec, err := w.Act(r.Context(), tenant, r.PathValue("id"), a)
 		return map[string]any{"finding": rec}, err
 	})
@@ -60,11 +61,20 @@ func (w *Watcher) Handler() http.Handler {
 		if err := jsonapi.Body(r, &d); err != nil {
 			return nil, err
 		}
+		d.By = w.by(r, d.By)
 		d, err := w.AddDeploy(r.Context(), tenant, d)
 		return map[string]any{"deploy": d}, err
 	})
 	door.Else(mux)
 	return mux
+}
+
+// by is who asks.
+func (w *Watcher) by(r *http.Request, said string) string {
+	if w.opt.By == nil {
+		return said
+	}
+	return w.opt.By(r, said)
 }
 
 // fault is what an error means to the asker.

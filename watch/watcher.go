@@ -42,6 +42,8 @@ type Options struct {
 	Link   func(id string) string
 	// Faults say what is wrong with what people have written for Price, Machines and Alerts, for the status; nil is nothing.
 	Faults func() []string
+	// By is who asks, where something else knows that better than the request's body, which says said; nil believes the body.
+	By func(r *http.Request, said string) string
 	// Tenant is whose findings a request is about; nil is [store.DefaultTenant].
 	Tenant func(*http.Request) (string, error)
 

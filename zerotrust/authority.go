@@ -62,6 +62,7 @@ const (
 	reasonCritical   = "critical resources demand level critical"
 	reasonMFA        = "a second factor is required"
 	reasonIsolation  = "a stronger isolation is required"
+	reasonIsolated   = "the isolation that it asks for cannot be had"
 	reasonReadOnly   = "only reading is allowed"
 	reasonRate       = "too many requests"
 	reasonRoom       = "no room for another record"

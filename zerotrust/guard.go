@@ -35,6 +35,12 @@ type Options struct {
 	Record func(context.Context, Event) error
 	// Capacity gives a seat in a sandbox to a session of level privileged or above. nil is that there is none: such are refused.
 	Capacity func(context.Context, policy.Level) (release func(), err error)
+	// Isolated is why the isolation that a session wants to run in cannot be had, nil where it can: such a session is refused, never run in
+	// less. nil believes the caller.
+	Isolated func(ctx context.Context, isolation string) error
+	// Seats and PolicyStatus tell [Guard.Status] of what Capacity and Policy come from; nil tells nothing.
+	Seats        func() Seats
+	PolicyStatus func() policy.Status
 	// MaxRecords bounds the records; 0 is [DefaultMaxRecords]. Cache is how many verified documents are remembered; 0 is [DefaultCache].
 	MaxRecords, Cache int
 	Now               func() time.Time // nil is time.Now
@@ -505,6 +511,11 @@ func (g *Guard) judge(ctx context.Context, w *who, req *Request, s *Session, m m
 		d.RetryAfter = rate.Every
 		return reasonRate, nil
 	}
+	if req.Isolation != "" && s == nil && g.opt.Isolated != nil {
+		if err := g.opt.Isolated(ctx, req.Isolation); err != nil {
+			return because(reasonIsolated, err), fmt.Errorf("%w: %s: %w", ErrUnavailable, reasonIsolated, err)
+		}
+	}
 	if d.Level < policy.Privileged || s != nil || w.c == nil && req.Trust > 0 { // who logs in asks, and runs nothing
 		return "", nil
 	}
@@ -513,9 +524,16 @@ func (g *Guard) judge(ctx context.Context, w *who, req *Request, s *Session, m m
 	}
 	if d.release, err = g.opt.Capacity(ctx, d.Level); err != nil {
 		d.release = nil
-		return reasonSeat, fmt.Errorf("%w: %s: %w", ErrUnavailable, reasonSeat, err)
+		return because(reasonSeat, err), fmt.Errorf("%w: %s: %w", ErrUnavailable, reasonSeat, err)
 	}
 	return "", nil
+}
+
+// because is a reason with what is behind it, so that the record says it as well.
+func because(reason string, err error) string {
+	const most = 200
+	text := strings.ToValidUTF8(err.Error(), "?")
+	return reason + ": " + text[:min(len(text), most)]
 }
 
 // conditions is which of what a policy asks for is not met, "" where all is. What is not understood is not met.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -279,6 +280,43 @@ func TestSeats(t *testing.T) {
 	s.Close()
 	if d, err := full.Evaluate(context.Background(), r); !errors.Is(err, zerotrust.ErrUnavailable) || d.Allow {
 		t.Errorf("without a seat: %+v, %v", d, err)
+	}
+}
+
+// TestIsolated: an isolation that cannot be had is a denial with the reason, of the level whatever it is; a session that runs is not asked again.
+func TestIsolated(t *testing.T) {
+	var asked []string
+	var missing error
+	h := open(t, func(o *zerotrust.Options) {
+		o.Isolated = func(_ context.Context, isolation string) error {
+			asked = append(asked, isolation)
+			return missing
+		}
+		o.Seats = func() zerotrust.Seats { return zerotrust.Seats{All: 3, Taken: 1} }
+		o.PolicyStatus = func() policy.Status { return policy.StandardStatus(epoch) }
+	})
+	k := keyOf(2)
+	r := asks(document(t, k, h.issuer), k)
+	if d := decide(t, h, r); !d.Allow || len(asked) > 0 {
+		t.Errorf("without an isolation: %+v, asked %v", d, asked)
+	}
+	r.Isolation = "process"
+	s, d, err := h.Begin(context.Background(), r, make([]byte, 32))
+	must(t, err)
+	if !d.Allow || len(asked) != 1 || asked[0] != "process" {
+		t.Fatalf("%+v, asked %v", d, asked)
+	}
+	missing = errors.New("no namespaces here")
+	if d, err := s.Evaluate(context.Background(), "connect", "peer/self"); err != nil || !d.Allow || len(asked) != 1 {
+		t.Errorf("a session that runs: %+v, %v, asked %v", d, err, asked)
+	}
+	s.Close()
+	got, err := h.Evaluate(context.Background(), r)
+	if !errors.Is(err, zerotrust.ErrUnavailable) || got.Allow || !strings.Contains(got.Reason, "no namespaces here") || h.ledger.last().Reason != got.Reason {
+		t.Errorf("%+v, %v; recorded %+v", got, err, h.ledger.last())
+	}
+	if st := h.Status(); st.Seats == nil || st.Seats.All != 3 || st.Policy == nil || st.Policy.Name != "standard" || len(st.Policy.Files) == 0 || st.Policy.Policies < 10 {
+		t.Errorf("%+v", st)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/quantra-l/quantra/zerotrust/policy"
 )
 
 // Status is what a guard is doing.
@@ -15,10 +17,33 @@ type Status struct {
 	Connections int          `json:"connections"`
 	Issuers     []string     `json:"issuers"`
 	Revocations []ListStatus `json:"revocations"`
+	// Policy is what is in force, from where, and what is wrong with the files as they are now; nil where nobody tells.
+	Policy *policy.Status `json:"policy,omitempty"`
+	// Seats are those of sandboxes; nil where there are none, so that nobody of level privileged or above is let in by an identity.
+	Seats *Seats `json:"seats,omitempty"`
 	// Clock is the latest time seen; where the host's clock is behind it, it has gone back, and expiry goes by this one.
 	Clock time.Time `json:"clock"`
 	// Fault is why changes of trust cannot be kept, "" where they can.
 	Fault string `json:"fault,omitempty"`
+}
+
+// Seats are room for sessions that run in a sandbox.
+type Seats struct {
+	All      int         `json:"all"`
+	Taken    int         `json:"taken"`
+	Sessions int         `json:"sessions"` // that run; a seat may be taken before its session starts
+	Kinds    []Isolation `json:"isolations"`
+}
+
+// Isolation is a way to isolate, and what a trial on this host has shown.
+type Isolation struct {
+	Name string `json:"isolation"`
+	// State is yes, no, untried, or weak: it runs and is no boundary, so nobody is let in by it.
+	State    string        `json:"state"`
+	Boundary string        `json:"boundary,omitempty"` // what holds a guest: software, kernel, hypervisor
+	Text     string        `json:"text,omitempty"`     // how it runs, or why it is not there
+	Start    time.Duration `json:"start_ns,omitempty"` // how long a small guest took to start
+	At       time.Time     `json:"at,omitzero"`        // of the trial
 }
 
 // ListStatus is a list of revocations in force.
@@ -46,6 +71,14 @@ func (g *Guard) Status() Status {
 		s.Revocations = append(s.Revocations, ListStatus{IDOf(l.Issuer), l.Number, l.Issued, len(l.Entries)})
 	}
 	slices.SortFunc(s.Revocations, func(a, b ListStatus) int { return strings.Compare(a.Issuer, b.Issuer) })
+	if g.opt.PolicyStatus != nil {
+		p := g.opt.PolicyStatus()
+		s.Policy = &p
+	}
+	if g.opt.Capacity != nil && g.opt.Seats != nil {
+		seats := g.opt.Seats()
+		s.Seats = &seats
+	}
 	if err := g.Healthy(); err != nil {
 		s.Fault = err.Error()
 	}

@@ -1,5 +1,6 @@
 // Render is a program with real work for its processor, to measure what a profile for the Go compiler gains: it does to
-// profile files what quantraband does (decompress, decode, merge, encode; trees, SVG, JSON; tables, filters, text).
+// profile files what quantraband does (decompress, decode, merge, encode; trees, SVG, JSON; tables, filters, text), or
+// compiles TypeScript as the dashboard's build does.
 //
 // As an instance of a fleet it works until it is stopped, under the agent; as a measured one it works a number of rounds
 // and ends; and it compares builds of itself, by the processor time of whole processes that take turns. bench/pgo
@@ -21,14 +22,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/evanw/esbuild/pkg/api"
+
 	"github.com/quantra-l/quantra/agent"
 	"github.com/quantra-l/quantra/profile"
 )
 
 func main() {
 	log.SetFlags(0)
-	corpus := flag.String("corpus", "profile/testdata/corpus", "`folder` with the profiles to work on")
-	kind := flag.String("kind", "all", "what to do: read, draw, find or all")
+	corpus := flag.String("corpus", "profile/testdata/corpus/*.pb.gz", "the `files` to work on")
+	kind := flag.String("kind", "all", "what to do: read, draw, find or all of profiles; minify, translate or page of TypeScript")
+	service := flag.String("service", "render", "the service's name")
 	rounds := flag.Int("rounds", 0, "do so many rounds, and end; 0 is to work until -for is over, under the agent")
 	length := flag.Duration("for", time.Minute, "how long an instance works")
 	busy := flag.Float64("busy", 1, "the part of the time that an instance works")
@@ -36,7 +40,7 @@ func main() {
 	compare := flag.Int("compare", 0, "run each of the programs that follow so many times, in turns, and write what they took")
 	flag.Parse()
 	if *compare > 0 {
-		if err := takeTurns(*compare, *rounds, *corpus, flag.Args()); err != nil {
+		if err := takeTurns(*compare, *rounds, *kind, *corpus, flag.Args()); err != nil {
 			log.Fatal(err)
 		}
 		return
@@ -47,22 +51,22 @@ func main() {
 	}
 	work, ok := kinds[*kind]
 	if !ok {
-		log.Fatalf("-kind %s: it must be read, draw, find or all", *kind)
+		log.Fatalf("-kind %s: it must be read, draw, find, all, minify, translate or page", *kind)
 	}
 	if *rounds > 0 {
 		err = repeat(work, files, *rounds)
 	} else {
-		err = serve(work, files, *instance, *length, *busy)
+		err = serve(work, files, *service, *instance, *length, *busy)
 	}
 	if err != nil {
 		log.Fatal(err)
 	}
 }
 
-func load(dir string) (files [][]byte, err error) {
-	names, err := filepath.Glob(filepath.Join(dir, "*.pb.gz"))
+func load(pattern string) (files [][]byte, err error) {
+	names, err := filepath.Glob(pattern)
 	if err == nil && len(names) == 0 {
-		err = fmt.Errorf("%s: no profile is there", dir)
+		err = fmt.Errorf("%s: no file is there", pattern)
 	}
 	for _, name := range names {
 		b, e := os.ReadFile(name)
@@ -83,10 +87,10 @@ func repeat(work func([]byte) error, files [][]byte, rounds int) error {
 }
 
 // serve works as an instance of a fleet: for some time, and busy for a part of it.
-func serve(work func([]byte) error, files [][]byte, instance string, length time.Duration, busy float64) error {
+func serve(work func([]byte) error, files [][]byte, service, instance string, length time.Duration, busy float64) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	a, err := agent.Start(ctx, agent.Options{Service: "render", Version: "v1", Instance: instance, Types: agent.CPU, SpoolBytes: -1})
+	a, err := agent.Start(ctx, agent.Options{Service: service, Version: "v1", Instance: instance, Types: agent.CPU, SpoolBytes: -1})
 	if err != nil {
 		return err
 	}
@@ -107,7 +111,27 @@ func serve(work func([]byte) error, files [][]byte, instance string, length time
 
 var kinds = map[string]func([]byte) error{
 	"read": read, "draw": draw, "find": find,
-	"all": func(b []byte) error { return errors.Join(read(b), draw(b), find(b)) },
+	"all":    func(b []byte) error { return errors.Join(read(b), draw(b), find(b)) },
+	"minify": minify, "translate": translate,
+	"page": func(b []byte) error { return errors.Join(minify(b), translate(b)) },
+}
+
+// minify is what the dashboard's build does to a source file.
+func minify(b []byte) error {
+	return transform(b, api.TransformOptions{MinifySyntax: true, MinifyWhitespace: true, MinifyIdentifiers: true, Target: api.ES2022})
+}
+
+// translate is what a build for old browsers does to it.
+func translate(b []byte) error {
+	return transform(b, api.TransformOptions{Target: api.ES2017, Format: api.FormatIIFE, Sourcemap: api.SourceMapInline})
+}
+
+func transform(b []byte, o api.TransformOptions) error {
+	o.Loader, o.LogLevel = api.LoaderTS, api.LogLevelSilent
+	if r := api.Transform(string(b), o); len(r.Errors) > 0 {
+		return errors.New(r.Errors[0].Text)
+	}
+	return nil
 }
 
 // read is what a server does to an upload.
@@ -160,7 +184,7 @@ func find(b []byte) error {
 
 // takeTurns runs each program n times, and writes the processor time of each run as a benchmark's line: first, second,
 // third, and then backwards, so that what the machine does besides strikes all alike.
-func takeTurns(n, rounds int, corpus string, programs []string) error {
+func takeTurns(n, rounds int, kind, corpus string, programs []string) error {
 	if len(programs) < 2 || rounds <= 0 {
 		return errors.New("-compare needs -rounds and two programs or more")
 	}
@@ -169,7 +193,7 @@ func takeTurns(n, rounds int, corpus string, programs []string) error {
 			if turn%2 == 1 {
 				i = len(programs) - 1 - i
 			}
-			cmd := exec.Command(programs[i], "-rounds", fmt.Sprint(rounds), "-corpus", corpus)
+			cmd := exec.Command(programs[i], "-rounds", fmt.Sprint(rounds), "-kind", kind, "-corpus", corpus)
 			cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 			cmd.Stderr = os.Stderr
 			if err := cmd.Run(); err != nil {
@@ -177,7 +201,7 @@ func takeTurns(n, rounds int, corpus string, programs []string) error {
 			}
 			took := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 			name := strings.TrimSuffix(filepath.Base(programs[i]), ".exe")
-			fmt.Printf("BenchmarkRender/profile=%s %d %d ns/op\n", name, rounds, took.Nanoseconds()/int64(rounds))
+			fmt.Printf("BenchmarkRender/kind=%s/profile=%s %d %d ns/op\n", kind, name, rounds, took.Nanoseconds()/int64(rounds))
 		}
 	}
 	return nil

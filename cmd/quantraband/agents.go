@@ -69,25 +69,30 @@ func (q *question) ask(ctx context.Context, method, path string, body, answer an
 	if err != nil {
 		return q.callError(err)
 	}
-	var fault struct{ Code, Message string }
 	if res.StatusCode != http.StatusOK {
-		if json.Unmarshal(raw, &fault) != nil || fault.Code == "" {
-			return unavailablef("%s is not a quantraband server, or one of another version: it answers %s", q.server, res.Status)
-		}
-		switch fault.Code {
-		case "invalid_argument":
-			return usagef("%s", fault.Message)
-		case "permission_denied", "unauthenticated":
-			return deniedf("%s: %s", q.server, fault.Message)
-		case "unavailable", "resource_exhausted", "deadline_exceeded":
-			return unavailablef("%s cannot do it now: %s", q.server, fault.Message)
-		}
-		return fmt.Errorf("%s: %s", q.server, fault.Message)
+		return faultOf(q.server, res.Status, raw)
 	}
 	if err := json.Unmarshal(raw, answer); err != nil {
 		return unavailablef("%s is not a quantraband server, or one of another version: %w", q.server, err)
 	}
 	return nil
+}
+
+// faultOf is an answer that is none, of a server or a node, with the exit code that it asks for.
+func faultOf(who, status string, raw []byte) error {
+	var fault struct{ Code, Message string }
+	if json.Unmarshal(raw, &fault) != nil || fault.Code == "" {
+		return unavailablef("%s is not a quantraband server, or one of another version: it answers %s", who, status)
+	}
+	switch fault.Code {
+	case "invalid_argument":
+		return usagef("%s", fault.Message)
+	case "permission_denied", "unauthenticated":
+		return deniedf("%s: %s", who, fault.Message)
+	case "unavailable", "resource_exhausted", "deadline_exceeded":
+		return unavailablef("%s cannot do it now: %s", who, fault.Message)
+	}
+	return fmt.Errorf("%s: %s", who, fault.Message)
 }
 
 func (q *question) callError(err error) error {

@@ -52,6 +52,9 @@ func (a *app) alertsCheck() *cobra.Command {
 				for _, r := range c.Changes {
 					line(plain(r.Name), join(r.Channels), "changes"+map[bool]string{true: " of " + join(r.Kinds)}[len(r.Kinds) > 0]+": "+join(r.What))
 				}
+				for _, r := range c.Files {
+					line(plain(r.Name), join(r.Channels), "files: "+plain(r.MinSeverity)+" and worse")
+				}
 			})
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,7 +24,7 @@ func (a *app) auditCommand() *cobra.Command {
 		GroupID: "main",
 		Short:   "The log of what was decided and done: verify, tail, export, prove, key, rotate, prune, who",
 		Long: `What a server decides and does to the fleet is in the audit log of its data folder: docs/audit.md. These commands read
-that folder; they need no server, and may run beside one (but for rotate and prune).`,
+that folder; they need no server, and may run beside one. Rotate and prune need the folder for themselves, or --server.`,
 		Example: `  quantraband audit tail -f
   quantraband audit verify --since kept.checkpoint`,
 	}, a.auditVerify(), a.auditTail(), a.auditExport(), a.auditProve(), a.auditKey(), a.auditRotate(), a.auditPrune(), a.auditWho())
@@ -326,14 +327,22 @@ where the log's folder cannot be written: each key is named by the one before, s
 
 func (a *app) auditRotate() *cobra.Command {
 	var q auditQuestion
+	var server question
 	cmd := &cobra.Command{
 		Use:   "rotate [DIR]",
-		Short: "Have a new key sign the log from now on; no server may be running",
+		Short: "Have a new key sign the log from now on, of a folder, or with --server of a server that runs",
 		Long: `Make a new signing key, have the old one name it, and put it in the old one's place. Who trusts an old public key can verify the
 log as before. The old key is gone then: whoever has a copy can still sign a checkpoint of before, but nothing that follows from this one.`,
-		Example: `  quantraband audit rotate`,
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		Example: `  quantraband audit rotate
+  quantraband audit rotate --server 127.0.0.1:4040`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("server") {
+				if len(args) > 0 || q.keyFile != "" {
+					return usagef("rotate: --server is in place of a folder and its key")
+				}
+				return a.askRotate(cmd.Context(), &server)
+			}
 			dir, err := folderOf(args)
 			if err != nil {
 				return err
@@ -346,37 +355,18 @@ log as before. The old key is gone then: whoever has a copy can still sign a che
 		},
 	}
 	q.keyFlag(cmd)
+	server.serverFlags(cmd)
 	return cmd
 }
 
-// rotate changes the key of a log. After a crash it goes on where it was: the new key is in a file beside the old one until all is done.
+// rotate changes the key of a log that no server has.
 func (a *app) rotate(p auditPlace) error {
-	for _, name := range []string{p.key, p.dir} {
-		if _, err := os.Lstat(name); err != nil { // neither is made
-			return pathError("read", name, err)
-		}
+	l, err := rotateKey(p, slog.New(slog.DiscardHandler))
+	if l != nil {
+		err = errors.Join(err, l.Close())
 	}
-	key, err := audit.OpenKey(p.key)
 	if err != nil {
-		return err
-	}
-	next := p.key + ".next"
-	nextKey, err := audit.OpenKey(next)
-	if err != nil {
-		return err
-	}
-	l, err := audit.Open(audit.Options{Dir: p.dir, Key: key, NextKey: &nextKey, Anchor: p.anchor})
-	if err != nil {
-		return auditError(err)
-	}
-	if err := l.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(next, p.key); err != nil {
-		return pathError("write", p.key, err)
-	}
-	if err := vfs.Default.SyncDir(filepath.Dir(p.key)); err != nil {
-		return err
+		return heldByServer(err, "rotate")
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s signs from now on\n", l.Key())
 	return err
@@ -384,22 +374,30 @@ func (a *app) rotate(p auditPlace) error {
 
 func (a *app) auditPrune() *cobra.Command {
 	var q auditQuestion
+	var server question
 	var before age
 	var archive string
 	cmd := &cobra.Command{
 		Use:   "prune [DIR] --before AGE",
-		Short: "Move old entries into an archive, or remove them; their hashes stay. No server may be running",
+		Short: "Move old entries into an archive, or remove them, of a folder, or with --server of a server that runs; their hashes stay",
 		Long: `Remove the entries that are older than an age, in bundles of 256; with --archive they are copied there first. Their hashes stay, so
 the log is verified as before, and it says itself what was removed.`,
-		Example: `  quantraband audit prune --before 365d --archive /mnt/archive/audit`,
-		Args:    cobra.MaximumNArgs(1),
+		Example: `  quantraband audit prune --before 365d --archive /mnt/archive/audit
+  quantraband audit prune --before 365d --server 127.0.0.1:4040`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if before <= 0 {
+				return usagef("--before %s: it must be an age, as 365d", &before)
+			}
+			if cmd.Flags().Changed("server") {
+				if len(args) > 0 || q.keyFile != "" || archive != "" {
+					return usagef("prune: --server is in place of a folder, its key and --archive: the server copies to its own --audit-archive")
+				}
+				return a.askPrune(cmd.Context(), &server, time.Now().Add(-time.Duration(before)))
+			}
 			dir, err := folderOf(args)
 			if err != nil {
 				return err
-			}
-			if before <= 0 {
-				return usagef("--before %s: it must be an age, as 365d", &before)
 			}
 			p, err := placeIn(dir, q.keyFile)
 			if err != nil {
@@ -416,7 +414,7 @@ the log is verified as before, and it says itself what was removed.`,
 			}
 			l, err := audit.Open(audit.Options{Dir: dir, Key: key, Anchor: p.anchor})
 			if err != nil {
-				return auditError(err)
+				return heldByServer(err, "prune")
 			}
 			done, err := l.Prune(cmd.Context(), time.Now().Add(-time.Duration(before)), archive)
 			if err = errors.Join(err, l.Close()); err != nil {
@@ -427,6 +425,7 @@ the log is verified as before, and it says itself what was removed.`,
 		},
 	}
 	q.keyFlag(cmd)
+	server.serverFlags(cmd)
 	cmd.Flags().Var(&before, "before", "entries older than this, as 365d")
 	cmd.Flags().StringVar(&archive, "archive", "", "`folder` to copy them to first (default: they are gone)")
 	_ = cmd.MarkFlagRequired("before")

@@ -77,6 +77,9 @@ type auditLog struct {
 	data, key string
 	log       *slog.Logger
 
+	use     sync.RWMutex // held for reading while something is recorded, for writing while the log changes its key; taken before mu
+	pruning sync.Mutex   // held while old entries are removed; taken before use
+
 	mu     sync.Mutex
 	opened *audit.Log
 	names  audit.Pseudonyms
@@ -138,6 +141,8 @@ type changeEntry struct {
 
 // record is optimize.Options.Record: it returns when the act is on disk and under a signed checkpoint.
 func (a *auditLog) record(ctx context.Context, e optimize.Entry) error {
+	a.use.RLock()
+	defer a.use.RUnlock()
 	l, names, err := a.open()
 	if err != nil {
 		return err
@@ -184,6 +189,8 @@ type decisionEntry struct {
 // decided is zerotrust.Options.Record. What is privileged waits until it is on disk and under a signed checkpoint, and an error denies it. The
 // rest is queued; where there is no room it is counted, and the log says how many there were.
 func (a *auditLog) decided(ctx context.Context, e zerotrust.Event) error {
+	a.use.RLock()
+	defer a.use.RUnlock()
 	l, _, err := a.open()
 	if err != nil {
 		return err
@@ -237,6 +244,8 @@ func (a *auditLog) leased(log *slog.Logger) func(context.Context, fleet.Event) e
 
 // files is integrity.Options.Record: it returns when the event is on disk and under a signed checkpoint.
 func (a *auditLog) files(ctx context.Context, e integrity.Event) error {
+	a.use.RLock()
+	defer a.use.RUnlock()
 	l, _, err := a.open()
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Example: `  quantraband bench store
   quantraband bench overhead
   quantraband bench findings`,
-	}, a.benchStore(), a.benchOverhead(), a.benchFindings(), a.benchChanges(), a.benchZerotrust(), a.benchWork(), a.benchSubject())
+	}, a.benchStore(), a.benchOverhead(), a.benchFindings(), a.benchChanges(), a.benchZerotrust(), a.benchP2P(), a.benchP2PNodes(), a.benchWork(), a.benchSubject())
 }
 
 // benchOptions are a load.

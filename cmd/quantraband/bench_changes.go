@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -25,7 +26,7 @@ func (a *app) benchChanges() *cobra.Command {
 node only, and the optimizer killed at any of its steps. Report what was promoted, what was undone and how soon, and each promise that was
 not kept. Equal seeds give equal reports. The exit code is 1 if a harmful change was promoted or a promise broken.
 
-The short form takes some minutes, --full (10,000 runs) about an hour.`,
+The short form takes some minutes, --full (10,000 runs) about an hour. Ctrl-C ends it with the report of the runs until then.`,
 		Example: `  quantraband bench changes
   quantraband bench changes --full -o changes.md`,
 		Args: cobra.NoArgs,
@@ -62,16 +63,22 @@ func (a *app) runChanges(ctx context.Context, o changesRuns, policy *optimize.Po
 		return usagef("--runs %d: it must be at least 1", o.runs)
 	}
 	start, told := time.Now(), time.Now()
+	ran := 0
 	rows, err := simulate.Report(ctx, o.runs, o.seed, policy, func(n int) {
+		ran = n
 		if time.Since(told) > 10*time.Second {
 			told = time.Now()
 			fmt.Fprintf(a.stderr, "%d of %d runs, %s\n", n, o.runs, time.Since(start).Round(time.Second))
 		}
 	})
-	if err != nil {
+	interrupted := errors.Is(err, context.Canceled) && ran > 0
+	if err != nil && !interrupted {
 		return err
 	}
 	if err := a.emit(o.output, false, func(w io.Writer) error {
+		if interrupted {
+			fmt.Fprintf(w, "Interrupted after %d of %d runs.\n\n", ran, o.runs)
+		}
 		_, err := fmt.Fprint(w, simulate.Markdown(rows))
 		return err
 	}); err != nil {
@@ -85,5 +92,5 @@ func (a *app) runChanges(ctx context.Context, o changesRuns, policy *optimize.Po
 	if escaped+broken > 0 {
 		return fmt.Errorf("%d harmful changes were promoted, %d promises broken", escaped, broken)
 	}
-	return nil
+	return err // nil, or that it was interrupted
 }

@@ -11,12 +11,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/quantra-l/quantra/bench/load"
 )
 
 const (
 	childReady = 30 * time.Second // to listen
 	childEnds  = 20 * time.Second // to end when asked, its last uploads included
 	tailBytes  = 2 << 10          // of standard error that an error shows
+	lineBytes  = load.MaxLine     // of one line of standard output
 )
 
 // benchChild is a process of a benchmark: started by us, and ended by us whatever happens.
@@ -61,7 +64,7 @@ type lineWriter struct {
 
 func (w *lineWriter) Write(p []byte) (int, error) {
 	for line := range bytes.Lines(p) {
-		if len(w.buf) < tailBytes {
+		if len(w.buf) < lineBytes {
 			w.buf = append(w.buf, line...)
 		}
 		if line[len(line)-1] != '\n' {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/access"
+	"github.com/quantra-l/quantra/access/oidc"
 	"github.com/quantra-l/quantra/control"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
@@ -41,12 +45,14 @@ type accessOptions struct {
 	openIngest bool
 	redact     string
 	proxies    []string
+	oidc       string
 }
 
 func (o *accessOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&o.openIngest, "open-ingest", false, "take profiles from whoever reaches the address, without a key or a token; on this machine alone that holds unless --require-signed or --agent-keys is given")
 	f.StringVar(&o.redact, "redact", "", "`file` of rules by which functions are shown to readers under another name: docs/access.md; it is read again when it changes")
+	f.StringVar(&o.oidc, "oidc", "", "`file` of the OpenID provider by which people log in: docs/access.md; its client's secret is in a file that it names, or in "+oidcSecretEnv)
 	f.StringSliceVar(&o.proxies, "proxy", nil, "`networks` of proxies whose X-Forwarded-For is believed, as 10.0.0.0/8 (default: nobody's)")
 }
 
@@ -67,12 +73,13 @@ func openIssuer(dir string) (key seal.Key, isNew bool, err error) {
 type door struct {
 	guard          *zerotrust.Guard
 	policies       *policy.Source // keeps the guard's fresh; nil where they are the standard ones
+	seats          *seats         // nil where nothing is isolated
 	who            *access.Access
 	began          time.Time // when this server began to remember requests, where another ran before it
 	ownKey, secret string    // the file of its own agents' key, "" is none; its owner's credential
 }
 
-// openDoor opens the guard, and says who may ask. The guard is to be closed.
+// openDoor opens the guard, and says who may ask. The door is to be closed.
 func openDoor(dir string, o upOptions, addr *net.TCPAddr, db *control.DB, keys *agentKeys, audit *auditLog, log *slog.Logger) (*door, error) {
 	issuer, isNew, err := openIssuer(dir)
 	if err != nil {
@@ -82,17 +89,40 @@ func openDoor(dir string, o upOptions, addr *net.TCPAddr, db *control.DB, keys *
 	if !isNew { // nobody was here before a new folder's server
 		d.began = time.Now()
 	}
-	if d.guard, d.policies, err = openGuard(dir, o.guard, issuer.Public(), recordTo(audit, log), log); err != nil {
+	if d.seats, err = openSeats(o.seats, log); err != nil {
 		return nil, err
+	}
+	if d.guard, d.policies, err = openGuard(dir, o.guard, issuer.Public(), d.seats, recordTo(audit, log), log); err != nil {
+		return nil, errors.Join(err, d.seats.close())
 	}
 	if d.who, err = openAccess(o, addr, db, d, recordTo(audit, log), issuer, keys, log); err == nil {
 		d.secret = d.who.OwnerCredential()
 		d.ownKey, err = enrolOwn(dir, d.who, o.demo || !o.noSelfProfile)
 	}
 	if err != nil {
-		return nil, errors.Join(err, d.guard.Close())
+		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
+}
+
+// close ends the sessions, and then what they run in.
+func (d *door) close() error { return errors.Join(d.guard.Close(), d.seats.close()) }
+
+// work keeps the door's knowledge fresh until the function that it returns is called: of the policies, of what this host can isolate, and of
+// what has expired.
+func (d *door) work(ctx context.Context, log *slog.Logger) (stop func()) {
+	ends := []func(){inBackground(ctx, sweep(d.who, log))}
+	if d.policies != nil {
+		ends = append(ends, inBackground(ctx, d.policies.Run))
+	}
+	if d.seats != nil {
+		ends = append(ends, inBackground(ctx, d.seats.try))
+	}
+	return func() {
+		for _, end := range slices.Backward(ends) {
+			end()
+		}
+	}
 }
 
 // openAccess says who may ask. keys are those of --agent-keys, nil where there is no such file.
@@ -103,7 +133,7 @@ func openAccess(o upOptions, addr *net.TCPAddr, db *control.DB, d *door, record 
 		Cookie: fmt.Sprint(addr.Port), Secure: o.tls.on(),
 	}
 	if o.tls.clientCA != "" {
-		opt.Certificates = personOf
+		opt.Certificates = certificateOf
 	}
 	standard := policy.Standard()
 	opt.Policy = func() *policy.Set { return standard }
@@ -120,6 +150,12 @@ func openAccess(o upOptions, addr *net.TCPAddr, db *control.DB, d *door, record 
 		}
 		opt.Proxies = append(opt.Proxies, p)
 	}
+	if o.access.oidc != "" {
+		var err error
+		if opt.Provider, err = openProvider(o.access.oidc, cmp.Or(o.url, baseURL(addr, o.tls.on()))); err != nil {
+			return nil, err
+		}
+	}
 	if o.access.redact != "" {
 		rules, err := openReread("redaction rules", o.access.redact, nil, readRedaction, log)
 		if err != nil {
@@ -128,6 +164,50 @@ func openAccess(o upOptions, addr *net.TCPAddr, db *control.DB, d *door, record 
 		opt.Redact = rules.get
 	}
 	return access.New(opt)
+}
+
+// oidcSecretEnv has the secret by which the server shows itself to the OpenID provider.
+const oidcSecretEnv = "QUANTRA_OIDC_SECRET"
+
+// openProvider makes the OpenID provider of a file. base is this server as browsers reach it.
+func openProvider(path, base string) (*oidc.Provider, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usagef("--oidc: %w", pathError("read", path, err))
+	}
+	defer f.Close()
+	c, err := oidc.Decode(f, func(s string) error { _, err := access.ParseGrant(s); return err })
+	if err != nil {
+		return nil, usagef("--oidc: %s: %w", path, err)
+	}
+	o := oidc.Options{Config: *c}
+	if o.Redirect == "" {
+		o.Redirect = strings.TrimRight(base, "/") + oidc.CallbackPath
+	}
+	o.Secret = func() (string, error) { return os.Getenv(oidcSecretEnv), nil }
+	if c.SecretFile != "" { // read at each login, so that it can be replaced
+		o.Secret = func() (string, error) {
+			f, err := os.Open(c.SecretFile)
+			if err != nil {
+				return "", pathError("read", c.SecretFile, err)
+			}
+			defer f.Close()
+			return oidc.ReadSecret(f)
+		}
+		if _, err := o.Secret(); err != nil {
+			return nil, usagef("--oidc: client_secret_file: %w", err)
+		}
+	}
+	if c.CAFile != "" {
+		if o.CAs, err = readPool(c.CAFile, x509.NewCertPool()); err != nil {
+			return nil, usagef("--oidc: ca_file: %w", err)
+		}
+	}
+	p, err := oidc.New(o)
+	if err != nil {
+		return nil, usagef("--oidc: %s: %w", path, err)
+	}
+	return p, nil
 }
 
 func readRedaction(path string) (*access.Redaction, error) {
@@ -165,14 +245,15 @@ func firstLink(ctx context.Context, a *access.Access) (string, error) {
 	return access.LoginPath + "?code=" + code, err
 }
 
-// recordTo is where the guard's events stand: the audit log, and in the server's own log what was denied or is privileged.
+// recordTo is where the guard's events stand: the audit log, and in the server's own log what was denied, and what one who is privileged
+// has done but read. An owner is always privileged, and to write each page that she looks at would hide the rest.
 func recordTo(audit *auditLog, log *slog.Logger) func(context.Context, zerotrust.Event) error {
 	return func(ctx context.Context, e zerotrust.Event) error {
 		if err := audit.decided(ctx, e); err != nil {
 			return err
 		}
 		level := slog.LevelInfo
-		if e.Allowed && !e.Privileged {
+		if e.Allowed && (!e.Privileged || e.Action == "read") {
 			level = slog.LevelDebug
 		}
 		log.Log(ctx, level, "guard", "what", e.What, "decision", e.Decision, "principal", e.Principal, "action", e.Action, "resource", e.Resource,
@@ -207,6 +288,11 @@ func webRefusal(err error) error {
 		return &web.Refusal{Code: connect.CodeUnauthenticated, Text: f.Text}
 	}
 	return &web.Refusal{Code: connect.CodePermissionDenied, Text: f.Text}
+}
+
+// byCaller is who asks, for histories and the audit log: she who is logged in, whatever the request says.
+func byCaller(r *http.Request, said string) string {
+	return access.CallerOf(r.Context()).By(said, func(name string) bool { return machines[name] })
 }
 
 // sendsBy is next for profiles whose sender may send them.
@@ -286,7 +372,7 @@ func verifyAgents(v *ingest.Verifier, a *access.Access) func(*http.Request, []by
 func openSigning(a *access.Access, share memoryShares, began time.Time) *ingest.Verifier {
 	const nonceBytes = 64 // of one that is remembered, a map's slack included
 	return ingest.NewVerifier(ingest.SignatureOptions{
-		Nonces: int(share.nonces / nonceBytes), Since: began,
+		Nonces: int(share.nonces / nonceBytes), Since: began, Verify: verifyUpload,
 		Keys: func(key ed25519.PublicKey) error {
 			err := a.Known(context.Background(), seal.PublicKey(key))
 			if errors.Is(err, access.ErrUnavailable) {
@@ -295,6 +381,15 @@ func openSigning(a *access.Access, share memoryShares, began time.Time) *ingest.
 			return err
 		},
 	})
+}
+
+// verifyUpload judges a signature of an upload by seal's rule. What is signed names its method and host's path, and the key signs nothing of
+// another format: it has no domain (docs/format/signature.md).
+func verifyUpload(key ed25519.PublicKey, message, signature []byte) bool {
+	if len(key) != seal.PublicKeySize || len(signature) != seal.SignatureSize {
+		return false
+	}
+	return seal.PublicKey(key).VerifyNote(message, seal.Signature(signature)) == nil
 }
 
 // owned is what lets commands of the same user ask the running server: its credential, in the data folder and where commands look for it by the

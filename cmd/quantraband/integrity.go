@@ -619,7 +619,7 @@ func chooseChanges(changes []*integrity.Change, names []string) ([]*integrity.Ch
 
 // watchOwnFiles watches the files of the baseline in the data folder, or the server's own, until the function that it returns is called. Events go
 // into the audit log, and what is worse than a note into the log of the server as well.
-func watchOwnFiles(ctx context.Context, dir string, o upOptions, audit *auditLog, log *slog.Logger) (stop func(), err error) {
+func watchOwnFiles(ctx context.Context, dir string, o upOptions, audit *auditLog, alerts *fileAlerts, log *slog.Logger) (stop func(), err error) {
 	if !o.integrity && o.integrityRules == "" {
 		return func() {}, nil
 	}
@@ -651,18 +651,26 @@ func watchOwnFiles(ctx context.Context, dir string, o upOptions, audit *auditLog
 	}
 	m, err := integrity.NewMonitor(integrity.Options{
 		Store: s, Look: integrity.Look{Rules: rules, Pace: integrity.Pace{Yield: true}}, Logger: log,
-		Record: audit.files,
-		Alert: func(_ context.Context, e integrity.Event) error {
-			log.Warn("integrity", "severity", e.Severity.String(), "event", e.String())
-			return nil
+		Record: func(ctx context.Context, e integrity.Event) error {
+			err := audit.files(ctx, e)
+			if err == nil {
+				alerts.count(e)
+			}
+			return err
 		},
+		Alert: alerts.alert,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return inBackground(ctx, func(ctx context.Context) {
+	stopTelling := inBackground(ctx, alerts.run)
+	stopWatching := inBackground(ctx, func(ctx context.Context) {
 		if err := m.Run(ctx); err != nil {
 			log.Error("files are not watched", "err", err)
 		}
-	}), nil
+	})
+	return func() {
+		stopWatching()
+		stopTelling()
+	}, nil
 }

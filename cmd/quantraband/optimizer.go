@@ -97,6 +97,7 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 	run := optimize.RunOptions{
 		Tenants: func(context.Context) ([]string, error) { return agents.Tenants(), nil },
 		Lease:   leases(e.control, log), Tenant: tenantOf, Registry: registry, TickEvery: c.tick, ConsiderEvery: c.consider,
+		By: byCaller,
 		DecodePolicy: func(r io.Reader) (*optimize.Policy, error) {
 			f, err := policyfile.Decode(r)
 			if err != nil {

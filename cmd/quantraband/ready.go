@@ -12,7 +12,7 @@ import (
 
 // writeReady says that the server is ready, where it is, what it found, and how
 // to send it profiles.
-func writeReady(w io.Writer, base, link, dir string, e *engine, o upOptions) error {
+func writeReady(w io.Writer, base, link, dir string, e *engine, node *runningNode, o upOptions) error {
 	var b strings.Builder
 	kept := 0
 	if e.blocks != nil {
@@ -27,6 +27,9 @@ func writeReady(w io.Writer, base, link, dir string, e *engine, o upOptions) err
 	}
 	if !o.noSelfProfile {
 		b.WriteString("  itself       profiled as the service quantraband; --no-self-profile turns it off\n")
+	}
+	if node != nil {
+		fmt.Fprintf(&b, "  node         %s\n", node.core.ID())
 	}
 	if o.demo {
 		b.WriteString("  demo         4 processes of the service checkout, v1 and v2, under load; their\n" +

@@ -72,32 +72,39 @@ func (o *sandboxOptions) flags(cmd *cobra.Command) {
 	f.DurationVar(&o.timeout, "start-timeout", time.Minute, "how long a start may take")
 }
 
-// pool makes all isolations that this host has.
+// pool makes a pool of all isolations that this host has.
 func (o *sandboxOptions) pool(deadline time.Duration) (*sandbox.Pool, error) {
+	return o.poolOf(sandbox.Options{Deadline: deadline}, sandbox.Kinds())
+}
+
+// poolOf makes a pool of those isolations of kinds that this host has.
+func (o *sandboxOptions) poolOf(po sandbox.Options, kinds []sandbox.Kind) (*sandbox.Pool, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	echo := []string{self, echoWord}
-	po := sandbox.Options{Isolations: map[sandbox.Kind]sandbox.Isolation{}, Missing: map[sandbox.Kind]error{}, StartTimeout: o.timeout, Deadline: deadline}
-	add := func(kind sandbox.Kind, iso sandbox.Isolation, err error) {
+	po.Isolations, po.Missing, po.StartTimeout = map[sandbox.Kind]sandbox.Isolation{}, map[sandbox.Kind]error{}, o.timeout
+	for _, kind := range kinds {
+		var iso sandbox.Isolation
+		switch kind {
+		case sandbox.Wasm:
+			if iso, err = wasm.New(wasm.Options{Cache: o.cache}); err != nil {
+				return nil, err // a folder that is not to be trusted: the caller's slip, not the host's lack
+			}
+		case sandbox.Process:
+			iso, err = process.New(process.Options{Cgroup: o.cgroup, Echo: echo})
+		case sandbox.OCI:
+			iso, err = oci.New(oci.Options{Cgroup: o.cgroup, Runtime: o.runtime, Echo: echo})
+		case sandbox.MicroVM:
+			iso, err = microvm.New(microvm.Options{Cgroup: o.cgroup, Monitor: o.monitor, Kernel: o.kernel, Echo: echo})
+		}
 		if err != nil {
 			po.Missing[kind] = err
-			return
+			continue
 		}
 		po.Isolations[kind] = iso
 	}
-	iso, err := wasm.New(wasm.Options{Cache: o.cache})
-	if err != nil {
-		return nil, err // a folder that is not to be trusted: the caller's slip, not the host's lack
-	}
-	add(sandbox.Wasm, iso, nil)
-	iso, err = process.New(process.Options{Cgroup: o.cgroup, Echo: echo})
-	add(sandbox.Process, iso, err)
-	iso, err = oci.New(oci.Options{Cgroup: o.cgroup, Runtime: o.runtime, Echo: echo})
-	add(sandbox.OCI, iso, err)
-	iso, err = microvm.New(microvm.Options{Cgroup: o.cgroup, Monitor: o.monitor, Kernel: o.kernel, Echo: echo})
-	add(sandbox.MicroVM, iso, err)
 	return sandbox.New(po)
 }
 

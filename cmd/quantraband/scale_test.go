@@ -110,7 +110,7 @@ func newPooled(t *testing.T) *pooled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), log)
+	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, nil, openSigning(door.who, e.share, door.began), log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func newPooled(t *testing.T) *pooled {
 		stop()
 		srv.Close()
 		all.agents.Close()
-		if err := errors.Join(door.guard.Close(), audit.Close()); err != nil {
+		if err := errors.Join(door.close(), audit.Close()); err != nil {
 			t.Error(err)
 		}
 		if err := e.Close(); err != nil {

@@ -5,21 +5,27 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/acme/autocert"
+
+	"github.com/quantra-l/quantra/access"
 )
 
 // How long what `quantraband tls` makes holds. A browser takes no server's certificate of more than 398 days (CA/Browser Forum, Baseline
@@ -31,63 +37,71 @@ const (
 
 // tlsOptions say how a server is reached.
 type tlsOptions struct {
-	cert, key, clientCA string
-	insecure            bool
+	cert, key, clientCA                        string
+	dev                                        bool
+	acme                                       []string
+	acmeDirectory, acmeEmail, acmeHTTP, acmeCA string
+	insecure                                   bool
 }
 
 func (o *tlsOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.cert, "tls-cert", "", "`file` of the server's certificate and those above it, in PEM; it is read again when it changes")
 	f.StringVar(&o.key, "tls-key", "", "`file` of its key, in PEM")
-	f.StringVar(&o.clientCA, "tls-client-ca", "", "`file` of those who may sign client certificates: who shows one is the person of its common name")
+	f.StringVar(&o.clientCA, "tls-client-ca", "", "`file` of those who may sign client certificates: who shows one is the person of its common name, or the agent that it names; it is read again when it changes")
+	f.BoolVar(&o.dev, "tls-dev", false, "speak TLS by a CA of the server's own, for trying out: tls/ca.pem in the data folder is for others to trust")
+	f.StringSliceVar(&o.acme, "acme", nil, "host `names` whose certificates an ACME CA gives and renews; you agree to its terms")
+	f.StringVar(&o.acmeDirectory, "acme-directory", autocert.DefaultACMEDirectory, "`URL` of the ACME CA's directory")
+	f.StringVar(&o.acmeEmail, "acme-email", "", "`address` that the ACME CA writes to")
+	f.StringVar(&o.acmeHTTP, "acme-http", "", "`address` to answer the CA's challenges by HTTP, as :80 (default: they are answered by TLS, on --listen, which the CA must reach at port 443)")
+	f.StringVar(&o.acmeCA, "acme-ca", "", "`file` of the certificates by which the ACME CA itself is trusted (default: the system's)")
 	f.BoolVar(&o.insecure, "insecure", false, "listen without TLS also where other machines reach the address")
 }
 
-func (o *tlsOptions) on() bool { return o.cert != "" || o.key != "" }
+func (o *tlsOptions) on() bool { return o.cert != "" || o.key != "" || o.dev || len(o.acme) > 0 }
 
 // check refuses what would show profiles and tokens to whoever is on the way.
 func (o *tlsOptions) check(listen string, demo bool) error {
 	if (o.cert == "") != (o.key == "") {
 		return usagef("--tls-cert and --tls-key belong together: give both")
 	}
+	ways := 0
+	for _, way := range []bool{o.cert != "", o.dev, len(o.acme) > 0} {
+		if way {
+			ways++
+		}
+	}
+	if ways > 1 {
+		return usagef("--tls-cert, --tls-dev and --acme are three ways to have a certificate: give one")
+	}
+	if (o.acmeHTTP != "" || o.acmeEmail != "" || o.acmeCA != "") && len(o.acme) == 0 {
+		return usagef("--acme-http, --acme-email and --acme-ca need --acme")
+	}
 	if o.clientCA != "" && !o.on() {
-		return usagef("--tls-client-ca needs --tls-cert and --tls-key")
+		return usagef("--tls-client-ca needs TLS: --tls-cert, --tls-dev or --acme")
 	}
 	if demo && o.on() {
-		return usagef("--demo is for this machine: leave out --tls-cert")
+		return usagef("--demo is for this machine: leave out --tls-cert, --tls-dev and --acme")
 	}
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil || o.on() || o.insecure || loopbackHost(host) {
 		return nil // an address that is none is listen's to tell
 	}
-	return usagef("--listen %s: other machines reach it, so it needs --tls-cert and --tls-key (`quantraband tls` makes some for trying out), or --insecure behind a proxy that ends TLS", listen)
+	return usagef("--listen %s: other machines reach it, so it needs --tls-cert and --tls-key, --acme, or --tls-dev for trying out, or --insecure behind a proxy that ends TLS", listen)
 }
 
-// config is the server's TLS: version 1.3 alone. nil is none.
-func (o *tlsOptions) config(log *slog.Logger) (*tls.Config, error) {
-	if !o.on() {
-		return nil, nil
-	}
-	load := func(string) (*tls.Certificate, error) {
-		c, err := tls.LoadX509KeyPair(o.cert, o.key)
-		return &c, err
-	}
-	certs, err := openReread("TLS certificate", o.cert, nil, load, log)
-	if err != nil {
-		return nil, usagef("--tls-cert: %w", err)
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certs.get(), nil }}
-	if o.clientCA != "" {
-		if c.ClientCAs, err = readPool(o.clientCA, x509.NewCertPool()); err != nil {
-			return nil, usagef("--tls-client-ca: %w", err)
+// certificateOf is whom a verified client certificate names.
+func certificateOf(r *http.Request) access.Certificate {
+	leaf := r.TLS.VerifiedChains[0][0]
+	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	for _, u := range leaf.URIs {
+		if name, ok := strings.CutPrefix(u.Opaque, agentURI); ok && u.Scheme == "quantra" {
+			service, err := url.PathUnescape(name)
+			return access.Certificate{Agent: true, Service: service, Key: hex.EncodeToString(sum[:8]), Broken: err != nil || service == ""}
 		}
-		c.ClientAuth = tls.VerifyClientCertIfGiven
 	}
-	return c, nil
+	return access.Certificate{Person: leaf.Subject.CommonName}
 }
-
-// personOf is the person whom a verified client certificate names.
-func personOf(r *http.Request) string { return r.TLS.VerifiedChains[0][0].Subject.CommonName }
 
 func readPool(path string, pool *x509.CertPool) (*x509.CertPool, error) {
 	raw, err := os.ReadFile(path)
@@ -98,28 +112,6 @@ func readPool(path string, pool *x509.CertPool) (*x509.CertPool, error) {
 		return nil, corruptf("%s has no certificate", path)
 	}
 	return pool, nil
-}
-
-// ownClient is how the server's own agent asks it: by the address that it listens on, whatever names its certificate has, and only if the
-// certificate is the very one in the file.
-func (o *tlsOptions) ownClient() (*http.Client, error) {
-	if !o.on() {
-		return nil, nil
-	}
-	pair := func() (tls.Certificate, error) { return tls.LoadX509KeyPair(o.cert, o.key) }
-	if _, err := pair(); err != nil {
-		return nil, err
-	}
-	check := func(cs tls.ConnectionState) error {
-		own, err := pair()
-		if err == nil && !cs.PeerCertificates[0].Equal(own.Leaf) {
-			err = errors.New("the certificate is not this server's")
-		}
-		return err
-	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, VerifyConnection: check} // verified by identity, not by name
-	return &http.Client{Transport: t}, nil
 }
 
 func (a *app) tlsCommand() *cobra.Command {
@@ -146,12 +138,11 @@ func (a *app) tlsCA() *cobra.Command {
 		if out == "" {
 			return usagef("ca needs -o NAME")
 		}
-		template, err := newCertificate("Quantra-L development CA", caTTL)
+		template, err := newCertificate("Quantra-L development CA", time.Now(), caTTL)
 		if err != nil {
 			return err
 		}
-		template.IsCA, template.BasicConstraintsValid, template.MaxPathLenZero = true, true, true
-		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+		asCA(template)
 		return a.makeCertificate(out, template, nil, nil)
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", "", "`name` of the files, without their ends")
@@ -160,23 +151,27 @@ func (a *app) tlsCA() *cobra.Command {
 
 func (a *app) tlsCert() *cobra.Command {
 	var out, ca string
-	var client bool
+	var client, agent bool
 	cmd := &cobra.Command{
 		Use:   "cert -o NAME --ca NAME HOST...",
-		Short: "Make a certificate for hosts, or with --client for a person: NAME.pem and NAME.key (0600)",
+		Short: "Make a certificate for hosts, or with --client for a person, --agent for a service's agents: NAME.pem and NAME.key (0600)",
 		Example: `  quantraband tls cert -o server --ca ca localhost 127.0.0.1
-  quantraband tls cert -o ann --ca ca --client ann@example.com`,
+  quantraband tls cert -o ann --ca ca --client ann@example.com
+  quantraband tls cert -o checkout --ca ca --agent checkout`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		if out == "" || ca == "" {
 			return usagef("cert needs -o NAME and --ca NAME")
 		}
+		if client && agent || agent && len(args) != 1 {
+			return usagef("a certificate is for hosts, for one person or for the agents of one service")
+		}
 		pair, err := tls.LoadX509KeyPair(ca+".pem", ca+".key")
 		if err != nil {
 			return fmt.Errorf("the CA %s: %w", ca, err)
 		}
-		template, err := newCertificate(args[0], certTTL)
+		template, err := newCertificate(args[0], time.Now(), certTTL)
 		if err != nil {
 			return err
 		}
@@ -184,13 +179,12 @@ func (a *app) tlsCert() *cobra.Command {
 		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		if !client {
 			template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-			for _, host := range args {
-				if ip := net.ParseIP(host); ip != nil {
-					template.IPAddresses = append(template.IPAddresses, ip)
-				} else {
-					template.DNSNames = append(template.DNSNames, host)
-				}
-			}
+			forHosts(template, args)
+		}
+		if agent {
+			template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+			template.URIs = []*url.URL{agentName(args[0])}
+			template.DNSNames, template.IPAddresses = nil, nil
 		}
 		return a.makeCertificate(out, template, pair.Leaf, pair.PrivateKey)
 	}
@@ -198,15 +192,15 @@ func (a *app) tlsCert() *cobra.Command {
 	f.StringVarP(&out, "output", "o", "", "`name` of the files, without their ends")
 	f.StringVar(&ca, "ca", "", "`name` of the CA's files, without their ends")
 	f.BoolVar(&client, "client", false, "for a person, of that name at the server")
+	f.BoolVar(&agent, "agent", false, "for what sends profiles of the service of that name, and of no other")
 	return cmd
 }
 
-func newCertificate(name string, ttl time.Duration) (*x509.Certificate, error) {
+func newCertificate(name string, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
 	return &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Minute), NotAfter: now.Add(ttl)}, nil
 }
 

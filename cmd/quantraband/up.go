@@ -37,13 +37,15 @@ type upOptions struct {
 	prices         string
 	machines       string
 	policy         string
+	audit          auditOptions
 	scrape         string
 	record         string
-	auditKey       string
 	url            string
 	integrity      bool
 	integrityRules string
+	node           upNodeOptions
 	guard          guardOptions
+	seats          seatOptions
 	access         accessOptions
 	tls            tlsOptions
 	engine         engineOptions
@@ -95,11 +97,13 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.scrape, "scrape", "", "`file` of targets whose net/http/pprof is fetched, found as Prometheus finds them: docs/scrape.md; it is read again when it changes")
 	f.StringVar(&o.record, "record", "", "`file` of rules that make series for Prometheus of profiles, shown on /metrics and sent by remote write: docs/prometheus.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
-	f.StringVar(&o.auditKey, "audit-key", "", "`file` of the key that signs the audit log, made if it is missing; never in the log's folder: docs/audit.md (default: quantra/audit.key in the user's configuration)")
+	o.audit.flags(cmd)
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
 	o.guard.flags(cmd)
 	f.BoolVar(&o.integrity, "integrity", false, "watch files by the baseline in the data folder, which is made of this program, its keys and the files named here if there is none: docs/integrity.md")
 	f.StringVar(&o.integrityRules, "integrity-rules", "", "`file` of rules that say how bad a change of a file is (implies --integrity)")
+	o.seats.flags(cmd)
+	o.node.flags(cmd)
 	o.access.flags(cmd)
 	o.tls.flags(cmd)
 	o.engine.flags(cmd)
@@ -107,40 +111,55 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	return cmd
 }
 
+// given is what up's flags say, read: what is wrong with it ends the start before anything is opened.
+type given struct {
+	upOptions
+	dir     string
+	log     *slog.Logger
+	rules   analysis
+	changes changesOptions // its places are to be closed
+	secured *serving       // nil is without TLS
+	keys    *agentKeys
+}
+
+func (a *app) readGiven(o upOptions) (*given, error) {
+	g := &given{upOptions: o}
+	err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo), o.audit.check())
+	if err != nil {
+		return nil, err
+	}
+	if g.log, err = o.log.logger(a.stderr); err != nil {
+		return nil, err
+	}
+	if g.dir, err = dataDir(o.data); err != nil {
+		return nil, err
+	}
+	if g.rules, err = openAnalysis(o, g.log); err != nil {
+		return nil, err
+	}
+	if g.secured, err = o.tls.serve(g.dir, o.hosts, g.log); err != nil {
+		return nil, err
+	}
+	if g.keys, err = openAgentKeys(o.agentKeys, g.log); err != nil {
+		return nil, err
+	}
+	if g.changes, err = openPolicy(g.dir, o.policy, os.Getenv, g.log); err != nil {
+		return nil, err
+	}
+	if o.demo {
+		g.changes.builtIn, g.changes.demo = demo.Policy(), true
+	}
+	return g, nil
+}
+
 // up runs the server until ctx ends, and then stops everything in the order
 // in which things depend on each other: who sends, who takes, who keeps.
 func (a *app) up(ctx context.Context, o upOptions) (err error) {
-	if err := errors.Join(o.engine.check(), o.tls.check(o.listen, o.demo)); err != nil {
-		return err
-	}
-	log, err := o.log.logger(a.stderr)
+	g, err := a.readGiven(o)
 	if err != nil {
 		return err
 	}
-	dir, err := dataDir(o.data)
-	if err != nil {
-		return err
-	}
-	rules, err := openAnalysis(o, log)
-	if err != nil {
-		return err
-	}
-	changes, err := openPolicy(dir, o.policy, os.Getenv, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, changes.places.Close()) }()
-	if o.demo {
-		changes.builtIn, changes.demo = demo.Policy(), true
-	}
-	secured, err := o.tls.config(log)
-	if err != nil {
-		return err
-	}
-	keys, err := openAgentKeys(o.agentKeys, log)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, g.changes.places.Close()) }()
 	// The address first: it is the quicker to fail, and who connects while the
 	// store still recovers waits in the backlog instead of being refused.
 	ln, err := listen(ctx, o.listen)
@@ -149,33 +168,39 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	}
 	addr := ln.Addr().(*net.TCPAddr)
 	defer ln.Close() // again after the server has closed it: harmless
-	e, err := a.openEngine(ctx, dir, o.engine, log)
+	e, err := a.openEngine(ctx, g.dir, o.engine, g.log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	audit, err := openAuditLog(dir, o.auditKey, log)
+	audit, err := openAuditLog(g.dir, o.audit.key, g.log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, audit.Close()) }()
-	door, err := openDoor(dir, o, addr, e.control, keys, audit, log)
+	door, err := openDoor(g.dir, o, addr, e.control, g.keys, audit, g.log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, door.guard.Close()) }()
-	base := baseURL(addr, secured != nil)
-	rules.link, rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
-	all, err := assemble(e, o, rules, changes, audit, door.guard, door.who, openSigning(door.who, e.share, door.began), log)
+	defer func() { err = errors.Join(err, door.close()) }()
+	node, err := g.openNode(ctx, door)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	base := baseURL(addr, g.secured != nil)
+	g.rules.link, g.rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
+	all, err := assemble(e, o, g.rules, g.changes, audit, door.guard, door.who, node, openSigning(door.who, e.share, door.began), g.log)
 	if err != nil {
 		return err
 	}
 	// All of these end after the server has, and before the store.
-	if door.policies != nil {
-		defer inBackground(ctx, door.policies.Run)()
-	}
-	stopFiles, err := watchOwnFiles(ctx, dir, o, audit, log)
+	defer door.work(ctx, g.log)()
+	hourly := time.NewTicker(time.Hour)
+	defer hourly.Stop()
+	defer inBackground(ctx, audit.keepAudit(o.audit, time.Now, hourly.C))()
+	stopFiles, err := watchOwnFiles(ctx, g.dir, o, audit, newFileAlerts(g.rules.alerts.get, cmp.Or(o.url, base), all.registry, g.log), g.log)
 	if err != nil {
 		return err
 	}
@@ -185,49 +210,46 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	if all.scraper != nil {
 		defer inBackground(ctx, all.scraper.Run)()
 	}
-	defer inBackground(ctx, sweep(door.who, log))()
 	if all.recorder != nil {
 		defer inBackground(ctx, all.recorder.Run)()
 	}
-	srv := newHTTPServer(all, log)
+	stopChallenges, err := g.secured.challenges(ctx, o.tls.acmeHTTP, g.log)
+	if err != nil {
+		return err
+	}
+	defer stopChallenges()
+	a.warnOfReach(addr, o)
+	return a.serve(ctx, g, ln, base, e, door, node, all)
+}
+
+// serve answers on ln until ctx ends.
+func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string, e *engine, door *door, node *runningNode, all *parts) (err error) {
+	srv := newHTTPServer(all, g.log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
 	served := make(chan error, 1)
-	if srv.TLSConfig = secured; secured != nil {
+	if g.secured != nil {
+		srv.TLSConfig = g.secured.config
 		go func() { served <- srv.ServeTLS(ln, "", "") }()
 	} else {
 		go func() { served <- srv.Serve(ln) }()
 	}
-	defer func() { err = errors.Join(err, drain(ctx, srv, log)) }()
+	defer func() { err = errors.Join(err, drain(ctx, srv, g.log)) }()
 
-	a.warnOfReach(addr, o)
-	credential, err := leaveCredential(dir, addr.Port, door.secret, log)
+	credential, err := leaveCredential(g.dir, ln.Addr().(*net.TCPAddr).Port, door.secret, g.log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, credential.remove()) }()
-	if !o.noSelfProfile {
-		own, err := o.tls.ownClient()
-		if err != nil {
-			return err
-		}
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: o.engine.region, KeyFile: door.ownKey, HTTPClient: own, SpoolBytes: -1, Logger: log})
-		if err != nil {
-			return err
-		}
-		defer stopWithin(ctx, agentGrace, "the agent", log, self.Stop)
-	}
-	if o.demo {
-		fleet, err := startDemo(ctx, base, o.engine.region, door.ownKey, changes.demoFile(), log)
-		if err != nil {
-			return fmt.Errorf("demo: %w", err)
-		}
-		defer stopWithin(ctx, fleetGrace, "the demo fleet", log, fleet.Stop)
+	stop, err := g.senders(ctx, base, door.ownKey)
+	defer stop()
+	if err != nil {
+		return err
 	}
 	link, err := firstLink(ctx, door.who)
 	if err != nil {
 		return err
 	}
-	if err := writeReady(a.stdout, base, link, dir, e, o); err != nil {
+	if err := writeReady(a.stdout, base, link, g.dir, e, node, g.upOptions); err != nil {
 		return err
 	}
 	select {
@@ -235,8 +257,33 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		fmt.Fprintln(a.stderr, "stopping; once more to stop at once")
 		return nil
 	case err := <-served:
-		return fmt.Errorf("serve %s: %w", addr, err)
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
 	}
+}
+
+// senders starts what sends this server profiles from the inside: its own agent, and the demo. stop is to be called also where there is an
+// error.
+func (g *given) senders(ctx context.Context, base, key string) (stop func(), err error) {
+	stop = func() {}
+	if !g.noSelfProfile {
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: g.engine.region, KeyFile: key, HTTPClient: g.secured.ownClient(), SpoolBytes: -1, Logger: g.log})
+		if err != nil {
+			return stop, err
+		}
+		stop = func() { stopWithin(ctx, agentGrace, "the agent", g.log, self.Stop) }
+	}
+	if !g.demo {
+		return stop, nil
+	}
+	fleet, err := startDemo(ctx, base, g.engine.region, key, g.changes.demoFile(), g.log)
+	if err != nil {
+		return stop, fmt.Errorf("demo: %w", err)
+	}
+	agentStop := stop
+	return func() {
+		stopWithin(ctx, fleetGrace, "the demo fleet", g.log, fleet.Stop)
+		agentStop()
+	}, nil
 }
 
 // warnOfReach says what an address lets others do that is not this machine's alone.

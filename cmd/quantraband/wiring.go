@@ -39,12 +39,13 @@ type parts struct {
 	agents    *fleet.Fleet // to be closed when the server stops
 	watcher   *watch.Watcher
 	optimizer *optimize.Runner
-	scraper   *scrape.Scraper  // nil where nothing is scraped
-	recorder  *record.Recorder // nil where nothing is recorded
+	registry  *prometheus.Registry // of what has figures and begins later
+	scraper   *scrape.Scraper      // nil where nothing is scraped
+	recorder  *record.Recorder     // nil where nothing is recorded
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
-func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
+func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, audit *auditLog, guard *zerotrust.Guard, who *access.Access, node *runningNode, signatures *ingest.Verifier, log *slog.Logger) (*parts, error) {
 	db := e.db
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -53,6 +54,9 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		newStatsCollector("quantra_store_", db.Stats, storeMetrics),
 		newStatsCollector("quantra_audit_", audit.stats, auditMetrics),
 	)
+	if node != nil {
+		registry.MustRegister(node.registry)
+	}
 	if e.clickhouse != nil {
 		registry.MustRegister(newStatsCollector("quantra_clickhouse_", e.clickhouse.Stats, clickhouseMetrics))
 	} else {
@@ -72,7 +76,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		return nil, err
 	}
 	agents, err := fleet.New(fleet.Options{
-		Verify: verifyAgents(signatures, who), Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
+		Verify: verifyAgents(signatures, who), By: byCaller, Summarize: summarize, Record: audit.leased(log), Logger: log, Registry: registry,
 		MaxBytes: e.share.agents, ResultBytes: e.share.results,
 	})
 	if err != nil {
@@ -80,7 +84,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	watcher, err := watch.New(watch.Options{
 		Store: db, Control: e.control, Watch: db.Watch, Lease: leases(e.control, log), Region: o.engine.region,
-		Price: rules.price, Machines: rules.machines.get, Alerts: rules.alerts.get, Faults: rules.faults, Link: rules.link, Tenant: tenantOf,
+		Price: rules.price, Machines: rules.machines.get, Alerts: rules.alerts.get, Faults: rules.faults, Link: rules.link, Tenant: tenantOf, By: byCaller,
 		Logger: log, Registry: registry,
 	})
 	if err != nil {
@@ -90,7 +94,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	if err != nil {
 		return nil, err
 	}
-	readers, findings, acts := agents.Handler(), watcher.Handler(), optimizer.Handler()
+	readers, findings, acts := agents.Handler(), who.Redacted(watcher.Handler()), who.Redacted(optimizer.Handler())
 	routes := map[string]http.Handler{fleet.ReaderPath: readers, fleet.ReaderPath + "/": readers}
 	for _, path := range []string{watch.FindingsPath, watch.DeploysPath, watch.AnalysisPath, watch.StepsPath} {
 		routes[path], routes[path+"/"] = findings, findings
@@ -98,6 +102,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	for _, path := range []string{optimize.ChangesPath, optimize.IncidentsPath} {
 		routes[path], routes[path+"/"] = acts, acts
 	}
+	routes[nodePath] = node.page(log)
 	scraper, err := openScraper(o.scrape, in, registry, log)
 	if err != nil {
 		return nil, err
@@ -114,6 +119,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
+	routes[auditPath+"/"] = audit.handler(o.audit.archive, log)
 	ui, err := web.New(web.Options{
 		Store: db,
 		Allow: allowQuestions(who),
@@ -136,7 +142,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer, scraper, recorder}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder}, nil
 }
 
 // openRecorder makes what records series by the file that --record names; nil without one.

@@ -74,9 +74,9 @@ func (o *guardOptions) options() (out zerotrust.Options, err error) {
 	return out, nil
 }
 
-// openGuard opens the guard of a server, which believes its own issuer beside those of --issuers. policies is what keeps its policies fresh; nil
-// where they are the standard ones.
-func openGuard(dir string, o guardOptions, issuer seal.PublicKey, record func(context.Context, zerotrust.Event) error, log *slog.Logger) (g *zerotrust.Guard, policies *policy.Source, err error) {
+// openGuard opens the guard of a server, which believes its own issuer beside those of --issuers, and isolates with room, nil for nothing.
+// policies is what keeps its policies fresh; nil where they are the standard ones.
+func openGuard(dir string, o guardOptions, issuer seal.PublicKey, room *seats, record func(context.Context, zerotrust.Event) error, log *slog.Logger) (g *zerotrust.Guard, policies *policy.Source, err error) {
 	opt, err := o.options()
 	if err != nil {
 		return nil, nil, err
@@ -85,7 +85,13 @@ func openGuard(dir string, o guardOptions, issuer seal.PublicKey, record func(co
 		if policies, err = policy.Open(o.policies, log, nil); err != nil {
 			return nil, nil, usagef("--policies: %w", err)
 		}
-		opt.Policy = policies.Set
+		opt.Policy, opt.PolicyStatus = policies.Set, policies.Status
+	} else {
+		began := time.Now()
+		opt.PolicyStatus = func() policy.Status { return policy.StandardStatus(began) }
+	}
+	if room != nil {
+		opt.Capacity, opt.Isolated, opt.Seats = room.reserve, room.isolated, room.status
 	}
 	if !slices.Contains(opt.Issuers, issuer) {
 		opt.Issuers = append(opt.Issuers, issuer)
@@ -128,6 +134,10 @@ func (a *app) zerotrustStatus() *cobra.Command {
 		}
 		for _, l := range st.Revocations {
 			fmt.Fprintf(a.stdout, "revocations %d of %s, %s: %d entries\n", l.Number, plain(l.Issuer), l.Issued.Format(time.RFC3339), l.Entries)
+		}
+		a.writePolicies(st.Policy)
+		if err := a.writeSeats(st.Seats); err != nil {
+			return err
 		}
 		if behind := time.Until(st.Clock); behind > time.Minute {
 			fmt.Fprintf(a.stdout, "the clock has gone back by %s: expiry goes by %s\n", behind.Round(time.Second), st.Clock.Format(time.RFC3339))

@@ -17,6 +17,14 @@ func runs(short, many int) int {
 	return short
 }
 
+// stages is runs, and a third of the short form under the race detector: it is ten times as slow, and looks for something else.
+func stages(short, many int) int {
+	if n := runs(short, many); !raceEnabled || *long {
+		return n
+	}
+	return (short + 2) / 3
+}
+
 type rates struct {
 	runs, pass, fail, hold, early int
 	when                          []int // windows until the guard failed
@@ -99,7 +107,7 @@ func TestFalseFails(t *testing.T) {
 		"an hour, windows alike at 0.7": {treated: 1, control: 1, before: 90, stage: 360, correlation: 0.7},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := runs(20, 200)
+			n := stages(20, 200)
 			every := max(runs(2, 1), s.stage/runs(30, 60))
 			none := dwell(s, nil, n, every, Options{})
 			t.Logf("no effect:            %v", none)
@@ -135,7 +143,7 @@ func TestPower(t *testing.T) {
 				}
 				s := harsh(size, size, 60, 60)
 				s.effect = map[string]float64{metric: planted}
-				n := runs(6, 100)
+				n := stages(6, 100)
 				r := dwell(s, only(metric), n, runs(4, 1), Options{})
 				what := fmt.Sprintf("%d and %d, %s %+.1f %%", size, size, metric, planted*100)
 				t.Logf("%-44s %v", what, r)

@@ -151,6 +151,7 @@ type Row struct {
 }
 
 // Report runs so many runs, spread over the families, on all processors. policy nil is the default. The same seed is the same report.
+// With the error of a ctx that ended comes what had run until then.
 func Report(ctx context.Context, runs int, seed uint64, policy *optimize.Policy, done func(n int)) ([]Row, error) {
 	fs := Families()
 	rows := make([]Row, len(fs))
@@ -173,14 +174,16 @@ func Report(ctx context.Context, runs int, seed uint64, policy *optimize.Policy,
 				s.Policy = policy
 				o, err := Run(ctx, j.seed, s)
 				mu.Lock()
-				if err != nil {
+				switch {
+				case err != nil && ctx.Err() != nil: // it is a run that did not end
+				case err != nil:
 					failed = cmp.Or(failed, err)
-				} else {
+				default:
 					rows[j.i].add(j.seed, &s, &o)
-				}
-				n++
-				if done != nil {
-					done(n)
+					n++
+					if done != nil {
+						done(n)
+					}
 				}
 				mu.Unlock()
 			}

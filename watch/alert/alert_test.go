@@ -259,6 +259,38 @@ func TestRouteChange(t *testing.T) {
 	}
 }
 
+// TestFiles: rules of watched files are apart from the others, by severity; each kind of channel gets them in its own form.
+func TestFiles(t *testing.T) {
+	const channels = "channels: [{name: a, type: webhook, url: 'https://a/'}, {name: b, type: webhook, url: 'https://b/'}]\n"
+	for _, c := range []struct{ rules, severity, want string }{
+		{"", "warning", "[a b]"}, {"", "critical", "[a b]"}, {"", "info", "[]"},
+		{"rules: [{channels: [a]}]", "critical", "[]"},
+		{"files: [{channels: [b]}]", "warning", "[b]"},
+		{"files: [{min_severity: critical, channels: [b]}, {channels: [a]}]", "warning", "[a]"},
+		{"files: [{min_severity: critical, channels: [b]}, {channels: [a, b]}]", "critical", "[a b]"},
+	} {
+		cfg, err := Parse([]byte(channels+c.rules), lookup)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(cfg.RouteFile(c.severity)); got != c.want {
+			t.Errorf("%s: %s goes to %s, want %s", c.rules, c.severity, got, c.want)
+		}
+	}
+	for _, bad := range []string{"files: [{min_severity: info, channels: [a]}]", "files: [{channels: [x]}]", "files: [{}]", "files: [{kinds: [a], channels: [a]}]"} {
+		if _, err := Parse([]byte(channels+bad), lookup); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	m := Message{ID: "file-1", Episode: 1, Status: "open", Link: "http://q", File: &File{Severity: "critical", Kind: "changed", Path: "/bin/su", Host: "h", Sentence: "<x> changed"}}
+	for typ, want := range map[string]string{"slack": "Files: \\u0026lt;x\\u0026gt; changed", "pagerduty": `"severity":"critical"`, "webhook": `"file":{"severity":"critical"`} {
+		s, all := server(t, map[string]int{"pagerduty": 202}[typ]+map[string]int{"slack": 200, "webhook": 200}[typ], nil, map[string]string{"slack": "ok", "pagerduty": `{"status":"success","message":"x","dedup_key":"x"}`}[typ])
+		if err := channel(t, typ, s.URL+"/x").Send(t.Context(), m); err != nil || !strings.Contains((*all)[0].body, want) {
+			t.Errorf("%s: %v, %v", typ, err, (*all)[0].body)
+		}
+	}
+}
+
 // TestSendChange: Slack and PagerDuty get a change in their own form, with its page; what needs nobody any more is resolved.
 func TestSendChange(t *testing.T) {
 	change := func(what string) Message {

@@ -4,6 +4,7 @@ package alert
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -31,7 +33,20 @@ type Config struct {
 	// Changes: what happens to a change of the fleet goes to the channels of each rule that it matches. Without any of both sorts of rules
 	// one sends to all channels what DefaultWhats has.
 	Changes []ChangeRule `yaml:"changes"`
+	// Files: what is wrong with watched files goes to the channels of each rule that it matches. Without any of the three sorts of rules one sends
+	// all of severity warning to all channels.
+	Files []FileRule `yaml:"files"`
 }
+
+// FileRule says which events of watched files go where.
+type FileRule struct {
+	Name        string   `yaml:"name"`
+	MinSeverity string   `yaml:"min_severity"` // of FileSeverities; "" is warning
+	Channels    []string `yaml:"channels"`
+}
+
+// FileSeverities are how bad an event of watched files can be that is told, as package integrity has them.
+var FileSeverities = []string{"warning", "critical"}
 
 // ChangeRule says what of which changes goes where.
 type ChangeRule struct {
@@ -147,6 +162,14 @@ func (c *Config) check(env func(string) (string, bool)) error {
 		c.Rules = []Rule{all}
 		if len(c.Changes) == 0 {
 			c.Changes = []ChangeRule{{Name: "default", Channels: all.Channels}}
+			if len(c.Files) == 0 {
+				c.Files = []FileRule{{Name: "default", Channels: all.Channels}}
+			}
+		}
+	}
+	for i := range c.Files {
+		if err := c.Files[i].check(names); err != nil {
+			return fmt.Errorf("files rule %s: %w", cmp.Or(c.Files[i].Name, strconv.Itoa(i+1)), err)
 		}
 	}
 	for i := range c.Changes {
@@ -199,6 +222,14 @@ func checkChannels(names []string, channels map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+func (r *FileRule) check(channels map[string]bool) error {
+	r.MinSeverity = cmp.Or(r.MinSeverity, FileSeverities[0])
+	if !slices.Contains(FileSeverities, r.MinSeverity) {
+		return fmt.Errorf("min_severity %.40q is none of %v", r.MinSeverity, FileSeverities)
+	}
+	return checkChannels(r.Channels, channels)
 }
 
 func (r *ChangeRule) check(channels map[string]bool) error {
@@ -297,6 +328,17 @@ func (c *Config) RouteChange(kind, service, what string) (to []string) {
 			continue
 		}
 		to = append(to, r.Channels...)
+	}
+	slices.Sort(to)
+	return slices.Compact(to)
+}
+
+// RouteFile is where an event of watched files goes.
+func (c *Config) RouteFile(severity string) (to []string) {
+	for i := range c.Files {
+		if slices.Index(FileSeverities, severity) >= slices.Index(FileSeverities, c.Files[i].MinSeverity) {
+			to = append(to, c.Files[i].Channels...)
+		}
 	}
 	slices.Sort(to)
 	return slices.Compact(to)

@@ -31,6 +31,17 @@ type Message struct {
 	Also    []string         `json:"also_in,omitempty"`
 	Finding *analyze.Finding `json:"finding,omitempty"`
 	Change  *Change          `json:"change,omitempty"`
+	File    *File            `json:"file,omitempty"`
+}
+
+// File is an event of watched files.
+type File struct {
+	Severity string    `json:"severity"` // one of FileSeverities
+	Kind     string    `json:"kind"`     // as package integrity has it
+	Path     string    `json:"path,omitempty"`
+	Time     time.Time `json:"time"`
+	Host     string    `json:"host,omitempty"` // whose files they are
+	Sentence string    `json:"sentence"`
 }
 
 // Change is a change of the fleet, and what happened to it.
@@ -54,6 +65,9 @@ func (m *Message) Title() string {
 	if m.Change != nil {
 		return test + m.Change.title()
 	}
+	if m.File != nil {
+		return test + "Files: " + m.File.Sentence
+	}
 	f := m.finding()
 	s := f.Sentence + price(f.Price, "About")
 	if len(m.Also) > 0 {
@@ -65,7 +79,7 @@ func (m *Message) Title() string {
 	return test + s
 }
 
-// finding is the message's, which has one where it has no change.
+// finding is the message's, which has one where it has neither a change nor a file.
 func (m *Message) finding() *analyze.Finding {
 	if m.Finding == nil {
 		return &analyze.Finding{}
@@ -121,6 +135,9 @@ func (m *Message) told() told {
 			t.resolved = true
 		}
 		return t
+	}
+	if f := m.File; f != nil {
+		return told{linkText: "Open the server", source: cmp.Or(f.Host, "quantra"), component: f.Path, class: "files " + f.Kind, severity: f.Severity, details: f}
 	}
 	f := m.finding()
 	t := told{linkText: "Open the finding", source: f.Service, component: f.Function, class: string(f.Kind), severity: "warning", resolved: m.Status == "fixed", details: f}

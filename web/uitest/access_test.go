@@ -2,14 +2,21 @@ package uitest
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/base32"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/chromedp/chromedp"
@@ -107,6 +114,53 @@ func TestOneTimeLink(t *testing.T) {
 	}
 	b.do(chromedp.SendKeys(`input[name="code"]`, base+access.LoginPath+"?code="+code+"\r"))
 	b.until(`document.querySelectorAll("[data-service]").length === 3`)
+}
+
+// totp is the code that an authenticator shows now (RFC 6238), by the address that it was set up with.
+func totp(t *testing.T, uri string) string {
+	t.Helper()
+	u, err := url.Parse(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := base32.StdEncoding.DecodeString(u.Query().Get("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hmac.New(sha1.New, secret)
+	binary.Write(h, binary.BigEndian, time.Now().Unix()/30)
+	sum := h.Sum(nil)
+	return fmt.Sprintf("%06d", binary.BigEndian.Uint32(sum[sum[len(sum)-1]&15:])&0x7fffffff%1_000_000)
+}
+
+// TestSecondFactor: whoever has one is asked for it once, may put it off, and is more when she has shown it.
+func TestSecondFactor(t *testing.T) {
+	a, base, _ := guarded(t)
+	link := linkFor(t, a, "mia", access.Grant{Role: "reader"})
+	p, err := a.Find(t.Context(), "mia")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uri, err := a.EnrolFactor(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, base)
+	b.visit(link)
+	const asked = `document.querySelector("main h2")?.textContent === "Second factor" && !document.querySelector(".nav-item")`
+	b.until(asked)
+	b.do(chromedp.Click(`//button[text()="Later"]`))
+	b.until(`document.querySelectorAll("[data-service]").length === 3`)
+	b.do(chromedp.Click(`//button[text()="Second factor"]`))
+	b.until(asked)
+	b.do(chromedp.SendKeys(`input[name="totp"]`, "abcdef\r"))
+	b.until(`/is not right/.test(document.querySelector("main").innerText)`)
+	b.do(chromedp.SendKeys(`input[name="totp"]`, totp(t, uri)+"\r"))
+	b.until(`document.querySelectorAll("[data-service]").length === 3 && /Log out/.test(document.querySelector(".who").innerText) && !/Second factor/.test(document.querySelector(".who").innerText)`)
+	list, err := a.Sessions(t.Context(), p.ID)
+	if err != nil || len(list) != 1 || !list[0].MFA {
+		t.Errorf("%+v, %v", list, err)
+	}
 }
 
 // TestReader: sums, and nothing that she may not; what she asks for all the same is refused with the policy's name.

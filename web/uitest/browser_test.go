@@ -68,6 +68,7 @@ var shared struct {
 	quarter, browser sync.Once
 	server           *httptest.Server
 	store            store.Store     // of server
+	filled           time.Time       // when the last of its profiles ended
 	ctx              context.Context // of the browser
 	ends             []func() error  // the last first
 }
@@ -99,6 +100,7 @@ func quarter(t *testing.T) *httptest.Server {
 		}
 		shared.ends = append(shared.ends, st.Close)
 		fill(t, st, 16*time.Minute)
+		shared.filled = time.Now()
 		h, err := web.New(web.Options{Store: st, Routes: fullBook().routes()})
 		if err != nil {
 			t.Fatal(err)

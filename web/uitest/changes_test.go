@@ -202,9 +202,11 @@ func TestChangeFails(t *testing.T) {
 	bad := proposal("bad")
 	bad.Sentence = "checkout keeps 200 MiB free: GOGC 100 -> 20."
 	l := ledgerOf(bad)
-	l.dwell("bad", 0, 4*time.Minute)
-	l.series["bad 0"] = course(l.find("bad").StageAt, 4*time.Minute, 1.31)
-	b := open(t, changing(t, l).URL)
+	srv := changing(t, l)
+	ago := time.Since(shared.filled) + 4*time.Minute // there are profiles of the stage, however late this test runs
+	l.dwell("bad", 0, ago)
+	l.series["bad 0"] = course(l.find("bad").StageAt, ago, 1.31)
+	b := open(t, srv.URL)
 	b.visit("/changes/bad?refresh=2s")
 	b.until(changeState + ` === "Watched"`)
 	l.change(func(l *ledger) {
@@ -414,6 +416,26 @@ func TestChangesKeyboard(t *testing.T) {
 	if got := eval[string](b, `[...document.querySelectorAll("main button, main input, main a, main section, main [role=progressbar], main canvas, main [tabindex]")].filter((e) => !e.hidden && e.checkVisibility() && !(e.getAttribute("aria-label") || e.textContent.trim())).map((e) => e.outerHTML.slice(0, 120)).join("\n")`); got != "" {
 		t.Errorf("without a name for who cannot see:\n%s", got)
 	}
+	b.quiet()
+}
+
+// TestChangesPlaces: where replicas and load are changed is listed with what was found there last, also where that is a fault.
+func TestChangesPlaces(t *testing.T) {
+	l := fullLedger()
+	l.status["places"] = []optimize.PlaceStatus{
+		{Service: "checkout", Kind: optimize.Scale, Place: "kube:deployments/shop/checkout", Says: "4 replicas are right: load takes 61 % of their CPU", At: time.Now().Add(-20 * time.Second)},
+		{Service: "search", Kind: optimize.Scale, Place: "command:search", Error: "<b>no</b> such file", At: time.Now()},
+	}
+	b := open(t, changing(t, l).URL)
+	b.visit("/changes?refresh=off")
+	b.until(`document.querySelectorAll(".places tbody tr").length === 2`)
+	b.says(`[data-place="kube:deployments/shop/checkout"]`, "checkout", "Replicas", "4 replicas are right", "ago")
+	b.says(`[data-place="command:search"]`, "search", "<b>no</b> such file")
+	if n := eval[int](b, `document.querySelectorAll(".places tr.bad").length`); n != 1 {
+		t.Errorf("%d places are marked as bad, want 1", n)
+	}
+	b.visit("/changes?refresh=off&service=search")
+	b.until(`document.querySelectorAll(".places tbody tr").length === 1`)
 	b.quiet()
 }
 

@@ -384,7 +384,7 @@ func TestSource(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 		second()
-		if again := s.Status(); again != st {
+		if again := s.Status(); !reflect.DeepEqual(again, st) {
 			t.Errorf("the same slip is another: %+v", again)
 		}
 		write(t, dir, "b.cedar", "forbid")

@@ -34,6 +34,7 @@ type Status struct {
 	Name       string    `json:"name"`
 	Generation uint64    `json:"generation"` // 1 is what it began with; each set that is taken is one more
 	Digest     string    `json:"digest"`     // of what is in force
+	Files      []string  `json:"files"`      // of what is in force, as they were read
 	Policies   int       `json:"policies"`
 	Loaded     time.Time `json:"loaded"` // when what is in force was read
 	// Error says what is wrong with the files as they are now, with file, line and column; Since when. What is in force is older then.
@@ -80,12 +81,18 @@ func (s *Source) Run(ctx context.Context) {
 // Reload takes the files as they are now, and says what is wrong with them.
 func (s *Source) Reload() error { return s.look(true) }
 
+// StandardStatus is where the standard set stands, which is in force where there are no files. since is since when.
+func StandardStatus(since time.Time) Status {
+	set := Standard()
+	return Status{Name: "standard", Generation: 1, Digest: set.digest, Files: set.Files(), Policies: set.Len(), Loaded: since.UTC()}
+}
+
 // Status says where it stands.
 func (s *Source) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	set := s.set.Load()
-	return Status{Name: s.name, Generation: s.generation, Digest: set.digest, Policies: set.Len(), Loaded: s.loaded, Error: s.err, Since: s.since}
+	return Status{Name: s.name, Generation: s.generation, Digest: set.digest, Files: set.Files(), Policies: set.Len(), Loaded: s.loaded, Error: s.err, Since: s.since}
 }
 
 // look reads the files, and acts where they differ from what was acted upon last.

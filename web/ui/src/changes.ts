@@ -4,7 +4,7 @@ import { Banner } from "./controls";
 import { Rails, startDialog } from "./decide";
 import { h, icon, pick, rebuild, retext } from "./dom";
 import { count } from "./format";
-import { acting, ended, guard, undecided, waits, type Answer, type Change } from "./guard";
+import { acting, ended, guard, undecided, waits, type Answer, type Change, type Place } from "./guard";
 import { go, link, params, set } from "./state";
 import { changeKinds, changeTag, clockOf, harm, size, ticking, units } from "./terms";
 import { ms } from "./watch";
@@ -43,6 +43,7 @@ export class ChangesPage implements Page {
   private none = h("div", { hidden: true });
   private lists = groups.map((g) => h("ol", { class: "f-list", "aria-label": g.title }));
   private parts = groups.map((g, i) => h("section", { class: "c-group", "data-group": g.id, hidden: true }, h("h2", null, g.title), this.lists[i], h("p", { class: "muted", hidden: true }, g.empty)));
+  private places = h("section", { class: "c-group c-places", hidden: true });
   private rows = new Map<string, { el: HTMLElement; key: string }>();
   private ctl: AbortController | null = null;
   private have: Answer | null = null;
@@ -53,7 +54,7 @@ export class ChangesPage implements Page {
     this.service = pick("Service", "", () => [{ text: "All services", checked: !params().get("service"), run: () => set({ service: "" }) }, ...this.services().map((n) => ({ text: n, checked: n === params().get("service"), run: () => set({ service: n }) }))]);
     this.state = pick("State", "", () => choices.map(([v, text]) => ({ text, checked: v === (params().get("state") ?? ""), run: () => set({ state: v }) })));
     this.el = h("div", { class: "page narrow findings change-list" }, h("div", { class: "page-head wrap" }, h("h1", null, "Changes"), h("div", { class: "row wrap f-filters", role: "group", "aria-label": "Filters" }, this.service, this.state), h("div", { class: "grow" }), this.facts),
-      this.rails.el, this.banner.el, this.none, this.parts);
+      this.rails.el, this.banner.el, this.none, this.parts, this.places);
     if (left) {
       this.have = left.answer;
       const scroll = left.scroll;
@@ -121,6 +122,9 @@ export class ChangesPage implements Page {
     this.facts.textContent = [n ? count(n, "change") : "", spent(this.have!)].filter(Boolean).join(" · ");
     this.none.hidden = n > 0 || shown.length > 0 && !state;
     if (!this.none.hidden) rebuild(this.none, () => [nothing(this.have!)]);
+    const places = this.have!.status.places.filter((x) => !service || x.service === service);
+    this.places.hidden = !places.length;
+    if (places.length) rebuild(this.places, () => placeTable(places));
     ageing(this.el);
     ticking(this.el);
   }
@@ -191,6 +195,15 @@ function price(c: Change): Child[] {
 function since(c: Change): Child[] {
   const t = ms(ended(c) ? c.ended_at : c.started_at), out = { done: "done", failed: "failed", undone: "undone", withdrawn: c.rejected ? "rejected" : "withdrawn" }[c.state] ?? "started";
   return isNaN(t) ? [] : [h("div", { title: fullTime(t) }, `${out} ${moment(t)}`), when(t)];
+}
+
+// placeTable is where replicas, machines and load are changed, and what was said there last: also where nothing is proposed she sees that it was looked at.
+function placeTable(places: Place[]): HTMLElement[] {
+  const row = (p: Place) => h("tr", { class: p.error ? "bad" : "", "data-place": p.place },
+    h("th", { scope: "row" }, h("a", { href: link("/changes", { service: p.service }) }, p.service)), h("td", null, changeKinds[p.kind] ?? p.kind), h("td", null, h("code", null, p.place)),
+    h("td", null, p.error ? [icon("warn", 13), " ", p.error] : p.says ?? ""), h("td", null, time(p.at) ? when(time(p.at)) : "not asked yet"));
+  return [h("h2", null, "Places"), h("div", { class: "c-wide", tabindex: "0", role: "region", "aria-label": "Places where changes are made" }, h("table", { class: "moved nodes places" },
+    h("thead", null, h("tr", null, ["Service", "What is changed", "Place", "What was found", "Asked"].map((t) => h("th", { scope: "col" }, t)))), h("tbody", null, places.map(row))))];
 }
 
 // nothing says why there is nothing, and what to do.

@@ -29,7 +29,9 @@ export interface Event { seq: number; time: string; actor: string; what: string;
 export interface Hold { by: string; at: string; note?: string; until?: string }
 export interface Holds { paused?: Hold; incidents: { [name: string]: Hold } }
 export interface Breaker { failures?: number; open_until?: string; trial?: string }
-export interface Status { leader?: boolean; frozen?: string; policy: { name?: string; error?: string }; breakers: { [kind: string]: Breaker }; budget: { month?: string; spent?: number; limit?: number }; errors: string[] }
+export interface Status { leader?: boolean; frozen?: string; policy: { name?: string; error?: string }; breakers: { [kind: string]: Breaker }; budget: { month?: string; spent?: number; limit?: number }; errors: string[]; places: Place[] }
+/** Place is where changes of a service are made, and what was last said there: why nothing is proposed, what is, or why it cannot be asked. */
+export interface Place { service: string; kind: string; place: string; says?: string; error?: string; at?: string }
 /** Situation is what holds for all changes. */
 export interface Situation { holds: Holds; status: Status }
 export interface Answer extends Situation { changes: Change[] }
@@ -68,7 +70,7 @@ function judged(v: Verdict): Verdict {
 }
 
 function situation(r: Partial<Situation>): Situation {
-  return { holds: { ...r.holds, incidents: r.holds?.incidents ?? {} }, status: { ...r.status, policy: r.status?.policy ?? {}, breakers: r.status?.breakers ?? {}, budget: r.status?.budget ?? {}, errors: list(r.status?.errors) } };
+  return { holds: { ...r.holds, incidents: r.holds?.incidents ?? {} }, status: { ...r.status, policy: r.status?.policy ?? {}, breakers: r.status?.breakers ?? {}, budget: r.status?.budget ?? {}, errors: list(r.status?.errors), places: list(r.status?.places) } };
 }
 
 interface Measured {

@@ -12,7 +12,7 @@ import { FindingsPage } from "./findings";
 import { guard, onWaiting, waits } from "./guard";
 import { LivePage } from "./live";
 import { ServicesPage } from "./services";
-import { badge, enter, loginPage, may } from "./session";
+import { badge, canRaise, enter, factorPage, loginPage, may, whyLogin } from "./session";
 import { count } from "./format";
 import { go, link, onNavigate, params, set, span } from "./state";
 import { setTheme, theme, type Theme } from "./theme";
@@ -157,6 +157,11 @@ themes();
 // Nobody is logged in: nothing is asked and nothing is shown but the way in.
 function locked(why: string): void {
   if (out) return;
+  shut("Log in", loginPage(why, begin));
+}
+
+// shut takes everything away but what is to be done first.
+function shut(title: string, first: HTMLElement): void {
   out = true;
   clearInterval(timer);
   page?.destroy();
@@ -166,8 +171,19 @@ function locked(why: string): void {
   nav.replaceChildren();
   live.replaceChildren();
   account.replaceChildren();
-  document.title = "Log in · Quantra-L";
-  main.replaceChildren(loginPage(why, begin));
+  document.title = `${title} · Quantra-L`;
+  main.replaceChildren(first);
+}
+
+const later = "second-factor-later";
+
+// She has a second factor: it is asked for once, and then when she wants to.
+function raise(): void {
+  shut("Second factor", factorPage((shown) => {
+    if (!shown) sessionStorage.setItem(later, "1");
+    begin();
+  }));
+  main.querySelector<HTMLInputElement>("input[name=totp]")?.focus();
 }
 
 // The page begins before it is known who she is: a server that does not know her refuses what it asks.
@@ -176,15 +192,16 @@ function begin(): void {
   show();
   decisions();
   void enter().then((known) => {
-    if (!known) return locked(params().get("login") === "used" ? "The link has been used, or is too old." : "");
-    account.replaceChildren(...[badge()].filter((x) => x !== null));
+    if (!known) return locked(whyLogin(params().get("login"), ""));
+    if (canRaise() && sessionStorage.getItem(later) === null) return raise();
+    account.replaceChildren(...[badge(raise)].filter((x) => x !== null));
     if (may("read_raw") || out) return;
     shell();
     page?.update();
   });
 }
 
-onLost(() => locked(params().get("login") === "used" ? "The link has been used, or is too old." : "Log in to go on."));
+onLost(() => locked(whyLogin(params().get("login"), "Log in to go on.")));
 onReach((now) => { lost = !now; if (!out) shell(); });
 onNavigate(show);
 onWaiting((n) => { waiting = n; mark(); });

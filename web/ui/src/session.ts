@@ -5,7 +5,7 @@ import { ask, Fault } from "./api";
 import { h } from "./dom";
 
 export type Right = "read_aggregate" | "read_raw" | "change" | "triage" | "administer";
-interface Me { name?: string; how?: string; level?: string; grants?: { role: string; service?: string }[]; may?: { [right: string]: boolean } }
+interface Me { name?: string; how?: string; level?: string; mfa?: boolean; factor?: boolean; grants?: { role: string; service?: string }[]; may?: { [right: string]: boolean } }
 
 let me: Me | null = null; // null is that it is not known yet
 
@@ -32,28 +32,45 @@ export async function enter(): Promise<boolean> {
   return true;
 }
 
-/** badge is who is logged in, with the way out; nothing on a server without a door. */
-export function badge(): HTMLElement | null {
+/** badge is who is logged in, with the way out, and to her second factor, for which raise is called; nothing on a server without a door. */
+export function badge(raise: () => void): HTMLElement | null {
   if (!me || me.how === "open") return null;
   const roles = (me.grants ?? []).map((g) => g.role + (g.service ? ":" + g.service : "")).join(", ");
   return h("div", { class: "row who" }, h("span", { class: "who-name", title: `${roles || "no roles"} · level ${me.level}, by ${me.how}` }, me.name ?? ""),
+    canRaise() ? h("button", { class: "btn ghost tiny", type: "button", onclick: raise }, "Second factor") : null,
     h("button", { class: "btn ghost tiny", type: "button", onclick: logOut }, "Log out"));
 }
 
+/** canRaise says whether she has a second factor that she has not shown. */
+export function canRaise(): boolean { return me?.factor === true && me.mfa !== true; }
+
 async function logOut(): Promise<void> {
+  let next: string | undefined;
   try {
-    await ask("Logging out", "/logout", { method: "POST" });
+    next = (await ask<{ next?: string }>("Logging out", "/logout", { method: "POST" })).next;
   } catch (e) {
     if (!(e instanceof Fault && e.code === "unauthenticated")) throw e;
   }
-  await enter(); // which finds that nobody is logged in any more
+  if (next) location.assign(next); // where the identity provider ends its own session
+  else await enter(); // which finds that nobody is logged in any more
 }
+
+// What the server says by a word in the address when a login has come to nothing.
+const said: { [word: string]: string } = {
+  used: "The link has been used, or is too old.",
+  refused: "The identity provider's answer was refused: the login took too long, was begun in another browser, or your account may not come in. The audit log has the reason.",
+  norole: "The identity provider knows you, and nobody here has given you a role. Ask an admin.",
+  away: "The identity provider does not answer. Try again in a moment, or use a one-time link.",
+};
+
+/** whyLogin is what has happened, by the address; otherwise what the page says. */
+export function whyLogin(word: string | null, otherwise: string): string { return said[word ?? ""] ?? otherwise; }
 
 /** loginPage is what somebody sees who is not logged in. why is what has happened, if anything has; entered is called
  * when she is. */
 export function loginPage(why: string, entered: () => void): HTMLElement {
   const code = h("input", { class: "input", name: "code", type: "password", autocomplete: "off", spellcheck: "false", "aria-label": "One-time code", placeholder: "qll_…" });
-  const said = h("p", { class: "muted", role: "status" }, why);
+  const told = h("p", { class: "muted", role: "status" }, why);
   const go = async (e: Event): Promise<void> => {
     e.preventDefault();
     try {
@@ -62,10 +79,34 @@ export function loginPage(why: string, entered: () => void): HTMLElement {
       await ask("The code", "/login", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ code: at < 0 ? text : text.slice(at + 5) }) });
       entered();
     } catch (err) {
-      said.textContent = (err as Error).message;
+      told.textContent = (err as Error).message;
     }
   };
-  return h("section", { class: "empty login" }, h("h2", null, "Log in"), said,
+  const provider = h("p", { hidden: true }, h("a", { class: "btn primary", href: "/login/provider" }, "Log in"));
+  void ask<{ provider?: string }>("The ways to log in", "/api/v1/access/login", {}).then((ways) => {
+    provider.hidden = !ways.provider;
+    provider.querySelector("a")!.textContent = `Log in by ${ways.provider}`;
+  }, () => { /* the code does as well */ });
+  return h("section", { class: "empty login" }, h("h2", null, "Log in"), told, provider,
     h("p", null, "Open the one-time link that ", h("code", null, "quantraband up"), " printed. Another is made on the server's machine by ", h("code", null, "quantraband login --link"), "."),
     h("form", { class: "row center", onsubmit: go }, code, h("button", { class: "btn primary", type: "submit" }, "Log in")));
+}
+
+/** factorPage asks for the code of the second factor. done is called with whether it was shown. */
+export function factorPage(done: (shown: boolean) => void): HTMLElement {
+  const code = h("input", { class: "input", name: "totp", inputmode: "numeric", autocomplete: "one-time-code", maxlength: "6", "aria-label": "Code of the second factor", placeholder: "123456" });
+  const told = h("p", { class: "muted", role: "status" }, "The code that your authenticator shows.");
+  const go = async (e: Event): Promise<void> => {
+    e.preventDefault();
+    try {
+      await ask("The second factor", "/login/mfa", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ code: code.value.replace(/\s/g, "") }) });
+      done(true);
+    } catch (err) {
+      told.textContent = (err as Error).message;
+      code.select();
+    }
+  };
+  return h("section", { class: "empty login" }, h("h2", null, "Second factor"), told,
+    h("form", { class: "row center", onsubmit: go }, code, h("button", { class: "btn primary", type: "submit" }, "Show it"),
+      h("button", { class: "btn ghost", type: "button", onclick: () => done(false) }, "Later")));
 }
