@@ -53,6 +53,9 @@ func (a *attacker) open(x *node) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	if _, err := st.Write([]byte{0}); err != nil { // an empty RPC: the protocol is settled with the first byte, and within ten seconds
+		a.t.Fatal(err)
+	}
 	a.out = st
 }
 
@@ -228,6 +231,16 @@ func TestReplay(t *testing.T) {
 	a.publish("news", text(3))
 	if m := next(t, sub); string(m.Payload) != "3" {
 		t.Fatalf("heard %q", m.Payload)
+	}
+	var variants [][]byte // under one number, all on their way before any is taken
+	for i := range 20 {
+		variants = append(variants, made(t, author, epoch, 4, "news", time.Now(), fmt.Sprint("variant ", i)))
+	}
+	a.publish("news", variants...)
+	x.refuses(t, refusedReplay, 2+len(variants)-1)
+	next(t, sub)
+	if n := sub.count; n != 0 {
+		t.Fatalf("%d more were heard of %d under one number", n, len(variants))
 	}
 	for i, crash := range []bool{false, true} {
 		if crash {

@@ -51,11 +51,12 @@ func newHost(t testing.TB, key seal.Key) host.Host {
 	return h
 }
 
+// connect connects two hosts. On a busy machine a handshake may take longer than libp2p waits for it.
 func connect(t testing.TB, a, b host.Host) {
 	t.Helper()
-	if err := a.Connect(context.Background(), peer.AddrInfo{ID: b.ID(), Addrs: b.Addrs()}); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "they are connected", func() bool {
+		return a.Connect(context.Background(), peer.AddrInfo{ID: b.ID(), Addrs: b.Addrs()}) == nil
+	})
 }
 
 // rights are those that a test gives and takes. The zero value allows everything.
@@ -125,7 +126,8 @@ func (x *node) subscribe(t testing.TB, topic string, o ...SubscribeOptions) *Sub
 	return sub
 }
 
-const patience = 20 * time.Second
+// patience is how long a test waits for what is to come: long, for machines that are busy.
+const patience = time.Minute
 
 // eventually waits for what something else brings about, looking every few milliseconds.
 func eventually(t testing.TB, what string, ok func() bool) {

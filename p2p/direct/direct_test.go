@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -261,5 +260,4 @@ func TestDurable(t *testing.T) {
 	if rb.again > 0 {
 		t.Errorf("%d were given twice, without a crash", rb.again)
 	}
-	_ = io.EOF
 }

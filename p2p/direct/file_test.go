@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -39,9 +40,11 @@ func filePair(t *testing.T, change func(a, b *Options)) (a, b *Service, dir stri
 	return a, b, dir
 }
 
-func names(t *testing.T, dir string) []string {
+func names(t *testing.T, dir string) []string { return namesIn(t, vfs.Default, dir) }
+
+func namesIn(t *testing.T, f vfs.FS, dir string) []string {
 	t.Helper()
-	out, err := vfs.Default.List(dir)
+	out, err := f.List(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,17 +311,22 @@ func TestFileCrash(t *testing.T) {
 			}
 			return nil
 		}))
-		after := mem.Crash(rand.New(rand.NewPCG(uint64(n), 3)))
-		if err == nil {
-			if got, err := readWhole(after, "/in/f", 1<<30); err != nil || !bytes.Equal(got, want) {
-				t.Fatalf("operation %d: it was said to be there: %d bytes, %v", n, len(got), err)
+		for seed := range uint64(10) {
+			after := mem.Crash(rand.New(rand.NewPCG(uint64(n), seed)))
+			where := fmt.Sprintf("operation %d, seed %d", n, seed)
+			if got, bad := readWhole(after, "/in/f", 1<<30); err == nil && (bad != nil || !bytes.Equal(got, want)) {
+				t.Fatalf("%s: it was said to be there: %d bytes, %v", where, len(got), bad)
+			} else if bad == nil && len(got) > 0 && !bytes.Equal(got, want) {
+				t.Fatalf("%s: %d bytes that are not the file", where, len(got))
 			}
-		}
-		if got, err := readWhole(after, "/in/f", 1<<30); err == nil && len(got) > 0 && !bytes.Equal(got, want) {
-			t.Fatalf("operation %d: %d bytes that are not the file", n, len(got))
-		}
-		if err := receive(after); err != nil {
-			t.Fatalf("operation %d: after the crash: %v", n, err)
+			if err := receive(after); err != nil {
+				t.Fatalf("%s: after the crash: %v", where, err)
+			}
+			for _, name := range namesIn(t, after, "/in") { // "f", or "f (2)" where the name had been taken
+				if got, err := readWhole(after, "/in/"+name, 1<<30); err != nil || len(got) > 0 && !bytes.Equal(got, want) {
+					t.Fatalf("%s: %s has %d bytes that are not the file, %v", where, name, len(got), err)
+				}
+			}
 		}
 		if !cut {
 			if n < 15 {

@@ -187,7 +187,13 @@ func (f *frames) feed(b []byte, each func(kind byte, id uint64, payload []byte) 
 		n := min(want-len(f.part), len(b))
 		f.part = append(f.part, b[:n]...)
 		b = b[n:]
-		if want == 4 || len(f.part) < want {
+		if want == 4 {
+			if _, err := frameSize(f.part); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(f.part) < want {
 			continue
 		}
 		err := each(splitFrame(f.part))

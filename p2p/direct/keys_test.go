@@ -2,6 +2,8 @@ package direct
 
 import (
 	"bytes"
+	"crypto/ecdh"
+	"crypto/hpke"
 	"errors"
 	"testing"
 	"time"
@@ -96,6 +98,38 @@ func TestSealed(t *testing.T) {
 	}
 	if from, _, err := third.open(forged); err != nil || from != idB {
 		t.Fatal("it is from who sealed it", from, err)
+	}
+	// A third says that it is from the first: it names its key, and cannot sign for it. Nor does a signature of the first for another do.
+	point, err := ecdh.X25519().NewPublicKey(bundle.prekey[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := hpke.NewDHKEMPublicKey(point)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, signer := range []byte{3, 1} {
+		enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(sealedDomain))
+		if err != nil {
+			t.Fatal(err)
+		}
+		head := append(bytes.Clone(sealed[:37]), enc...)
+		signed := signedOf(head, []byte("forged"))
+		if signer == 1 {
+			signed = signedOf(sealed[:sealedHead], []byte("forged")) // by another encapsulated key: of another message
+		}
+		sig, err := keyNumber(signer).Sign(sealedDomain, signed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := keyNumber(1).Public()
+		body, err := sender.Seal(head, append(append(from[:], sig[:]...), "forged"...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := keys.open(append(head, body...)); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("signed by %d it was taken: %v", signer, err)
+		}
 	}
 }
 

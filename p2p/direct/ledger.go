@@ -480,7 +480,7 @@ func (l *ledger) apply(plain []byte, seg *segment) error {
 				seg.peers[r.peer]++ // history looks here for what was given up
 			}
 		case recReceived:
-			l.applyReceived(r, seg)
+			return l.applyReceived(r, seg)
 		case recShown:
 			l.applyShown(r.index)
 		case recRenew:
@@ -585,19 +585,23 @@ func (l *ledger) applyRenew(ch *channel, epoch, next uint64) {
 	ch.foreign = nil
 }
 
-func (l *ledger) applyReceived(r *rec, seg *segment) {
+func (l *ledger) applyReceived(r *rec, seg *segment) error {
 	w := l.window(windowKey{r.peer, r.epoch})
+	if !w.fits(r.seq, r.floor) {
+		return fmt.Errorf("%w: message %d of %s is too far ahead of %d", ErrCorrupt, r.seq, r.peer, w.low)
+	}
 	w.add(r.seq, r.floor)
 	w.used = r.index
 	l.next = max(l.next, r.index+1)
 	if r.kind == kindList {
-		return
+		return nil
 	}
 	seg.count(r)
 	r.body = bytes.Clone(r.body)
 	m := messageOf(r, l.self)
 	l.inbox = append(l.inbox, inboxEntry{m, seg.number})
 	l.inBytes += int64(len(m.Body)) + recordOverhead
+	return nil
 }
 
 // window is that of a sender's epoch, made if there is none. The least recently used goes where the sender, or all together, have too

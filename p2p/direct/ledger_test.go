@@ -228,13 +228,19 @@ func crashAt(t *testing.T, side string, n int, seed uint64) (cut bool) {
 			t.Fatalf("%s: %q was acknowledged and never shown; shown were %q", where, body, got)
 		}
 	}
-	// And all of that is on disk.
+	stays(t, ledgers, mems, where)
+	return cut
+}
+
+// stays closes ledgers and sees that all that they know is on disk.
+func stays(t *testing.T, ledgers []*ledger, mems []*vfs.Mem, where string) {
 	next2 := ledgers[0].channels[idB].next
 	top := ledgers[1].top(idA, ledgers[0].channels[idB].epoch)
 	for i, l := range ledgers {
 		if err := l.close(); err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}
+		var err error
 		if ledgers[i], err = disk(t, mems[i].Crash(nil), l.self, tiny); err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}
@@ -250,7 +256,6 @@ func crashAt(t *testing.T, side string, n int, seed uint64) (cut bool) {
 			t.Fatalf("%s: %v", where, err)
 		}
 	}
-	return cut
 }
 
 // TestFaultEverywhere: each operation of the disk fails once, and the process goes on. What failed is said, and nothing that was

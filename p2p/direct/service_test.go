@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -565,7 +564,6 @@ func TestOptions(t *testing.T) {
 	if err := s.Post(context.Background(), idB, nil); !errors.Is(err, ErrUnavailable) {
 		t.Fatal(err)
 	}
-	_ = network.Connected
 }
 
 // TestSetBack: a node whose folder was set back to an earlier state, over sockets: what it sends then is shown.
