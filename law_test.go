@@ -104,6 +104,7 @@ var law = map[string][]string{
 	"watch":                           {"analyze", "control", "internal/jsonapi", "profile", "store", "watch/alert"},
 	"watch/alert":                     {"analyze"},
 	"web":                             {"profile", "store"},
+	"record":                          {"internal/strictyaml", "profile", "store"},
 	"ingest/scrape":                   {"internal/jsonapi", "profile"},
 	"web/bundle":                      nil,
 	"web/uitest":                      nil,

@@ -474,3 +474,24 @@ func scoped(raw *int, s Scope) func(context.Context, Question) (Scope, error) {
 		return s, nil
 	}
 }
+
+// FuzzSelector: whatever a selector says, it is refused, or becomes one that the store reads to the same conditions or stricter words.
+func FuzzSelector(f *testing.F) {
+	for _, seed := range []string{checkoutV1, "", "{}", apiCPU + checkoutV1, `{__profile_type__="` + apiCPU + `", __name__=~"a|b"}`, `{__unit__!="count",}`, `{__type__=~"(["}`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if s, err := selector(text); err == nil {
+			before, err := store.ParseMatchers(text)
+			after, err2 := store.ParseMatchers(s)
+			if err != nil || err2 != nil || len(before) != len(after) {
+				t.Errorf("%q became %q: %v, %v", text, s, err, err2)
+			}
+		}
+		if typ, rest, err := typedSelector(text); err == nil && typ.Name != "" && rest != "" {
+			if _, err := store.ParseMatchers(rest); err != nil && !strings.Contains(text, "{") {
+				t.Errorf("%q left %q: %v", text, rest, err)
+			}
+		}
+	})
+}

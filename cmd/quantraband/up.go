@@ -39,6 +39,7 @@ type upOptions struct {
 	policy         string
 	audit          auditOptions
 	scrape         string
+	record         string
 	url            string
 	integrity      bool
 	integrityRules string
@@ -94,6 +95,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
 	f.StringVar(&o.scrape, "scrape", "", "`file` of targets whose net/http/pprof is fetched, found as Prometheus finds them: docs/scrape.md; it is read again when it changes")
+	f.StringVar(&o.record, "record", "", "`file` of rules that make series for Prometheus of profiles, shown on /metrics and sent by remote write: docs/prometheus.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	o.audit.flags(cmd)
 	f.StringVar(&o.url, "url", "", "the dashboard's `address` as people reach it, for links in alerts (default: the one it listens on)")
@@ -207,6 +209,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer inBackground(ctx, all.optimizer.Run)()
 	if all.scraper != nil {
 		defer inBackground(ctx, all.scraper.Run)()
+	}
+	if all.recorder != nil {
+		defer inBackground(ctx, all.recorder.Run)()
 	}
 	stopChallenges, err := g.secured.challenges(ctx, o.tls.acmeHTTP, g.log)
 	if err != nil {

@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 	"github.com/quantra-l/quantra/ingest/scrape"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/profile"
+	"github.com/quantra-l/quantra/record"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/watch"
 	"github.com/quantra-l/quantra/watch/alert"
@@ -38,6 +41,7 @@ type parts struct {
 	optimizer *optimize.Runner
 	registry  *prometheus.Registry // of what has figures and begins later
 	scraper   *scrape.Scraper      // nil where nothing is scraped
+	recorder  *record.Recorder     // nil where nothing is recorded
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
@@ -109,6 +113,10 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	targets := scraped(scraper, log)
 	routes[scrape.TargetsPath], routes[scrape.TargetsPath+"/"] = targets, targets
+	recorder, err := openRecorder(e, o, registry, log)
+	if err != nil {
+		return nil, err
+	}
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
 	routes[auditPath+"/"] = audit.handler(o.audit.archive, log)
@@ -134,7 +142,30 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder}, nil
+}
+
+// openRecorder makes what records series by the file that --record names; nil without one.
+func openRecorder(e *engine, o upOptions, registry prometheus.Registerer, log *slog.Logger) (*record.Recorder, error) {
+	if o.record == "" {
+		return nil, nil
+	}
+	rules, err := openReread("rules that record", o.record, nil, func(path string) (*record.Config, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, pathError("read", path, err)
+		}
+		defer f.Close()
+		c, err := record.Parse(f)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return c, nil
+	}, log)
+	if err != nil {
+		return nil, err
+	}
+	return record.New(record.Options{Config: rules.get, Store: e.db, Lease: leases(e.control, log), Region: o.engine.region, Logger: log, Registry: registry})
 }
 
 // analysis is by what findings are priced and told: files that are read again when they change.

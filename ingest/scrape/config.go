@@ -27,7 +27,7 @@ const (
 // Defaults of a job. A tenth of a processor's time is profiled unless a job says otherwise: the profile itself costs about 1 % of that.
 const (
 	defaultInterval = time.Minute
-	defaultSeconds  = 10 * time.Second
+	defaultCPU      = 10 * time.Second
 	defaultTimeout  = 10 * time.Second // beside the seconds that a profile takes
 	minInterval     = 5 * time.Second
 )
@@ -59,7 +59,7 @@ type Job struct {
 
 // UnmarshalYAML is for the YAML library.
 func (j *Job) UnmarshalYAML(unmarshal func(any) error) error {
-	*j = Job{Interval: model.Duration(defaultInterval), Timeout: model.Duration(defaultTimeout), Scheme: "http", Path: "/debug/pprof", Seconds: model.Duration(defaultSeconds),
+	*j = Job{Interval: model.Duration(defaultInterval), Timeout: model.Duration(defaultTimeout), Scheme: "http", Path: "/debug/pprof", Seconds: model.Duration(defaultCPU),
 		Profiles: []string{"cpu", "memory", "goroutine", "mutex", "block"}, Client: config.DefaultHTTPClientConfig}
 	return discovery.UnmarshalYAMLWithInlineConfigs(j, unmarshal)
 }

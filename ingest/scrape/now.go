@@ -113,7 +113,7 @@ func (s *Scraper) columns(raw []byte, prefix string) ([]byte, error) {
 		}
 	}
 	if len(q.SampleTypes) == 0 {
-		return nil, fmt.Errorf("%w: it has no column %s...", profile.ErrCorrupt, prefix)
+		return nil, fmt.Errorf("%w: it has no column that begins with %s", profile.ErrCorrupt, prefix)
 	}
 	return q.Compact().AppendPprof(nil), nil
 }

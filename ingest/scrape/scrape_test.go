@@ -88,17 +88,6 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
-	f.Add([]byte(everything))
-	f.Add([]byte("scrape_configs: [{job_name: a, static_configs: [{targets: ['a:1']}]}]"))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		c, err := Parse(strings.NewReader(string(raw)), ".")
-		if err == nil && (len(c.Jobs) == 0 || len(c.Jobs) > maxJobs) {
-			t.Errorf("%d jobs", len(c.Jobs))
-		}
-	})
-}
-
 // kept is where profiles go in tests.
 type kept struct {
 	mu  sync.Mutex
