@@ -12,7 +12,6 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // BenchmarkTwo is two hosts on loopback, both in this process, one publishing and one hearing: deliveries a second, and of a core, which is
@@ -32,13 +31,6 @@ func BenchmarkTwo(b *testing.B) {
 
 // window is how many messages are on the way in a benchmark.
 const benchWindow = 1000
-
-// unlimited takes the rates away, which are there to bound exactly this, and what the tests' rights cost.
-func unlimited(o *Options) {
-	o.Allow = func(peer.ID, string, string) error { return nil }
-	most := Rate{1e9, 1e9}
-	o.PeerEnvelopes, o.PeerBytes, o.AuthorMessages, o.AuthorBytes = most, most, most, most
-}
 
 func benchOurs(b *testing.B, payload []byte, change func(*Options)) {
 	from, to := start(b, 1, unlimited, change), start(b, 2, unlimited, change)

@@ -457,3 +457,10 @@ func TestSpans(t *testing.T) {
 		t.Errorf("%d metrics: %v", len(families), err)
 	}
 }
+
+// unlimited takes the rates away, which are there to bound exactly this, and what the tests' rights cost.
+func unlimited(o *Options) {
+	o.Allow = func(peer.ID, string, string) error { return nil }
+	most := Rate{1e9, 1e9}
+	o.PeerEnvelopes, o.PeerBytes, o.AuthorMessages, o.AuthorBytes = most, most, most, most
+}
