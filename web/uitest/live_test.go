@@ -2,6 +2,7 @@ package uitest
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"github.com/quantra-l/quantra/analyze/sched"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/seal"
 	"github.com/quantra-l/quantra/store"
 	"github.com/quantra-l/quantra/web"
 )
@@ -472,7 +474,9 @@ func TestLiveRealAgent(t *testing.T) {
 	}
 	in, err := ingest.New(ingest.Options{Append: func(ctx context.Context, p ingest.Push) error {
 		return st.Append(ctx, store.Upload{Tenant: p.Tenant, Name: p.Name, Labels: p.Labels, From: p.From, To: p.To, Pprof: p.Pprof, Profile: p.Profile})
-	}})
+	}, Signatures: ingest.NewVerifier(ingest.SignatureOptions{Verify: func(key ed25519.PublicKey, message, signature []byte) bool {
+		return seal.PublicKey(key).VerifyNote(message, seal.Signature(signature)) == nil
+	}})})
 	if err != nil {
 		t.Fatal(err)
 	}
