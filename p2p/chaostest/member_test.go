@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -84,7 +85,7 @@ func allowAll(peer.ID, string, string) error { return nil }
 func (m *member) begin(l *life, b *Books, allow func(p peer.ID, action, resource string) error) error {
 	quiet := slog.New(slog.DiscardHandler)
 	var err error
-	l.broadcast, err = broadcast.New(context.Background(), m.host, broadcast.Options{Key: m.key, Allow: allow, Dir: "/broadcast", FS: m.disk(l), Now: m.now, Log: quiet, Authors: 256})
+	l.broadcast, err = broadcast.New(context.Background(), m.host, broadcast.Options{Key: m.key, Allow: allow, Dir: "/broadcast", FS: m.disk(l), Now: m.now, Log: quiet, Authors: 256, Metrics: l.registry})
 	if err != nil {
 		return err
 	}
@@ -153,6 +154,25 @@ func (m *member) end(crash *rand.Rand) error {
 		m.mem, err = m.mem.Crash(crash), nil
 	}
 	return err
+}
+
+// refused are the reasons for which broadcasts were refused, and how many: for whoever asks why.
+func (l *life) refused(t *testing.T) (out []string) {
+	all, err := l.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if !strings.Contains(f.GetName(), "broadcast") {
+			continue
+		}
+		for _, m := range f.Metric {
+			if n := m.GetCounter().GetValue(); n > 0 && len(m.Label) > 0 {
+				out = append(out, fmt.Sprintf("%s: %.0f", m.Label[0].GetValue(), n))
+			}
+		}
+	}
+	return out
 }
 
 // gauge is a metric of the member's.

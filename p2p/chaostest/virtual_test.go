@@ -35,6 +35,7 @@ type virtual struct {
 	said    int
 	done    []string // what was done, for whoever asks why
 	apart   map[[2]int]bool
+	deaf    time.Duration // how long at most somebody was out of hearing when all was well
 }
 
 func newVirtual(t *testing.T, seed uint64, n int) *virtual {
@@ -269,15 +270,50 @@ func (v *virtual) settle() {
 		v.t.Errorf("acknowledged and not shown: %s", what)
 	}
 	for _, m := range v.members {
-		for _, what := range v.publish(m, 1) {
-			time.Sleep(10 * time.Second)
+		v.hearAll(m)
+	}
+}
+
+// mostDeaf is how long after all is well somebody may still be out of hearing: a broadcast is no promise to the single message, and neighbours that
+// thought ill of each other, or left each other's mesh, come back in minutes.
+const mostDeaf = 10 * time.Minute
+
+// hearAll has a member speak until what it said last was heard by all others.
+func (v *virtual) hearAll(m *member) {
+	began := time.Now()
+	for {
+		what := v.publish(m, 1)
+		time.Sleep(5 * time.Second)
+		deaf := v.deafTo(what)
+		took := time.Since(began)
+		switch {
+		case len(deaf) == 0:
+			v.deaf = max(v.deaf, took)
+			return
+		case took > mostDeaf:
+			v.t.Errorf("%v do not hear %s for %s though all is well", deaf, m.name, took)
 			for _, other := range v.members {
-				if !v.books.Heard(other.name, what) {
-					v.t.Errorf("%s does not hear %q though all is well", other.name, what)
-				}
+				v.t.Logf("%s refused %s", other.name, other.life.refused(v.t))
+			}
+			return
+		}
+		v.meet()
+	}
+}
+
+// deafTo are those who have not heard something.
+func (v *virtual) deafTo(all []string) (deaf []string) {
+	for _, what := range all {
+		for _, m := range v.members {
+			if !v.books.Heard(m.name, what) {
+				deaf = append(deaf, m.name)
 			}
 		}
 	}
+	if len(all) == 0 {
+		deaf = append(deaf, "all")
+	}
+	return deaf
 }
 
 func (v *virtual) close() {
@@ -312,7 +348,7 @@ func TestVirtual(t *testing.T) {
 					t.Error(what)
 				}
 				promised, heard := v.books.Size()
-				t.Logf("%s of virtual time, %d messages promised, %d broadcasts heard, eve sent %d and has heard %d", time.Since(began).Round(time.Second), promised, heard, v.eve.sent, v.eve.count())
+				t.Logf("%s of virtual time, %d messages promised, %d broadcasts heard, eve sent %d and has heard %d; out of hearing for %s at the end", time.Since(began).Round(time.Second), promised, heard, v.eve.sent, v.eve.count(), v.deaf)
 				v.close()
 				if t.Failed() {
 					for _, what := range v.done {
