@@ -143,8 +143,8 @@ func TestCode(t *testing.T) {
 		}
 	}
 	c := code{addr: ma.StringCast("/ip4/192.0.2.7/tcp/4242"), password: [passwordSize]byte{1, 2, 3}}
-	if got := c.String(); got != "2301000788AG-acorn-alarm-album" && len(got) > 40 {
-		t.Errorf("the code is %s", got)
+	if got := c.String(); len(got) > 40 {
+		t.Errorf("the code is %s: that is not short", got)
 	}
 	for _, bad := range []string{"", "x", "ABC-acid-acid", "20-acid-acid-acid", "2301000788AG-acid-acid-nosuch", "2301000788AG-acid-acid-acid-acid", strings.Repeat("A", 700), "UUUU-acid-acid-acid", "F0000000-acid-acid-acid"} {
 		if c, err := parseCode(bad); !errors.Is(err, ErrCorrupt) {

@@ -57,24 +57,48 @@ func (hostless) ConnManager() connmgr.ConnManager { return connmgr.NullConnMgr{}
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-// mutable is a line that can lose what is written to it.
+// mutable is a line that holds a little, as streams do, and that can lose what is written to it.
 type mutable struct {
 	net.Conn
 	mute atomic.Bool
+	held chan []byte
+	once sync.Once
+}
+
+func newMutable(c net.Conn) *mutable {
+	m := &mutable{Conn: c, held: make(chan []byte, 64)}
+	go func() {
+		for b := range m.held {
+			if _, err := m.Conn.Write(b); err != nil {
+				return
+			}
+		}
+		m.Conn.Close()
+	}()
+	return m
 }
 
 func (m *mutable) Write(b []byte) (int, error) {
-	if m.mute.Load() {
-		return len(b), nil
+	if !m.mute.Load() {
+		m.held <- bytes.Clone(b)
 	}
-	return m.Conn.Write(b)
+	return len(b), nil
 }
+
+// Close lets what is held go out first.
+func (m *mutable) Close() error {
+	m.once.Do(func() { close(m.held) })
+	return nil
+}
+
+func (m *mutable) SetDeadline(t time.Time) error    { return m.Conn.SetReadDeadline(t) }
+func (m *mutable) SetWriteDeadline(time.Time) error { return nil }
 
 // pair has two ends meet, and serve until one of them ends.
 func pair(t *testing.T, a, b *end) (wait func()) {
 	t.Helper()
 	x, y := net.Pipe()
-	a.line, b.line = &mutable{Conn: x}, &mutable{Conn: y}
+	a.line, b.line = newMutable(x), newMutable(y)
 	var met, served sync.WaitGroup
 	for _, x := range []struct {
 		e, other *end
