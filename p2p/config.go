@@ -39,10 +39,10 @@ func ReadConfig(r io.Reader) (Config, error) {
 		"announce":      addresses(&c.Announce, false),
 		"bootstrap":     addresses(&c.Bootstrap, true),
 		"relays":        addresses(&c.Relays, true),
-		"mdns":          flag(&c.MDNS),
-		"dht":           flag(&c.DHT),
-		"relay_service": flag(&c.RelayService),
-		"hole_punching": flag(&c.HolePunch),
+		"mdns":          onOff(&c.MDNS),
+		"dht":           onOff(&c.DHT),
+		"relay_service": onOff(&c.RelayService),
+		"hole_punching": onOff(&c.HolePunch),
 		"reach":         c.readReach,
 		"limits":        c.readLimits,
 		"admission":     c.readAdmission,
@@ -50,7 +50,7 @@ func ReadConfig(r io.Reader) (Config, error) {
 	return c, err
 }
 
-func flag(to *bool) strictyaml.Reader {
+func onOff(to *bool) strictyaml.Reader {
 	return func(n *strictyaml.Node, field string) error { return strictyaml.Bool(n, field, to) }
 }
 

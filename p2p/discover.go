@@ -17,6 +17,7 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	routed "github.com/libp2p/go-libp2p/p2p/host/routed"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
@@ -257,6 +258,7 @@ func (n *Node) keep() {
 				due[p.ID] = time.Now().Add(d/2 + rand.N(d))
 				next = min(next, d/2)
 				n.start(func() {
+					n.forgive(p.ID)
 					if err := n.Connect(n.ctx, p); err != nil {
 						n.opt.Log.Debug("a known peer could not be connected to", "peer", p.ID, "err", err, "again", d)
 						return
@@ -268,6 +270,13 @@ func (n *Node) keep() {
 			}
 		}
 		timer.Reset(max(next, firstRetry/10))
+	}
+}
+
+// forgive has libp2p dial a peer that it could not reach a moment ago: when that is tried again is for keep to say alone.
+func (n *Node) forgive(p peer.ID) {
+	if s, ok := n.inner.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(p)
 	}
 }
 

@@ -3,6 +3,8 @@ package p2p
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/quantra-l/quantra/seal"
 	"github.com/quantra-l/quantra/zerotrust"
@@ -97,6 +100,9 @@ func TestRevoked(t *testing.T) {
 	if err := a.Allow(b.ID(), "send", "topic/x"); !errors.Is(err, ErrUnguarded) {
 		t.Errorf("right after it was revoked it may: %v", err)
 	}
+	if a.guards.get(b.ID()) != nil {
+		t.Error("right after it was revoked its streams are still let through")
+	}
 	select {
 	case p := <-lost:
 		if p != a.ID() {
@@ -140,6 +146,65 @@ func TestFlood(t *testing.T) {
 	}
 	if !slices.ContainsFunc(nodes, func(n *Node) bool { return n.guards.get(b.ID()) != nil }) {
 		t.Error("nobody is connected")
+	}
+}
+
+// remote is a connection that has come from an address.
+type remote struct{ a ma.Multiaddr }
+
+func (remote) LocalMultiaddr() ma.Multiaddr    { return nil }
+func (r remote) RemoteMultiaddr() ma.Multiaddr { return r.a }
+
+// TestGate: at one moment no more come in than the admissions of a second and the reserve; those of the reserve owe a puzzle, those who are known
+// do not; who comes by a relay is the relay's affair.
+func TestGate(t *testing.T) {
+	now := time.Now()
+	o := Options{Key: keyOf(1), Guard: newGuard(t), Now: func() time.Time { return now }, Admission: zerotrust.AdmissionOptions{PerAddress: 1 << 20, Total: 40}}
+	o.Admission.Now = o.Now
+	if err := o.defaults(); err != nil {
+		t.Fatal(err)
+	}
+	var refused atomic.Uint64
+	g, err := newGate(&o, &refused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := 0
+	for i := range 1000 {
+		if g.InterceptAccept(remote{ma.StringCast(fmt.Sprintf("/ip4/192.0.2.7/tcp/%d", i+1))}) {
+			in++
+		}
+	}
+	if owe := len(g.tolls.what); owe != 40/reserve || in != 20+owe || refused.Load() != uint64(1000-in) {
+		t.Errorf("%d came in, %d of them owe a puzzle, %d were refused", in, owe, refused.Load())
+	}
+	g.known.put("192.0.2.8", struct{}{})
+	if !g.InterceptAccept(remote{ma.StringCast("/ip4/192.0.2.8/tcp/1")}) || len(g.tolls.what) != 40/reserve {
+		t.Error("whoever was let in lately is not")
+	}
+	if !g.InterceptAccept(remote{ma.StringCast("/ip4/192.0.2.7/tcp/1/p2p/" + zerotrust.IDOf(keyOf(2).Public()) + "/p2p-circuit")}) {
+		t.Error("whoever comes by a relay is refused")
+	}
+}
+
+// TestStreamOut: to a peer that was not let in no stream is opened either.
+func TestStreamOut(t *testing.T) {
+	n := newNode(t, func(o *Options) { o.JudgeTime = 2 * time.Second })
+	h := plain(t)
+	h.SetStreamHandler(GuardProtocol, func(s network.Stream) { io.Copy(io.Discard, s) })
+	came := make(chan struct{}, 1)
+	h.SetStreamHandler("/quantra/msg/1", func(s network.Stream) { came <- struct{}{}; s.Reset() })
+	if err := h.Connect(context.Background(), info(n)); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.Host().NewStream(context.Background(), h.ID(), "/quantra/msg/1"); err == nil {
+		s.Write([]byte("hello"))
+		t.Error("a stream is opened")
+	}
+	select {
+	case <-came:
+		t.Error("it has come there")
+	default:
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
+	p2pnet "github.com/libp2p/go-libp2p/core/network" // tests of this command have a network of their own
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/spf13/cobra"
 
@@ -367,7 +367,7 @@ func (f *benchFleet) close() (err error) {
 // bareHosts are n hosts as libp2p comes.
 func bareHosts(n int) (all []host.Host, err error) {
 	for range n {
-		h, err := libp2p.New(libp2p.ListenAddrStrings(benchAddr), libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.DisableMetrics())
+		h, err := libp2p.New(libp2p.ListenAddrStrings(benchAddr), libp2p.ResourceManager(&p2pnet.NullResourceManager{}), libp2p.DisableMetrics())
 		if err != nil {
 			return all, err
 		}

@@ -419,7 +419,7 @@ func (a *app) p2pJoin() *cobra.Command {
 		Use:     "join CODE",
 		Short:   "Join by the code of an invitation",
 		Long:    `Join by the code that invite has printed on another machine. Both sides show the same five words: compare them by telephone.`,
-		Example: `  quantraband p2p join 2301000788AG-acorn-alarm-album`,
+		Example: `  quantraband p2p join 2Q0000G72290-apron-donkey-muffin`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var v invited

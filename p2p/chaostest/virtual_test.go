@@ -1,158 +1,28 @@
+// With the race detector the runtime crashes now and then where a timer of a bubble fires (go1.26.8: SIGSEGV below maybeRunChan, one round in fifty). The
+// same code runs with it in TestReal, and this without it in every plain go test.
+//go:build !race
+
 package chaostest
 
 import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/crypto"
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	mocknet "github.com/libp2p/go-libp2p/p2p/net/mock"
 	ma "github.com/multiformats/go-multiaddr"
-	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/quantra-l/quantra/internal/vfs"
-	"github.com/quantra-l/quantra/p2p/broadcast"
-	"github.com/quantra-l/quantra/p2p/direct"
 	"github.com/quantra-l/quantra/seal"
 )
-
-var (
-	seedFlag   = flag.Uint64("chaos.seed", 1, "seed of the first round")
-	roundsFlag = flag.Int("chaos.rounds", 0, "rounds, each with the next seed; 0 is as many as a default run has")
-	stepsFlag  = flag.Int("chaos.steps", 40, "what is done in a round")
-)
-
-const (
-	topic   = "chaos"
-	padding = "." // behind some messages, so that what must be bounded fills up
-	// What a member keeps, small enough for a round to reach it.
-	outboxBytes, historyBytes = 1 << 20, 4 << 20
-)
-
-// life is a node's from one start to the next crash: the disk of a life that has ended takes nothing more.
-type life struct {
-	dead      atomic.Bool
-	fuse      atomic.Int64 // operations on the disk until the power goes; 0 is that it does not
-	registry  *prometheus.Registry
-	direct    *direct.Service
-	broadcast *broadcast.Service
-	sub       *broadcast.Subscription
-	reading   sync.WaitGroup
-}
-
-// member is a node, of which everything but its key and its disk may be lost.
-type member struct {
-	name string
-	key  seal.Key
-	host host.Host
-	mem  *vfs.Mem
-	full atomic.Bool
-	skew atomic.Int64 // of its clock, in nanoseconds
-	hold atomic.Pointer[chan struct{}]
-	life *life
-}
-
-var errPower = errors.New("no power")
-
-func (m *member) now() time.Time { return time.Now().Add(time.Duration(m.skew.Load())) }
-
-// disk is the member's in one life.
-func (m *member) disk(l *life) vfs.FS {
-	full := vfs.FullDisk(&m.full)
-	return vfs.Hook(m.mem, func(op vfs.Op) error {
-		if l.fuse.Load() > 0 && l.fuse.Add(-1) == 0 {
-			l.dead.Store(true)
-		}
-		if l.dead.Load() {
-			return errPower
-		}
-		return full(op)
-	})
-}
-
-func newLife() *life { return &life{registry: prometheus.NewRegistry()} }
-
-func allowAll(peer.ID, string, string) error { return nil }
-
-// begin starts the member's services, as far as its disk lets it.
-func (m *member) begin(l *life, b *Books, allow func(p peer.ID, action, resource string) error) error {
-	quiet := slog.New(slog.DiscardHandler)
-	var err error
-	l.broadcast, err = broadcast.New(context.Background(), m.host, broadcast.Options{Key: m.key, Allow: allow, Dir: "/broadcast", FS: m.disk(l), Now: m.now, Log: quiet, Authors: 256})
-	if err != nil {
-		return err
-	}
-	if l.sub, err = l.broadcast.SubscribeWith(topic, broadcast.SubscribeOptions{Wait: time.Minute}); err != nil {
-		return errors.Join(err, l.broadcast.Close())
-	}
-	l.reading.Go(func() {
-		for {
-			got, err := l.sub.Next(context.Background())
-			if err != nil {
-				return
-			}
-			if l.dead.Load() {
-				continue // a reader in a process that has died
-			}
-			b.Hear(m.name, string(got.Payload), got.ID.From.String())
-		}
-	})
-	deliver := func(ctx context.Context, got direct.Message) error {
-		if hold := m.hold.Load(); hold != nil {
-			select {
-			case <-*hold:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		if l.dead.Load() {
-			return errPower
-		}
-		b.Show(m.name, strings.TrimRight(string(got.Body), padding), got.Index)
-		return nil
-	}
-	l.direct, err = direct.New(m.host, direct.Options{Key: m.key, Allow: allow, Dir: "/direct", FS: m.disk(l), Now: m.now, Log: quiet, Deliver: deliver, RetryMax: 20 * time.Second,
-		OutboxBytes: outboxBytes, InboxBytes: outboxBytes, HistoryBytes: historyBytes, Registry: l.registry})
-	if err != nil {
-		l.sub.Close()
-		return errors.Join(err, l.broadcast.Close())
-	}
-	m.life = l
-	return nil
-}
-
-// end ends a life: in order, or by a loss of power, of which the disk is what synced bytes and chance leave.
-func (m *member) end(crash *rand.Rand) error {
-	l := m.life
-	m.life = nil
-	if l == nil {
-		return nil
-	}
-	l.dead.Store(crash != nil)
-	err := errors.Join(l.direct.Close(), l.broadcast.Close())
-	l.reading.Wait()
-	if crash != nil {
-		m.mem, err = m.mem.Crash(crash), nil
-	}
-	return err
-}
 
 // virtual is a round on virtual time.
 type virtual struct {
@@ -165,6 +35,7 @@ type virtual struct {
 	said    int
 	done    []string // what was done, for whoever asks why
 	apart   map[[2]int]bool
+	deaf    time.Duration // how long at most somebody was out of hearing when all was well
 }
 
 func newVirtual(t *testing.T, seed uint64, n int) *virtual {
@@ -253,7 +124,8 @@ func (v *virtual) step() {
 		m.skew.Store(int64(time.Duration(r.IntN(600)-300) * time.Second))
 		v.say("the clock of %s is off by %s", m.name, time.Duration(m.skew.Load()))
 	case k == 17:
-		v.holdBack(m, m.hold.Load() == nil)
+		v.say("the reader of %s reads: %v", m.name, m.hold.Load() != nil)
+		m.holdBack(m.hold.Load() == nil)
 	case k == 18:
 		v.say("eve attacks %s", m.name)
 		v.eve.attack(m.host.ID(), r)
@@ -290,35 +162,8 @@ func (v *virtual) look() {
 	}
 }
 
-// gauge is a metric of the member's.
-func (l *life) gauge(t *testing.T, name string) float64 {
-	all, err := l.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		if f.GetName() == name {
-			return f.Metric[0].GetGauge().GetValue()
-		}
-	}
-	t.Fatalf("there is no metric %s", name)
-	return 0
-}
-
 func (v *virtual) say(format string, args ...any) {
 	v.done = append(v.done, fmt.Sprintf(format, args...))
-}
-
-func (v *virtual) holdBack(m *member, hold bool) {
-	old := m.hold.Load()
-	if hold && old == nil {
-		c := make(chan struct{})
-		m.hold.Store(&c)
-	} else if !hold && old != nil {
-		m.hold.Store(nil)
-		close(*old)
-	}
-	v.say("the reader of %s reads: %v", m.name, !hold)
 }
 
 // part keeps those whose bit is set and those whose bit is not apart.
@@ -396,7 +241,7 @@ func (v *virtual) settle() {
 	for _, m := range v.members {
 		m.full.Store(false)
 		m.skew.Store(0)
-		v.holdBack(m, false)
+		m.holdBack(false)
 	}
 	time.Sleep(time.Minute)
 	v.look()
@@ -425,15 +270,50 @@ func (v *virtual) settle() {
 		v.t.Errorf("acknowledged and not shown: %s", what)
 	}
 	for _, m := range v.members {
-		for _, what := range v.publish(m, 1) {
-			time.Sleep(10 * time.Second)
+		v.hearAll(m)
+	}
+}
+
+// mostDeaf is how long after all is well somebody may still be out of hearing: a broadcast is no promise to the single message, and neighbours that
+// thought ill of each other, or left each other's mesh, come back in minutes.
+const mostDeaf = 10 * time.Minute
+
+// hearAll has a member speak until what it said last was heard by all others.
+func (v *virtual) hearAll(m *member) {
+	began := time.Now()
+	for {
+		what := v.publish(m, 1)
+		time.Sleep(5 * time.Second)
+		deaf := v.deafTo(what)
+		took := time.Since(began)
+		switch {
+		case len(deaf) == 0:
+			v.deaf = max(v.deaf, took)
+			return
+		case took > mostDeaf:
+			v.t.Errorf("%v do not hear %s for %s though all is well", deaf, m.name, took)
 			for _, other := range v.members {
-				if !v.books.Heard(other.name, what) {
-					v.t.Errorf("%s does not hear %q though all is well", other.name, what)
-				}
+				v.t.Logf("%s refused %s", other.name, other.life.refused(v.t))
+			}
+			return
+		}
+		v.meet()
+	}
+}
+
+// deafTo are those who have not heard something.
+func (v *virtual) deafTo(all []string) (deaf []string) {
+	for _, what := range all {
+		for _, m := range v.members {
+			if !v.books.Heard(m.name, what) {
+				deaf = append(deaf, m.name)
 			}
 		}
 	}
+	if len(all) == 0 {
+		deaf = append(deaf, "all")
+	}
+	return deaf
 }
 
 func (v *virtual) close() {
@@ -468,7 +348,7 @@ func TestVirtual(t *testing.T) {
 					t.Error(what)
 				}
 				promised, heard := v.books.Size()
-				t.Logf("%s of virtual time, %d messages promised, %d broadcasts heard, eve sent %d and has heard %d", time.Since(began).Round(time.Second), promised, heard, v.eve.sent, v.eve.count())
+				t.Logf("%s of virtual time, %d messages promised, %d broadcasts heard, eve sent %d and has heard %d; out of hearing for %s at the end", time.Since(began).Round(time.Second), promised, heard, v.eve.sent, v.eve.count(), v.deaf)
 				v.close()
 				if t.Failed() {
 					for _, what := range v.done {
@@ -478,143 +358,4 @@ func TestVirtual(t *testing.T) {
 			})
 		})
 	}
-}
-
-// eve is a peer with all rights and no manners: she says again what she has heard, changes it, and floods.
-type eve struct {
-	host host.Host
-	key  seal.Key
-	sent int
-
-	mu    sync.Mutex
-	heard []*pb.Message
-	open  sync.WaitGroup
-}
-
-// gossip is what broadcasts go by.
-const gossip protocol.ID = "/meshsub/1.2.0"
-
-// keptByEve bounds what she remembers.
-const keptByEve = 1000
-
-func newEve(h host.Host, key seal.Key) *eve {
-	e := &eve{host: h, key: key}
-	h.SetStreamHandler(gossip, e.listen)
-	return e
-}
-
-func (e *eve) listen(s network.Stream) {
-	e.open.Add(1)
-	defer e.open.Done()
-	defer s.Reset()
-	for {
-		raw, err := readDelimited(s)
-		if err != nil {
-			return
-		}
-		var rpc pb.RPC
-		if proto.Unmarshal(raw, &rpc) != nil {
-			return
-		}
-		e.mu.Lock()
-		e.heard = append(e.heard, rpc.Publish...)
-		e.heard = e.heard[max(0, len(e.heard)-keptByEve):]
-		e.mu.Unlock()
-	}
-}
-
-func readDelimited(r io.Reader) ([]byte, error) {
-	n, err := binary.ReadUvarint(oneByte{r})
-	if err != nil || n > 4<<20 {
-		return nil, errors.Join(err, io.ErrUnexpectedEOF)
-	}
-	raw := make([]byte, n)
-	_, err = io.ReadFull(r, raw)
-	return raw, err
-}
-
-type oneByte struct{ io.Reader }
-
-func (r oneByte) ReadByte() (byte, error) {
-	var b [1]byte
-	_, err := io.ReadFull(r, b[:])
-	return b[0], err
-}
-
-// attack does something bad to a node. What comes of it, errors of a node that has sent her away among it, is not hers to know.
-func (e *eve) attack(to peer.ID, r *rand.Rand) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	e.mu.Lock()
-	heard := append([]*pb.Message(nil), e.heard...)
-	e.mu.Unlock()
-	name, rpc := topic, greeting()
-	switch r.IntN(4) {
-	case 0: // again, several times
-		for range 3 {
-			rpc.Publish = append(rpc.Publish, heard...)
-		}
-	case 1: // forged
-		for _, m := range heard {
-			data := append([]byte(nil), m.GetData()...)
-			data[r.IntN(len(data))] ^= 1 << r.IntN(8)
-			rpc.Publish = append(rpc.Publish, &pb.Message{Topic: &name, Data: data})
-		}
-	case 2: // nonsense
-		for range 200 {
-			data := make([]byte, r.IntN(300))
-			for i := range data {
-				data[i] = byte(r.Uint32())
-			}
-			rpc.Publish = append(rpc.Publish, &pb.Message{Topic: &name, Data: data})
-		}
-	case 3: // private messages that are none
-		e.say(ctx, to, direct.ProtocolMessages, make([]byte, 1+r.IntN(4096)))
-		e.say(ctx, to, direct.ProtocolFiles, make([]byte, 1+r.IntN(4096)))
-	}
-	e.sent += len(rpc.Publish)
-	e.gossip(ctx, to, rpc)
-}
-
-// greeting is that she hears the topic, and wants to be told.
-func greeting() *pb.RPC {
-	name := topic
-	return &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Topicid: &name, Subscribe: proto.Bool(true)}}, Control: &pb.ControlMessage{Graft: []*pb.ControlGraft{{TopicID: &name}}}}
-}
-
-// greet has a node tell her what it hears.
-func (e *eve) greet(to peer.ID) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	e.gossip(ctx, to, greeting())
-}
-
-func (e *eve) gossip(ctx context.Context, to peer.ID, rpc *pb.RPC) {
-	raw, err := proto.Marshal(rpc)
-	if err != nil {
-		panic(err)
-	}
-	e.say(ctx, to, gossip, append(binary.AppendUvarint(nil, uint64(len(raw))), raw...))
-}
-
-func (e *eve) say(ctx context.Context, to peer.ID, name protocol.ID, raw []byte) {
-	s, err := e.host.NewStream(ctx, to, name)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	_, _ = s.Write(raw)
-}
-
-func (e *eve) count() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.heard)
-}
-
-func (e *eve) close() {
-	for _, c := range e.host.Network().Conns() {
-		c.Close()
-	}
-	e.open.Wait()
 }
