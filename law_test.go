@@ -78,6 +78,7 @@ var law = map[string][]string{
 	"p2p/broadcast":                   {"internal/vfs", "seal"},
 	"p2p/direct":                      {"internal/vfs", "seal"},
 	"p2p":                             {"internal/strictyaml", "internal/vfs", "p2p/cpace", "seal", "zerotrust", "zerotrust/policy"},
+	"p2p/chaostest":                   nil,
 	"p2p/cpace":                       nil,
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},

@@ -17,6 +17,7 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	routed "github.com/libp2p/go-libp2p/p2p/host/routed"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -32,6 +33,12 @@ const (
 	lastRetry  = 5 * time.Minute
 	// observeEvery is how often the bytes of a peer are told as its behaviour: the guard's interval.
 	observeEvery = 10 * time.Second
+	// relayTime and relayBytes are how long one connection lasts over our relay, and how much goes over it each way. libp2p's own (two minutes,
+	// 128 KiB) are for strangers; ours serves peers that were let in.
+	relayTime  = 30 * time.Minute
+	relayBytes = 64 << 20
+	// relayAgain is how long it waits before it asks a relay again that could not give it a place.
+	relayAgain = 10 * time.Second
 	// found bounds how many peers of the local network are dialed at once.
 	found = 8
 )
@@ -77,10 +84,11 @@ func (n *Node) hostOptions() ([]libp2p.Option, error) {
 		opts = append(opts, libp2p.EnableRelay())
 	}
 	if len(relays) > 0 {
-		opts = append(opts, libp2p.EnableAutoRelayWithStaticRelays(relays, autorelay.WithBootDelay(0), autorelay.WithBackoff(10*time.Second)))
+		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(n.relaySource(relays), autorelay.WithMinCandidates(1), autorelay.WithNumRelays(min(2, len(relays))),
+			autorelay.WithBootDelay(0), autorelay.WithMinInterval(relayAgain), autorelay.WithBackoff(relayAgain)))
 	}
 	if o.RelayService {
-		opts = append(opts, libp2p.EnableRelayService())
+		opts = append(opts, libp2p.EnableRelayService(relay.WithLimit(&relay.RelayLimit{Duration: relayTime, Data: relayBytes})))
 	}
 	if o.HolePunch {
 		opts = append(opts, libp2p.EnableHolePunching())
@@ -92,6 +100,30 @@ func (n *Node) hostOptions() ([]libp2p.Option, error) {
 		opts = append(opts, libp2p.ForceReachabilityPrivate())
 	}
 	return opts, nil
+}
+
+// relaySource names the relays when the node listens, and not before: what is dialed earlier goes out by another port than those that it listens on, and
+// what the relay sees of that is no address by which others could reach us.
+func (n *Node) relaySource(relays []peer.AddrInfo) autorelay.PeerSource {
+	return func(ctx context.Context, num int) <-chan peer.AddrInfo {
+		out := make(chan peer.AddrInfo, len(relays))
+		if !n.start(func() {
+			defer close(out)
+			select {
+			case <-n.listened:
+			case <-ctx.Done():
+				return
+			case <-n.ctx.Done():
+				return
+			}
+			for _, r := range relays[:min(num, len(relays))] {
+				out <- r
+			}
+		}) {
+			close(out)
+		}
+		return out
+	}
 }
 
 func parseAddresses(list []string) (out []ma.Multiaddr, err error) {
@@ -260,7 +292,7 @@ func (n *Node) observe() {
 	}
 }
 
-// limited is ctx in which a connection by a relay will do.
+// limited is ctx in which a connection by a relay will do: it is slower and bounded, and encrypted between its ends as any other.
 func limited(ctx context.Context) context.Context {
 	return network.WithAllowLimitedConn(ctx, "quantra")
 }

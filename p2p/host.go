@@ -23,7 +23,7 @@ func (h *guardedHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 	if h.n.guards.get(p.ID) != nil {
 		return nil
 	}
-	if err := h.Host.Connect(ctx, p); err != nil {
+	if err := h.Host.Connect(limited(ctx), p); err != nil {
 		return err
 	}
 	return h.n.await(ctx, p.ID)
@@ -33,7 +33,7 @@ func (h *guardedHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 func (h *guardedHost) NewStream(ctx context.Context, p peer.ID, names ...protocol.ID) (network.Stream, error) {
 	if h.n.guards.get(p) == nil {
 		if noDial, _ := network.GetNoDial(ctx); !noDial {
-			if err := h.Host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+			if err := h.Host.Connect(limited(ctx), peer.AddrInfo{ID: p}); err != nil {
 				return nil, err
 			}
 		}
@@ -43,7 +43,7 @@ func (h *guardedHost) NewStream(ctx context.Context, p peer.ID, names ...protoco
 			return nil, err
 		}
 	}
-	return h.Host.NewStream(ctx, p, names...)
+	return h.Host.NewStream(limited(ctx), p, names...)
 }
 
 // IDService is libp2p's, for those who ask a host for it.

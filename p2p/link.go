@@ -228,7 +228,7 @@ func (n *Node) ask(l *link, p peer.ID, c network.Conn) {
 		n.refused(l, p, err)
 		return
 	}
-	s, err := c.NewStream(network.WithAllowLimitedConn(ctx, "guard"))
+	s, err := c.NewStream(limited(ctx))
 	if err == nil {
 		err = s.SetProtocol(GuardProtocol)
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/metrics"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
@@ -42,6 +41,7 @@ type Node struct {
 	guards      guards
 	count       counts
 	listening   []ma.Multiaddr
+	listened    chan struct{} // closed when it does
 	ctx         context.Context
 	cancel      context.CancelFunc
 	busy        chan struct{} // handshakes under way
@@ -77,7 +77,7 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{
-		opt: o, links: map[peer.ID]*link{}, meetings: map[peer.ID]int{}, refusals: newMemory[refusedAt](o.Limits.Judging), busy: make(chan struct{}, o.Limits.Judging), nudge: make(chan struct{}, 1),
+		opt: o, links: map[peer.ID]*link{}, meetings: map[peer.ID]int{}, refusals: newMemory[refusedAt](o.Limits.Judging), busy: make(chan struct{}, o.Limits.Judging), listened: make(chan struct{}), nudge: make(chan struct{}, 1),
 		bandwidth: metrics.NewBandwidthCounter(), ownResource: "peer/" + zerotrust.IDOf(o.Key.Public()),
 	}
 	n.guards.init()
@@ -120,6 +120,7 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 			return nil, fmt.Errorf("p2p: listen on %s: %w", o.Listen, err)
 		}
 	}
+	close(n.listened)
 	n.find()
 	n.start(n.keep)
 	n.start(n.observe)
@@ -259,7 +260,7 @@ func (n *Node) Ping(ctx context.Context, p peer.ID) (time.Duration, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	select {
-	case r := <-ping.Ping(network.WithAllowLimitedConn(ctx, "ping"), n.inner, p):
+	case r := <-ping.Ping(limited(ctx), n.inner, p):
 		return r.RTT, r.Error
 	case <-ctx.Done():
 		return 0, ctx.Err()

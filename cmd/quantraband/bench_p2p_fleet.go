@@ -140,20 +140,43 @@ func (f *benchFleet) open(n *benchNode) (err error) {
 		return err
 	}
 	key := seal.NewKey()
-	o := p2p.Options{Key: key, Guard: n.guard, Dir: filepath.Join(dir, nodeFolder), Listen: []string{benchAddr}, NoDHT: true, Log: quiet}
+	o := p2p.Options{Key: key, Guard: n.guard, Dir: filepath.Join(dir, nodeDir), Listen: []string{benchAddr}, NoDHT: true, Log: quiet}
 	o.Admission = zerotrust.AdmissionOptions{PerAddress: 1 << 20, Total: 1 << 20} // all come from one address, on purpose
 	o.Limits.Connections, o.Limits.ConnectionsAddress = 4096, 4096
 	if f.plan.Kind == kindConnections && n.i > 0 {
 		o.Listen = nil
 	}
-	o.Lost = func(p peer.ID) {
-		if n.broadcast != nil {
-			n.broadcast.Changed(p)
-		}
+	o.Ready, o.Lost = n.ready, n.lost
+	o.Before = func(core *p2p.Node) error {
+		n.core = core
+		return f.speak(n, key, dir, quiet)
 	}
-	if n.core, err = p2p.New(f.ctx, o); err != nil {
-		return err
+	if _, err = p2p.New(f.ctx, o); err != nil {
+		n.core = nil // it has closed itself
 	}
+	return err
+}
+
+func (n *benchNode) ready(p peer.ID) {
+	if n.broadcast != nil {
+		n.broadcast.Changed(p)
+	}
+	if n.direct != nil {
+		n.direct.Ready(p)
+	}
+}
+
+func (n *benchNode) lost(p peer.ID) {
+	if n.broadcast != nil {
+		n.broadcast.Changed(p)
+	}
+	if n.direct != nil {
+		n.direct.Lost(p)
+	}
+}
+
+// speak opens what the load is of, before anybody is there.
+func (f *benchFleet) speak(n *benchNode, key seal.Key, dir string, quiet *slog.Logger) (err error) {
 	switch f.plan.Kind {
 	case kindBroadcast:
 		return f.openBroadcast(n, key, dir, quiet)
@@ -164,9 +187,6 @@ func (f *benchFleet) open(n *benchNode) (err error) {
 	}
 	return err
 }
-
-// nodeFolder is where a node keeps whom it knows.
-const nodeFolder = "node"
 
 func (f *benchFleet) openBroadcast(n *benchNode, key seal.Key, dir string, log *slog.Logger) (err error) {
 	if n.broadcast, err = broadcast.New(f.ctx, n.core.Host(), broadcast.Options{Key: key, Allow: n.core.Allow, Dir: filepath.Join(dir, "broadcast"), Log: log}); err != nil {
@@ -235,12 +255,6 @@ func (f *benchFleet) settle(ctx context.Context) error {
 				return !errors.Is(n.core.Allow(p, "send", "peer/"+n.core.ID().String()), p2p.ErrUnguarded)
 			}); err != nil {
 				return fmt.Errorf("node %d is not let in by node %d: %w", j, n.i, err)
-			}
-			if n.broadcast != nil {
-				n.broadcast.Changed(p)
-			}
-			if n.direct != nil {
-				n.direct.Ready(p)
 			}
 		}
 	}

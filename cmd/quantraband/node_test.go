@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,12 +37,24 @@ type nodeProcess struct {
 // startNode starts a node on loopback, which finds nobody by itself, and returns when it is ready.
 func startNode(t *testing.T, data string, args ...string) *nodeProcess {
 	t.Helper()
+	return startNodeIn(t, "", data, args...)
+}
+
+// startNodeIn starts one in a network namespace; "" is the host's.
+func startNodeIn(t *testing.T, namespace, data string, args ...string) *nodeProcess {
+	t.Helper()
 	path, err := exec.LookPath("quantraband")
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := &nodeProcess{t: t, data: data, ended: make(chan struct{})}
-	n.cmd = exec.Command(path, append([]string{"node", "--data", data, "--p2p-listen", "/ip4/127.0.0.1/tcp/0,/ip4/127.0.0.1/udp/0/quic-v1", "--no-mdns", "--isolations", "none"}, args...)...)
+	line := append([]string{path, "node", "--data", data, "--no-mdns", "--isolations", "none"}, args...)
+	if namespace == "" {
+		line = slices.Insert(line, 2, "--p2p-listen", "/ip4/127.0.0.1/tcp/0,/ip4/127.0.0.1/udp/0/quic-v1")
+	} else {
+		line = append([]string{"ip", "netns", "exec", namespace}, line...)
+	}
+	n.cmd = exec.Command(line[0], line[1:]...)
 	n.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+data+"-config")
 	n.cmd.Stderr = &n.stderr
 	out, err := n.cmd.StdoutPipe()
