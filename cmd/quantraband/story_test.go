@@ -46,7 +46,7 @@ func TestStory(t *testing.T) {
 	s := mustStart(t, "--demo", "--data", t.TempDir(), "--policy", file)
 	page := openPage(t)
 	var good optimize.Change
-	until(t, "a proposal for the collector", 8*time.Minute, func() (string, bool) {
+	await(t, "a proposal for the collector", 8*time.Minute, func() (string, bool) {
 		cs := changesOf(t, s)
 		for _, c := range cs {
 			if c.Kind == optimize.Runtime && c.Service == "checkout" {
@@ -62,7 +62,7 @@ func TestStory(t *testing.T) {
 	page.visit(s.base + "/changes/" + good.ID)
 	page.click(`button`, "Start")
 	page.click(`dialog button[type="submit"]`, "Start")
-	until(t, "the saving", 12*time.Minute, func() (string, bool) {
+	await(t, "the saving", 12*time.Minute, func() (string, bool) {
 		c := changeOf(t, s, good.ID)
 		if c.State == optimize.Failed || c.State == optimize.Undone {
 			t.Fatalf("%s: %s", c.State, c.Reason)
@@ -85,13 +85,13 @@ func TestStory(t *testing.T) {
 		return c
 	}
 	act("undo", good.ID, "--by", "ada")
-	until(t, "the undo", time.Minute, func() (string, bool) {
+	await(t, "the undo", time.Minute, func() (string, bool) {
 		c := changeOf(t, s, good.ID)
 		return string(c.State), c.State == optimize.Undone && applied(&c) == 0
 	})
 	bad := act("propose", "-s", "checkout", "--gogc", "20", "--by", "ada")
 	act("start", bad.ID, "--by", "ada")
-	until(t, "the undo of what did harm", 5*time.Minute, func() (string, bool) {
+	await(t, "the undo of what did harm", 5*time.Minute, func() (string, bool) {
 		c := changeOf(t, s, bad.ID)
 		return fmt.Sprintf("%s: %s", c.State, c.Held), c.State == optimize.Failed
 	})
@@ -116,7 +116,7 @@ func TestStoryBuild(t *testing.T) {
 	s := mustStart(t, "--demo", "--data", t.TempDir(), "--policy", file)
 	page := openPage(t)
 	var build optimize.Change
-	until(t, "a proposal of a profile", 25*time.Minute, func() (string, bool) {
+	await(t, "a proposal of a profile", 25*time.Minute, func() (string, bool) {
 		cs := changesOf(t, s)
 		for _, c := range cs {
 			if c.Kind == optimize.PGO && c.Service == demo.Service {
@@ -130,14 +130,14 @@ func TestStoryBuild(t *testing.T) {
 	page.visit(s.base + "/changes/" + build.ID)
 	page.click(`button`, "Start")
 	page.click(`dialog button[type="submit"]`, "Start")
-	until(t, "one node to run the build", 3*time.Minute, func() (string, bool) {
+	await(t, "one node to run the build", 3*time.Minute, func() (string, bool) {
 		c := changeOf(t, s, build.ID)
 		return fmt.Sprintf("%s: %s", c.State, c.Held), c.State == optimize.Dwelling
 	})
 	if c := changeOf(t, s, build.ID); !slices.Contains(c.Versions, demo.V3) {
 		t.Errorf("it is judged on %v", c.Versions)
 	}
-	until(t, "the undo of the slower build", 10*time.Minute, func() (string, bool) {
+	await(t, "the undo of the slower build", 10*time.Minute, func() (string, bool) {
 		c := changeOf(t, s, build.ID)
 		if c.State == optimize.Undone || c.State == optimize.Done {
 			t.Fatalf("%s: %s", c.State, c.Reason)
@@ -194,8 +194,8 @@ func changeOf(t *testing.T, s *server, id string) optimize.Change {
 	return answer.Change
 }
 
-// until waits for what happens in a fleet of processes, which no event tells.
-func until(t *testing.T, what string, most time.Duration, ok func() (string, bool)) {
+// await waits for what happens in a fleet of processes, which no event tells.
+func await(t *testing.T, what string, most time.Duration, ok func() (string, bool)) {
 	t.Helper()
 	end := time.NewTimer(most)
 	defer end.Stop()
