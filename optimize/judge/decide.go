@@ -273,6 +273,9 @@ func (j *judging) watchMetric(g *grid, m Metric, final bool) (v MetricVerdict, w
 	e := x.evidence(&j.o)
 	if final {
 		v = x.judge(&j.o, j.harm, e)
+		if m.Stock && v.Decision == Pass {
+			j.leaks(x, e, &v)
+		}
 	} else {
 		v = x.verdictOf()
 		x.fill(&v, e.value)
@@ -309,6 +312,21 @@ func (j *judging) watchMetric(g *grid, m Metric, final bool) (v MetricVerdict, w
 		return v, v.Why
 	}
 	return v, ""
+}
+
+// leaks holds what would pass while it rises, in the stage or since the change first came into force.
+func (j *judging) leaks(x *measured, e evidence, v *MetricVerdict) {
+	since := "in this stage"
+	if !e.rises {
+		var all *measured
+		if e, all = j.sinceFirst(x.m); all != nil {
+			since = "since " + clock(all.g.from)
+		}
+	}
+	if e.rises {
+		v.Decision = Hold
+		v.Why = fmt.Sprintf("%s rises by %s an hour against the control %s, and has not levelled off", wordOf(v.Name), percentOf(x.relative(e.slope)), since)
+	}
 }
 
 func (j *judging) refusals(x *measured) {

@@ -26,6 +26,7 @@ type evidence struct {
 	slopeLog float64
 	slope    analyze.Estimate // an hour, likewise
 	late     float64          // the lower limit of the slope of the stage's second half alone
+	rises    bool             // the slope is more than is tolerated for certain enough not to pass, and nothing shows that it levels off
 }
 
 // news is what each window says that the one before did not tell: with an autocorrelation r, v - r times the last; after a gap, v at the same variance (Prais
@@ -247,14 +248,16 @@ func (x *measured) keeps(margin float64) bool {
 // is tolerated within the horizon. One that levels off, as a heap does that has been given room, does not count.
 func (x *measured) slope(e *evidence, all []news, spread, noise float64, o *Options) {
 	margin := x.margin() / o.Horizon.Hours()
+	// What is clipped is news beside the usual level, of the stage and of before: a level counts in news by their scale, which is another after a gap.
 	centre, _ := spreadOf(all, true, 0)
 	base, _ := spreadOf(all, false, 0)
+	centre, base = centre/(1-e.r), base/(1-e.r)
 	r := regression{cols: 2}
 	for _, n := range all {
-		row := [4]float64{n.scale, 0, 0, clip(n.v-base, clipAt*spread)}
+		row := [4]float64{n.scale, 0, 0, clip(n.v-base*n.scale, clipAt*spread)}
 		if n.stage {
 			row[1], row[colEffect] = n.scale, n.hours
-			row[colValue] = clip(n.v-centre, 2*clipAt*spread) - margin*n.hours
+			row[colValue] = clip(n.v-centre*n.scale, 2*clipAt*spread) - margin*n.hours
 		}
 		r.add(row)
 	}
@@ -266,11 +269,44 @@ func (x *measured) slope(e *evidence, all []news, spread, noise float64, o *Opti
 	half := se * student975(df)
 	e.slope = analyze.Estimate{Value: value, Low: value - half, High: value + half}
 	// What levels off rises less and less: the stage's second half alone must rise by half as much at least, and more than its standard error.
-	s := x.stage()
-	late, se := slopeOf(s[len(s)/2:], x.g.width.Hours(), e.r)
+	s, hours := x.stage(), x.g.width.Hours()
+	early, earlySE := slopeOf(s[:len(s)/2], hours, e.r)
+	late, se := slopeOf(s[len(s)/2:], hours, e.r)
 	if late >= value/2 && late > se {
 		e.slopeLog, e.late = r.logEvidence(noise), late-z975*se
 	}
+	// Whoever would let it pass must see that it bends, and surely, as there may be a look every few seconds: else a leak of which the second half
+	// tells little would be let through.
+	bends := late < early/2 && early-late > z99*math.Hypot(earlySE, se) && late-z975*se <= margin
+	e.rises = e.slope.Low > margin && !bends
+}
+
+// sinceFirst is the evidence of a slope from the time on at which the change first came into force, of the treated that have it since then: a
+// stage is too short to tell a slow leak, and the stages before it are data, too. The control of this stage had no change in those either. It is nothing
+// where the stage is the first.
+func (j *judging) sinceFirst(m Metric) (e evidence, x *measured) {
+	in := j.in
+	in.Treated = nil
+	for i := range j.in.Treated {
+		if a := j.in.Treated[i].Applied; !a.IsZero() && a.Before(in.From) {
+			in.From = a
+		}
+	}
+	if !in.From.Before(j.in.From) {
+		return e, nil
+	}
+	for i := range j.in.Treated {
+		if a := j.in.Treated[i].Applied; !a.IsZero() && a.Sub(in.From) <= j.o.WarmUp {
+			in.Treated = append(in.Treated, j.in.Treated[i])
+		}
+	}
+	g, err := gridOf(&in, m.Name)
+	if err != nil {
+		return e, nil
+	}
+	x = measure(&in, &j.o, &g, m)
+	x.pair()
+	return x.evidence(&j.o), x
 }
 
 // slopeOf is the least squares slope of what is there, an hour, with its standard error where neighbours have the correlation r.

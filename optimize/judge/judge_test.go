@@ -315,6 +315,11 @@ func TestLeak(t *testing.T) {
 		"it leaks, and there is a bound":   {func(s *scene) func(*Input) { s.slope = map[string]float64{"rss": 0.4}; return nil }, 420e6, Fail, "reaches its bound in"},
 		"it leaks, and there is none":      {func(s *scene) func(*Input) { s.slope = map[string]float64{"rss": 0.3}; return nil }, 0, Hold, "has not levelled off"},
 		"a bound that is out of its reach": {func(s *scene) func(*Input) { s.slope = map[string]float64{"rss": 0.3}; return nil }, 1e15, Hold, "has not levelled off"},
+		"too slow for one stage, and it has had two": {func(s *scene) func(*Input) {
+			s.slope = map[string]float64{"rss": 0.05}
+			s.stage = 240
+			return func(in *Input) { in.From = noon.Add(25 * time.Minute) }
+		}, 0, Hold, "against the control since 12:00:00"},
 		"both sides leak": {func(*scene) func(*Input) {
 			return func(in *Input) {
 				for _, side := range [][]Member{in.Treated, in.Control} {
@@ -322,7 +327,9 @@ func TestLeak(t *testing.T) {
 				}
 			}
 		}, 900e6, Pass, "RSS"},
+		// While it fills it may be held; here it has had twice the time.
 		"it takes what it was given": {func(s *scene) func(*Input) {
+			s.stage *= 2
 			return func(in *Input) {
 				edit(in.Treated, "rss", false, func(i int, p *Point) { p.Value *= 1 + 0.08*(1-math.Exp(-float64(i-90)/15)) })
 			}

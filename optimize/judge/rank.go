@@ -206,6 +206,9 @@ func tied(sorted []float64, margin float64) bool {
 
 const z975 = 1.959963984540054
 
+// z99 is the normal distribution's 99 % quantile.
+const z99 = 2.326347874040841
+
 // inflated is a p-value of a statistic that varies by so many times more than was thought.
 func inflated(p, by float64) float64 {
 	if by <= 1 || p <= 0 || p >= 1 {

@@ -106,6 +106,11 @@ func Families() []Family {
 		{"kills its node", Harmful, make(func(r *rand.Rand) Effect {
 			return Effect{CPU: 0.9, Crash: time.Duration(between(r, 0.3, 6) * float64(time.Minute))}
 		}, nil)},
+		{"good, fills its heap", Good, make(func(r *rand.Rand) Effect {
+			e := benefit(r)
+			e.Fill = between(r, 0.02, 0.06)
+			return e
+		}, nil)},
 		{"good, spikes", Good, make(benefit, spiky)},
 		{"bad, spikes", Harmful, make(harm, spiky)},
 		{"neutral, spikes", Neutral, make(none, spiky)},

@@ -20,6 +20,9 @@ import (
 // Epoch is when each simulation begins: a Wednesday, 9:00 UTC.
 var Epoch = time.Date(2026, 11, 25, 9, 0, 0, 0, time.UTC)
 
+// fillMinutes is how long a heap takes to 1-1/e of the room that it is given.
+const fillMinutes = 2.5
+
 // Window is what one measurement covers, as an agent's.
 const Window = 10 * time.Second
 
@@ -28,6 +31,7 @@ type Effect struct {
 	CPU, P99, RSS, Throughput float64
 	Errors                    float64       // share of requests that fail beside those that do anyway
 	Leak                      float64       // of RSS, by hour since it is in force
+	Fill                      float64       // of RSS, that it comes to take within minutes, as a heap does that is given room
 	Late                      time.Duration // it shows only after so long
 	Versions                  []string      // it is only there; nil is everywhere
 	AboveLoad                 float64       // it shows only where the load is at least so many times its mean; 0 is always
@@ -245,7 +249,7 @@ func (w *World) measure(n *node, from time.Time, load, slow, hot float64) {
 	if !on {
 		e = Effect{CPU: 1, P99: 1, RSS: 1, Throughput: 1}
 	}
-	leak := 1 + e.Leak*w.Now.Sub(n.onSince).Hours()
+	leak := 1 + e.Leak*w.Now.Sub(n.onSince).Hours() + e.Fill*(1-math.Exp(-w.Now.Sub(n.onSince).Minutes()/fillMinutes))
 	// A process warms up: for two minutes it takes half as much again for the same work.
 	warm := 1.0
 	if age := w.Now.Sub(n.Started); age < 2*time.Minute {
