@@ -150,7 +150,7 @@ func (a *app) targetsProfile() *cobra.Command {
 		if q.asJSON {
 			return writeJSON(a.stdout, answer)
 		}
-		_, err = fmt.Fprintf(a.stdout, "%d targets of %s were profiled, and it is kept; to see it: go tool pprof %s/pprof/%s/%s\n", answer.Targets, plain(q.service), q.server, url.PathEscape(q.service), kind)
+		_, err = fmt.Fprintf(a.stdout, "Targets of %s profiled: %d. To see what was kept: go tool pprof %s/pprof/%s/%s\n", plain(q.service), answer.Targets, q.server, url.PathEscape(q.service), kind)
 		return err
 	})
 	q.serverFlags(cmd)

@@ -54,7 +54,7 @@ func TestScrape(t *testing.T) {
 			t.Fatal(out)
 		}
 	}
-	if out, err := command("targets", "profile", "-s", "plain", "--type", "goroutine", "--seconds", "1"); err != nil || !strings.Contains(out, "1 targets of plain were profiled") {
+	if out, err := command("targets", "profile", "-s", "plain", "--type", "goroutine", "--seconds", "1"); err != nil || !strings.Contains(out, "Targets of plain profiled: 1.") {
 		t.Error(out, err)
 	}
 	tool, err := exec.Command("go", "tool", "-n", "pprof").Output()

@@ -140,12 +140,15 @@ func (s *Scraper) now(r *http.Request, tenant string) (any, error) {
 	if q.Service == "" || q.Seconds < 1 || time.Duration(q.Seconds)*time.Second > MaxNowFor {
 		return nil, jsonapi.Invalid(`it must be {"service": NAME, "profile": "profile", "seconds": 1 to %d}`, int(MaxNowFor.Seconds()))
 	}
+	if _, ok := onDemand[q.Profile]; !ok {
+		return nil, jsonapi.Invalid("there is no profile %q, only %s", q.Profile, strings.Join(slices.Sorted(maps.Keys(onDemand)), ", "))
+	}
 	n, err := s.Now(r.Context(), tenant, q.Service, q.Profile, time.Duration(q.Seconds)*time.Second)
 	if err != nil {
 		return nil, err
 	}
 	if n == 0 {
-		return nil, &jsonapi.Fault{Status: http.StatusNotFound, Code: "not_found", Text: fmt.Sprintf("no target of %q has a profile %q; GET %s lists the targets", q.Service, q.Profile, TargetsPath)}
+		return nil, &jsonapi.Fault{Status: http.StatusNotFound, Code: "not_found", Text: fmt.Sprintf("%q has no target; GET %s lists the targets", q.Service, TargetsPath)}
 	}
 	return map[string]int{"targets": n}, nil
 }

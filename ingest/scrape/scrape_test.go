@@ -307,7 +307,7 @@ func TestRealProgram(t *testing.T) {
 		`{"service":"shop","profile":"mutex","seconds":1}`:   200,
 		`{"service":"shop","profile":"profile","seconds":1}`: 200,
 		`{"service":"other","profile":"heap","seconds":1}`:   404,
-		`{"service":"shop","profile":"trace","seconds":1}`:   404,
+		`{"service":"shop","profile":"trace","seconds":1}`:   400,
 		`{"service":"shop","profile":"heap","seconds":0}`:    400,
 		`{"service":"shop","profile":"heap","second":1}`:     400,
 	} {
