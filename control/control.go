@@ -19,7 +19,6 @@ import (
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
-	_ "modernc.org/sqlite"             // the driver "sqlite"
 )
 
 // The words a caller branches on; the text says what and where.
@@ -52,25 +51,25 @@ type DB struct {
 
 // kind is in what our two databases differ.
 type kind struct {
-	driver string
-	clock  string // Unix microseconds, now
-	lock   string // taken first by a migration; the transaction ends it
-	marks  string // taken before a mark is read to be changed, likewise
-	param  func(query string) string
+	open  func(dsn string) (*sql.DB, error)
+	clock string // Unix microseconds, now
+	lock  string // taken first by a migration; the transaction ends it
+	marks string // taken before a mark is read to be changed, likewise
+	param func(query string) string
 }
 
 var (
 	sqlite = kind{
-		driver: "sqlite",
-		clock:  "cast(unixepoch('now', 'subsec') * 1000000 as integer)",
-		param:  func(q string) string { return q },
+		open:  openSQLite,
+		clock: "cast(unixepoch('now', 'subsec') * 1000000 as integer)",
+		param: func(q string) string { return q },
 	}
 	postgres = kind{
-		driver: "pgx",
-		clock:  "cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)",
-		lock:   "select pg_advisory_xact_lock(7810774)", // any number that no other program takes in this database
-		marks:  "lock table marks in exclusive mode",
-		param:  dollars,
+		open:  func(dsn string) (*sql.DB, error) { return sql.Open("pgx", dsn) },
+		clock: "cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)",
+		lock:  "select pg_advisory_xact_lock(7810774)", // any number that no other program takes in this database
+		marks: "lock table marks in exclusive mode",
+		param: dollars,
 	}
 )
 
@@ -107,7 +106,7 @@ func Open(ctx context.Context, url string, opt Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control: %w", err)
 	}
-	if d.sql, err = sql.Open(d.kind.driver, dsn); err != nil {
+	if d.sql, err = d.kind.open(dsn); err != nil {
 		return nil, fmt.Errorf("control: %s: %w: %s", d.name, ErrInvalid, scrub(err, url))
 	}
 	d.sql.SetMaxOpenConns(4) // little is asked: more would only hold the server's slots
