@@ -19,7 +19,7 @@ const (
 )
 
 // arrowProcedures are Parca's other two, by which its agent sends Arrow records: a stream in which the server asks for the stacks that it does not
-// have, and single calls whose records have everything. Why they are not read is in DESIGN.md, section 9.
+// have, and single calls whose records have everything. Why they are not read is in DESIGN.md, section 4.
 var arrowProcedures = []string{"/parca.profilestore.v1alpha1.ProfileStoreService/Write", "/parca.profilestore.v1alpha1.ProfileStoreService/WriteArrow"}
 
 // refuseArrow tells Parca's agent how else it can send.
