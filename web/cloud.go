@@ -274,7 +274,7 @@ func (s *Server) cloudFind(ctx context.Context, q store.Query, at *cloudPlace, n
 			first += at.Span
 			fallthrough
 		default:
-			at.Span *= 4
+			at.Span = 4 * min(at.Span, (last-first)/4+1)
 		}
 	}
 }

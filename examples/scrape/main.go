@@ -25,9 +25,12 @@ func main() {
 		log.Fatal(err)
 	}
 	fmt.Printf("http://%s/debug/pprof\n", ln.Addr())
+	primes := 0
 	go func() {
 		for n := 2; ; n++ {
-			isPrime(n)
+			if isPrime(n) {
+				primes++
+			}
 		}
 	}()
 	log.Fatal(http.Serve(ln, nil))
