@@ -43,6 +43,7 @@ var law = map[string][]string{
 	"control/controltest":             nil,
 	"examples/hello":                  {"agent"},
 	"examples/pool":                   {"agent"},
+	"examples/scrape":                 nil,
 	"fleet":                           nil,
 	"ingest":                          {"ingest/formats", "ingest/gcp", "ingest/jfr", "ingest/otlp", "profile"},
 	"ingest/clienttest":               nil,

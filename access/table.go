@@ -86,6 +86,8 @@ func Rows() []Row {
 		row("/pyroscope/ingest", sender, "write", "profiles/raw", ofAll),
 		row("/push.v1.PusherService/Push", sender, "write", "profiles/raw", ofAll),
 		row("/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw", sender, "write", "profiles/raw", ofAll),
+		row("/parca.profilestore.v1alpha1.ProfileStoreService/Write", sender, "write", "profiles/raw", ofAll), // this and the next are refused
+		row("/parca.profilestore.v1alpha1.ProfileStoreService/WriteArrow", sender, "write", "profiles/raw", ofAll),
 		row("/v1development/profiles", sender, "write", "profiles/raw", ofAll),
 		row("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export", sender, "write", "profiles/raw", ofAll),
 		row("/google.devtools.cloudprofiler.v2.ProfilerService/CreateProfile", sender, "write", "profiles/raw", ofAll),
@@ -104,6 +106,10 @@ func Rows() []Row {
 		row("GET /api/v1/export", asked, "read", "profiles", ofAll),
 
 		row("GET /pprof/{service}/{kind}", asked, "read", "profiles", ofAll),
+
+		// Google Cloud Profiler's list of single profiles; senders POST to the same path.
+		row("GET /v2/projects/{project}/profiles", asked, "read", "profiles", ofAll),
+		row("/google.devtools.cloudprofiler.v2.ExportService/ListProfiles", asked, "read", "profiles", ofAll),
 
 		// Grafana's.
 		row("GET /pyroscope/render", asked, "read", "profiles", ofAll),

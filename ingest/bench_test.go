@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,6 +22,12 @@ func BenchmarkSurfaces(b *testing.B) {
 	raw := gz(benchProfile().AppendPprof(nil))
 	push := pushRequest(raw, "__name__", "process_cpu", "service_name", "checkout")
 	parca := field(nil, 2, field(field(nil, 1, field(nil, 1, field(field(nil, 1, []byte("job")), 2, []byte("checkout")))), 2, field(nil, 1, raw)))
+	cloud := field(field(nil, 1, []byte("projects/p")), 2, field(field(nil, 3, field(field(nil, 1, []byte("p")), 2, []byte("checkout"))), 5, raw))
+	cloudJSON, err := json.Marshal(map[string]any{"profileType": "CPU", "deployment": map[string]string{"projectId": "p", "target": "checkout"}, "profileBytes": raw})
+	if err != nil {
+		b.Fatal(err)
+	}
+	formKind, form := datadogForm(b, `{"start":"`+now.Add(-time.Minute).Format(time.RFC3339Nano)+`","end":"`+now.Format(time.RFC3339Nano)+`","tags_profiler":"service:checkout"}`, map[string][]byte{"cpu.pprof": raw})
 	read := func(path string) []byte {
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -40,6 +47,9 @@ func BenchmarkSurfaces(b *testing.B) {
 		{"pusher-connect", pushProcedure, "application/proto", push},
 		{"parca-connect", writeRawProcedure, "application/proto", parca},
 		{"otlp-protobuf", otlpPath, "application/x-protobuf", benchOTLP()},
+		{"cloudprofiler", cloudProcedures + "CreateOfflineProfile", "application/proto", cloud},
+		{"cloudprofiler-json", "/v2/projects/p/profiles:createOffline", "application/json", cloudJSON},
+		{"datadog", "/profiling/v1/input", formKind, form},
 		{"otlp-json-small", otlpPath, "application/json", read("otlp/testdata/collector-0.165.0.json")},
 	} {
 		b.Run(s.name, func(b *testing.B) {

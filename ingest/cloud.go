@@ -55,7 +55,7 @@ func discovery(w http.ResponseWriter, r *http.Request) {
 		Location string `json:"location"`
 		Type     string `json:"type"`
 		Required bool   `json:"required"`
-		Pattern  string `json:"pattern"`
+		Pattern  string `json:"pattern,omitempty"`
 	}
 	type ref struct {
 		Ref string `json:"$ref"`
@@ -66,21 +66,25 @@ func discovery(w http.ResponseWriter, r *http.Request) {
 		Path       string               `json:"path"`
 		Parameters map[string]parameter `json:"parameters"`
 		Order      []string             `json:"parameterOrder"`
-		Request    ref                  `json:"request"`
+		Request    *ref                 `json:"request,omitempty"` // nil is no body
 		Response   ref                  `json:"response"`
 	}
 	of := func(name, verb, path, param, pattern, request string) method {
 		return method{"cloudprofiler.projects.profiles." + name, verb, path, map[string]parameter{param: {"path", "string", true, pattern}},
-			[]string{param}, ref{request}, ref{"Profile"}}
+			[]string{param}, &ref{request}, ref{"Profile"}}
 	}
 	object := map[string]string{"type": "object"}
 	const parent, named = `^projects/[^/]+$`, `^projects/[^/]+/profiles/[^/]+$`
+	list := of("list", http.MethodGet, "v2/{+parent}/profiles", "parent", parent, "")
+	list.Request, list.Response = nil, ref{"ListProfilesResponse"}
+	list.Parameters["pageSize"], list.Parameters["pageToken"] = parameter{Location: "query", Type: "integer"}, parameter{Location: "query", Type: "string"}
 	base := scheme + "://" + r.Host + "/"
 	replyJSON(w, http.StatusOK, map[string]any{
 		"kind": "discovery#restDescription", "id": "cloudprofiler:v2", "name": "cloudprofiler", "version": "v2", "protocol": "rest",
 		"rootUrl": base, "servicePath": "", "baseUrl": base, "batchPath": "batch",
-		"schemas": map[string]any{"Profile": object, "CreateProfileRequest": object},
+		"schemas": map[string]any{"Profile": object, "CreateProfileRequest": object, "ListProfilesResponse": object},
 		"resources": map[string]any{"projects": map[string]any{"resources": map[string]any{"profiles": map[string]any{"methods": map[string]method{
+			"list":          list,
 			"create":        of("create", http.MethodPost, "v2/{+parent}/profiles", "parent", parent, "CreateProfileRequest"),
 			"createOffline": of("createOffline", http.MethodPost, "v2/{+parent}/profiles:createOffline", "parent", parent, "Profile"),
 			"patch":         of("patch", http.MethodPatch, "v2/{+name}", "name", named, "Profile"),

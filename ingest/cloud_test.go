@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -341,6 +342,104 @@ func TestCloudProfilerWait(t *testing.T) {
 	}
 	cancel()
 	hanging.Wait()
+}
+
+// TestCloudProfilerStop: a server that stops ends the calls that hang, as ABORTED with when to come again, so that nothing is to be cut off.
+func TestCloudProfilerStop(t *testing.T) {
+	in, err := New(Options{Append: func(context.Context, Push) error { return nil }, Logger: slog.New(slog.DiscardHandler), Cloud: gcp.Options{Every: time.Hour, Wait: 2 * time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	in.Register(mux)
+	srv := httptest.NewUnstartedServer(mux)
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetHTTP1(true)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Config.RegisterOnShutdown(in.Close)
+	srv.Start()
+	defer srv.Close()
+	conn, err := grpc.NewClient(srv.Listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := pb.NewProfilerServiceClient(conn)
+	ask := &pb.CreateProfileRequest{Deployment: &pb.Deployment{Target: "shop"}, ProfileType: []pb.ProfileType{pb.ProfileType_CPU}}
+	if _, err := c.CreateProfile(t.Context(), ask); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.CreateProfile(t.Context(), ask)
+		ended <- err
+	}()
+	for in.pacer.Waiting() == 0 { // until it hangs
+		select {
+		case <-time.After(time.Millisecond):
+		case err := <-ended:
+			t.Fatal(err)
+		}
+	}
+	if err := srv.Config.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	err = <-ended
+	wantCode(t, "a call that hung", err, codes.Aborted)
+	if len(status.Convert(err).Details()) != 1 {
+		t.Errorf("it is not told when to come again: %v", err)
+	}
+}
+
+// TestCloudProfilerPythonToken: the agent for Python shows a token of ours, where it is told by a file of Google's that the token is one it has got
+// already.
+func TestCloudProfilerPythonToken(t *testing.T) {
+	python := clienttest.Need(t, "QUANTRA_PYTHON", "a Python that has google-cloud-profiler")
+	got := &arrived{total: map[string]int64{}, pushes: map[string]Push{}, news: make(chan struct{}, 1)}
+	in, err := New(Options{Append: got.append, Logger: slog.New(slog.DiscardHandler), Cloud: gcp.Options{Every: 300 * time.Millisecond, Duration: 150 * time.Millisecond, Wait: time.Millisecond},
+		Authorize: func(r *http.Request) error {
+			if r.Header.Get("Authorization") != "Bearer "+clientToken {
+				return errors.New("no token")
+			}
+			return nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	in.Register(mux)
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	account := filepath.Join(t.TempDir(), "credentials.json")
+	if err := os.WriteFile(account, []byte(`{"type":"authorized_user","client_id":"-","client_secret":"-","refresh_token":"-","token":"`+clientToken+`","expiry":"2099-01-01T00:00:00Z"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program := strings.Replace(cloudPython, "service_account_json_file=sys.argv[1],", "", 1)
+	log := client(t, []string{"GOOGLE_APPLICATION_CREDENTIALS=" + account}, python, "-c", program, account, srv.URL)
+	got.await(t, log, "process_cpu:cpu:nanoseconds:cpu:nanoseconds")
+}
+
+// TestCloudProfilerPythonList: Google's client for Python reads our description of the API, and asks for the list by it.
+func TestCloudProfilerPythonList(t *testing.T) {
+	python := clienttest.Need(t, "QUANTRA_PYTHON", "a Python that has google-cloud-profiler, and with it Google's client for Python")
+	_, own := cloudServer(t, gcp.Options{})
+	asked := ""
+	mux := http.NewServeMux()
+	mux.Handle("/", own.Config.Handler)
+	mux.HandleFunc("GET /v2/projects/{project}/profiles", func(w http.ResponseWriter, r *http.Request) { // web's
+		asked = r.PathValue("project") + " " + r.URL.Query().Get("pageSize") + " " + r.URL.Query().Get("pageToken")
+		replyJSON(w, http.StatusOK, map[string]any{"nextPageToken": "n"})
+	})
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	out := runClient(t, nil, python, "-c", `
+import sys, googleapiclient.discovery as d
+s = d.build("cloudprofiler", "v2", discoveryServiceUrl=sys.argv[1] + "/$discovery/rest?version={apiVersion}", developerKey="-", static_discovery=False)
+print(s.projects().profiles().list(parent="projects/p-1", pageSize=7, pageToken="t").execute()["nextPageToken"])
+`, srv.URL)
+	if asked != "p-1 7 t" || !strings.HasSuffix(strings.TrimSpace(out), "n") {
+		t.Errorf("asked %q, told %q", asked, out)
+	}
 }
 
 // accountKey is a new RSA key in PEM.

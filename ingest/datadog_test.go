@@ -50,7 +50,7 @@ func TestDatadogGo(t *testing.T) {
 }
 
 // datadogForm is a form as Datadog's clients send it.
-func datadogForm(t *testing.T, event string, files map[string][]byte) (kind string, body []byte) {
+func datadogForm(t testing.TB, event string, files map[string][]byte) (kind string, body []byte) {
 	t.Helper()
 	var buf bytes.Buffer
 	w := multipart.NewWriter(&buf)

@@ -5,7 +5,7 @@
 //	POST /ingest, /pyroscope/ingest                Pyroscope's, as its clients in Go, Python, Node, Rust and Java send it
 //	/push.v1.PusherService/Push                    Pyroscope's newer one: gRPC, gRPC-Web, Connect and JSON
 //	/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw
-//	                                               Parca's, the same four
+//	                                               Parca's, the same four; its Write and WriteArrow are refused in their words
 //	POST /v1development/profiles                   OpenTelemetry's, protobuf and JSON; its gRPC is
 //	/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export
 //	/google.devtools.cloudprofiler.v2.ProfilerService/*, /v2/projects/*/profiles
@@ -174,6 +174,9 @@ func (in *Ingest) Register(mux *http.ServeMux) {
 	mux.Handle("/pyroscope/ingest", in.route("pyroscope", in.receivePyroscope))
 	mux.Handle(pushProcedure, in.rpc("pusher", pushProcedure, in.receiveSeries(readPush), answerEmpty))
 	mux.Handle(writeRawProcedure, in.rpc("parca", writeRawProcedure, in.receiveSeries(readWriteRaw), answerEmpty))
+	for _, procedure := range arrowProcedures {
+		mux.Handle(procedure, in.refuseArrow())
+	}
 	mux.Handle(otlpPath, in.otlpHTTP())
 	mux.Handle(otlpProcedure, in.rpc("otlp", otlpProcedure, in.receiveOTLP, otlpResponse))
 	in.registerCloud(mux)
@@ -181,6 +184,9 @@ func (in *Ingest) Register(mux *http.ServeMux) {
 		mux.Handle(path, in.route("datadog", in.receiveDatadog))
 	}
 }
+
+// Close ends requests that wait for something to do, as those of Cloud Profiler's agents do for up to a minute: a server that stops calls it. Uploads go on.
+func (in *Ingest) Close() { in.pacer.Close() }
 
 // InFlightBytes is what the requests at work hold now.
 func (in *Ingest) InFlightBytes() int64 { return in.inFlight.used.Load() }

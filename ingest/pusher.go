@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/quantra-l/quantra/profile"
@@ -16,6 +17,24 @@ const (
 	pushProcedure     = "/push.v1.PusherService/Push"
 	writeRawProcedure = "/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw"
 )
+
+// arrowProcedures are Parca's other two, by which its agent sends Arrow records: a stream in which the server asks for the stacks that it does not
+// have, and single calls whose records have everything. Why they are not read is in DESIGN.md, section 4.
+var arrowProcedures = []string{"/parca.profilestore.v1alpha1.ProfileStoreService/Write", "/parca.profilestore.v1alpha1.ProfileStoreService/WriteArrow"}
+
+// refuseArrow tells Parca's agent how else it can send.
+func (in *Ingest) refuseArrow() http.Handler {
+	refusals := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := faultf(http.StatusNotImplemented, "arrow", "Arrow records are not read here; have parca-agent send OpenTelemetry's profiles with --remote-store-format=otlp --debuginfo-upload-disable, or send pprof by WriteRaw")
+		in.metrics.rejected("parca", f.code, 0)
+		if r.Method != http.MethodPost || !refusals.IsSupported(r) {
+			f.reply(w)
+			return
+		}
+		refusals.Write(w, r, f.connect()) // an error means that the sender is gone
+	})
+}
 
 // maxSeries bounds the profiles of one call; a scraper sends one, an aggregator some dozens.
 const maxSeries = 1024

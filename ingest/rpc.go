@@ -166,7 +166,7 @@ func (f *fault) connect() *connect.Error {
 		code = connect.CodeNotFound
 	case http.StatusConflict:
 		code = connect.CodeAborted
-	case http.StatusMethodNotAllowed:
+	case http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		code = connect.CodeUnimplemented
 	case http.StatusRequestTimeout:
 		code = connect.CodeDeadlineExceeded

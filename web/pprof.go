@@ -189,28 +189,15 @@ func (s *Server) fleetProfile(ctx context.Context, req pprofRequest, from time.T
 			}
 		}
 	}
-	columns := make([]profile.ValueType, len(types))
-	for i, t := range types {
-		columns[i] = t.Sample
+	p, last, err := s.columns(ctx, q, types, func(one *store.Query) error {
+		if state(one.Type) {
+			return s.onlyNewest(ctx, one)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	m := profile.NewMerger(columns...)
-	var last *store.Result
-	for i, t := range types {
-		one := q
-		one.Type = t
-		if state(t) {
-			if err := s.onlyNewest(ctx, &one); err != nil {
-				return nil, err
-			}
-		}
-		if last, err = s.opt.Store.Select(ctx, one); err != nil {
-			return nil, err
-		}
-		if err := m.Add(widened(last.Profile, columns, i), 1); err != nil {
-			return nil, err
-		}
-	}
-	p := *m.Profile()
 	p.TimeNanos, p.DurationNanos = last.From.UnixNano(), int64(last.To.Sub(last.From))
 	p.DefaultSampleType = map[string]string{"heap": "inuse_space", "allocs": "alloc_space"}[req.kind]
 	for _, w := range last.Warnings {
@@ -220,7 +207,39 @@ func (s *Server) fleetProfile(ctx context.Context, req pprofRequest, from time.T
 	if scope.Rename != nil {
 		return p.Rename(scope.Rename), nil
 	}
-	return &p, nil
+	return p, nil
+}
+
+// columns is the sum of what a question selects, one column for each type. narrow, which may be nil, makes the question of one type narrower. The last
+// answer tells of the profiles.
+func (s *Server) columns(ctx context.Context, q store.Query, types []profile.Type, narrow func(*store.Query) error) (*profile.Profile, *store.Result, error) {
+	columns := make([]profile.ValueType, len(types))
+	for i, t := range types {
+		columns[i] = t.Sample
+	}
+	m := profile.NewMerger(columns...)
+	var last *store.Result
+	for i, t := range types {
+		one := q
+		one.Type = t
+		if narrow != nil {
+			if err := narrow(&one); err != nil {
+				return nil, nil, err
+			}
+		}
+		var err error
+		if last, err = s.opt.Store.Select(ctx, one); err != nil {
+			return nil, nil, err
+		}
+		if err := m.Add(widened(last.Profile, columns, i), 1); err != nil {
+			return nil, nil, err
+		}
+	}
+	if last == nil {
+		return nil, nil, errors.New("no type to select")
+	}
+	p := *m.Profile()
+	return &p, last, nil
 }
 
 // state says that a type is what is, not what happened: its values do not add up over time.

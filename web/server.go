@@ -134,6 +134,7 @@ func New(o Options) (*Server, error) {
 	g := &grafana{&querier{s}}
 	path, rpc = querierv1connect.NewQuerierServiceHandler(g, rpcs)
 	s.mux.Handle(path, s.guarded(rpc))
+	s.registerCloud(rpcs)
 	s.mux.Handle("GET /pprof/{service}/{kind}", s.guarded(http.HandlerFunc(s.pprof)))
 	s.mux.Handle("GET /pyroscope/render", s.guarded(http.HandlerFunc(g.render)))
 	s.mux.Handle("GET /pyroscope/render-diff", s.guarded(http.HandlerFunc(g.renderDiff)))

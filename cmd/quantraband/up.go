@@ -226,6 +226,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string, e *engine, door *door, node *runningNode, all *parts) (err error) {
 	srv := newHTTPServer(all, g.log)
 	srv.RegisterOnShutdown(all.agents.Close) // polls wait for up to a minute, and must not hold up the end
+	srv.RegisterOnShutdown(all.ingest.Close) // as calls for what to profile do
 	served := make(chan error, 1)
 	if g.secured != nil {
 		srv.TLSConfig = g.secured.config

@@ -42,6 +42,7 @@ type parts struct {
 	registry  *prometheus.Registry // of what has figures and begins later
 	scraper   *scrape.Scraper      // nil where nothing is scraped
 	recorder  *record.Recorder     // nil where nothing is recorded
+	ingest    *ingest.Ingest       // to be closed when the server stops
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
@@ -141,8 +142,9 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	mux := http.NewServeMux()
 	in.Register(mux)
 	agents.Register(mux)
+	mux.Handle("GET "+web.CloudListPath, ui) // POST is a sender's
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder, in}, nil
 }
 
 // openRecorder makes what records series by the file that --record names; nil without one.

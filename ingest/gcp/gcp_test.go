@@ -102,6 +102,41 @@ func TestGone(t *testing.T) {
 	})
 }
 
+// TestClose: whoever waits when the server stops is told to come later, at once, and so is who comes then.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer(Options{})
+		began := time.Now()
+		if _, err := p.Next(t.Context(), "", create("shop", "a", CPU)); err != nil {
+			t.Fatal(err)
+		}
+		ends := make(chan error, 10)
+		wait := func() {
+			_, err := p.Next(t.Context(), "", create("shop", "a", CPU))
+			ends <- err
+		}
+		time.Sleep(30 * time.Second) // virtual; the next turn is within the time that a call may hang
+		for range 10 {
+			go wait()
+		}
+		synctest.Wait()
+		if p.Waiting() != 10 {
+			t.Fatal(p.Waiting())
+		}
+		p.Close()
+		p.Close()
+		for range 10 {
+			if later := (*Later)(nil); !errors.As(<-ends, &later) || later.After < time.Second || later.After > time.Second+stopSpread {
+				t.Error(later)
+			}
+		}
+		wait()
+		if later := (*Later)(nil); !errors.As(<-ends, &later) || time.Since(began) != 30*time.Second {
+			t.Error(later, time.Since(began))
+		}
+	})
+}
+
 func TestCame(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	p := NewPacer(Options{Now: func() time.Time { return now }})

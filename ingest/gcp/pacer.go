@@ -40,6 +40,7 @@ type Pacer struct {
 	deployments map[string]*deployment
 	asked       map[string]asked
 	waiting     int
+	stopped     chan struct{} // closed by Close
 }
 
 type deployment struct {
@@ -68,7 +69,26 @@ func NewPacer(o Options) *Pacer {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Pacer{opt: o, deployments: map[string]*deployment{}, asked: map[string]asked{}}
+	return &Pacer{opt: o, deployments: map[string]*deployment{}, asked: map[string]asked{}, stopped: make(chan struct{})}
+}
+
+// Close ends the calls that hang, and has later ones not hang: all are told to come [Later], when there may be another server. It may be called
+// more than once.
+func (p *Pacer) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed() {
+		close(p.stopped)
+	}
+}
+
+func (p *Pacer) closed() bool {
+	select {
+	case <-p.stopped:
+		return true
+	default:
+		return false
+	}
 }
 
 // Later says that there is nothing to profile now, and when to come again.
@@ -94,6 +114,9 @@ func (p *Pacer) Next(ctx context.Context, tenant string, c Create) (Profile, err
 	p.waiting++
 	defer func() { p.waiting-- }()
 	for {
+		if p.closed() {
+			return Profile{}, &Later{time.Second + rand.N(stopSpread), "the server is stopping"}
+		}
 		now := p.opt.Now()
 		d, err := p.deployment(id, now)
 		if err != nil {
@@ -110,7 +133,7 @@ func (p *Pacer) Next(ctx context.Context, tenant string, c Create) (Profile, err
 		// Whoever wakes first has it.
 		wait := d.next.Sub(now) + rand.N(p.opt.Every/jitter)
 		p.mu.Unlock()
-		err = sleep(ctx, wait)
+		err = p.sleep(ctx, wait)
 		p.mu.Lock()
 		if err != nil {
 			return Profile{}, err
@@ -118,14 +141,21 @@ func (p *Pacer) Next(ctx context.Context, tenant string, c Create) (Profile, err
 	}
 }
 
-// jitter is the part of the time between two profiles over which agents are spread that wait for the same one.
-const jitter = 20
+const (
+	// jitter is the part of the time between two profiles over which agents are spread that wait for the same one.
+	jitter = 20
+	// stopSpread is the time over which agents are spread whose server stops: they all come to the next one.
+	stopSpread = 10 * time.Second
+)
 
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep sleeps until d is over, ctx ends, which is an error, or p is closed.
+func (p *Pacer) sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return nil
+	case <-p.stopped:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
