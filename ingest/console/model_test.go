@@ -330,10 +330,10 @@ func TestBounds(t *testing.T) {
 	other := newModel(20_000, m.shared)
 	defer other.close()
 	for i := range uint64(60) {
-		apply2 := update(10, func(_ *consolev1.Update, task func(uint64, string, func(*consolev1.Task, *consolev1.TaskStats))) {
+		b := update(10, func(_ *consolev1.Update, task func(uint64, string, func(*consolev1.Task, *consolev1.TaskStats))) {
 			task(i+1, "x", nil)
 		})
-		if err := other.apply(apply2); err != nil {
+		if err := other.apply(b); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -88,7 +88,7 @@ export const fleet = {
   release: (a: Agent) => post<object>("Release", "/release", JSON.stringify({ service: a.service, instance: a.instance })),
   goroutines: (service: string, instance: string, full: boolean, s?: AbortSignal) => get<Snapshot>("Goroutines", "/goroutines", { service, instance, full: full ? "true" : "" }, s).then(grouped),
   /** programs are the Rust programs whose tasks are watched; none where the server has no answer, as agents are shown all the same. */
-  programs: (service: string, s?: AbortSignal) => get<{ programs?: Program[] }>("Programs", "", { service }, s, tasks).then((r) => list<Program>(r.programs).map(asAgent), () => []),
+  programs: (service: string) => get<{ programs?: Program[] }>("Programs", "", { service }, undefined, tasks).then((r) => list<Program>(r.programs).map(asAgent), () => []),
   tasks: (service: string, instance: string, s?: AbortSignal) => get<Snapshot>("Tasks", "/snapshot", { service, instance }, s, tasks).then(grouped),
   trace: (service: string, instance: string, seconds: number, s?: AbortSignal) => get<TraceSummary>("Trace", "/trace", { service, instance, seconds: String(seconds) }, s),
   rawTrace: (service: string, instance: string, seconds: number) => url("/trace", { service, instance, seconds: String(seconds), format: "raw" }),

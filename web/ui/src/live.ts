@@ -48,6 +48,8 @@ export class LivePage implements Page {
   private trace: TraceView;
   private services: Agent[] = []; // all there are, for the choice of a service
   private agents: Agent[] = []; // of the service
+  private rust: Agent[] | null = null; // programs whose tasks are watched, of all services
+  private asking: Promise<Agent[]> | null = null;
   private agentsAt = 0;
   private asked = ""; // whose agents those are
   private who = ""; // whose goroutines are shown
@@ -122,7 +124,7 @@ export class LivePage implements Page {
     const ctl = (this.ctl.agents = new AbortController());
     this.agentsAt = Date.now();
     this.asked = service;
-    const both = (service: string) => Promise.all([fleet.agents(service, ctl.signal), fleet.programs(service, ctl.signal)]).then((x) => x.flat());
+    const rust = this.programs(), both = (service: string) => Promise.all([fleet.agents(service, ctl.signal), rust]).then(([a, p]) => [...a, ...p.filter((x) => !service || x.service === service)]);
     const own = both(service), all = !service || this.services.length ? own : both("");
     Promise.all([own, all]).then(([own, all]) => {
       if (ctl.signal.aborted) return;
@@ -142,6 +144,12 @@ export class LivePage implements Page {
     }, (e) => {
       if (!ctl.signal.aborted) this.banner.fail(e, () => this.tick(true), "agents");
     });
+  }
+
+  // programs are the Rust programs that are known. Agents wait for the first list only: after that it follows them.
+  private programs(): Agent[] | Promise<Agent[]> {
+    this.asking ??= fleet.programs("").then((p) => (this.rust = p)).finally(() => (this.asking = null));
+    return this.rust ?? this.asking;
   }
 
   // change makes the URL name one program, and asks for its goroutines if it is another than before.
