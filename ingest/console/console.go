@@ -172,7 +172,7 @@ func (w *Watcher) Watch(ctx context.Context, t Target, seen func(kept bool, err 
 func newTransport(conf *tls.Config) *http.Transport {
 	t := &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-		TLSClientConfig:        conf,
+		TLSClientConfig:        conf.Clone(), // the library adds to it, and targets share theirs
 		TLSHandshakeTimeout:    10 * time.Second,
 		IdleConnTimeout:        time.Minute,
 		MaxResponseHeaderBytes: 64 << 10,

@@ -2,8 +2,12 @@ package console
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -26,7 +30,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // misbehaving is a program whose streams are what the test writes into them, as gRPC frames.
 func misbehaving(t *testing.T, streams map[string]func(send func([]byte), done <-chan struct{})) string {
 	t.Helper()
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := httptest.NewUnstartedServer(streaming(streams))
+	srv.Config.Protocols = &http.Protocols{}
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+func streaming(streams map[string]func(send func([]byte), done <-chan struct{})) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/grpc+proto")
 		w.Header().Set("Trailer", "Grpc-Status")
 		w.WriteHeader(http.StatusOK)
@@ -39,12 +52,7 @@ func misbehaving(t *testing.T, streams map[string]func(send func([]byte), done <
 			}, r.Context().Done())
 		}
 		w.Header().Set("Grpc-Status", "0")
-	}))
-	srv.Config.Protocols = &http.Protocols{}
-	srv.Config.Protocols.SetUnencryptedHTTP2(true)
-	srv.Start()
-	t.Cleanup(srv.Close)
-	return srv.URL
+	})
 }
 
 // outcome is what Watch has told of a program.
@@ -244,6 +252,44 @@ func TestSilence(t *testing.T) {
 	if p := one(t, w, "paused"); p.Tasks != 1 || !p.Online || begun != 1 {
 		t.Errorf("%+v, begun %d times", p, begun)
 	}
+}
+
+// TestTLS: a program behind https is watched by whoever trusts its certificate, and by nobody else; targets may share their settings.
+func TestTLS(t *testing.T) {
+	srv := httptest.NewUnstartedServer(streaming(map[string]func(func([]byte), <-chan struct{}){consolev1connect.InstrumentWatchUpdatesProcedure: func(send func([]byte), done <-chan struct{}) {
+		send(update(10, func(_ *consolev1.Update, task func(uint64, string, func(*consolev1.Task, *consolev1.TaskStats))) {
+			task(1, "x", nil)
+		}))
+		<-done
+	}}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	shared := &tls.Config{RootCAs: roots}
+	w, _ := watched(t, Options{Backoff: 10 * time.Millisecond}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	t.Cleanup(func() { cancel(); wait.Wait() })
+	var strangers outcome
+	for _, c := range []struct {
+		conf *tls.Config
+		seen func(bool, error)
+	}{{shared, new(outcome).seen}, {shared, new(outcome).seen}, {nil, strangers.seen}} {
+		wait.Go(func() { w.Watch(ctx, Target{URL: srv.URL, TLS: c.conf}, c.seen) })
+	}
+	until(t, "a stranger's certificate is refused", func() bool { return strangers.said("certificate") > 0 })
+	until(t, "two watch", func() bool {
+		online := 0
+		for _, p := range w.Programs("", "") {
+			if p.Online && p.Tasks == 1 {
+				online++
+			}
+		}
+		return online == 2
+	})
 }
 
 // TestAPI: questions that cannot be answered say why, and nobody is told of another tenant's programs.

@@ -405,7 +405,7 @@ export class LivePage implements Page {
     if (!none) return;
     this.note.hidden = this.leaks.hidden = true;
     this.nothing.replaceChildren(h("div", { class: "welcome" }, h("h2", null, icon("pulse", 22), service ? `No agent of ${service} asks this server` : "No agent asks this server"),
-      h("p", { class: "muted" }, "What goroutines do now is known where the Go agent runs; other senders only push profiles. An agent shows up here as soon as its program starts."),
+      h("p", { class: "muted" }, "What goroutines do now is known where the Go agent runs, and what tasks do of Rust programs that this server watches; other senders only push profiles. An agent shows up here as soon as its program starts."),
       h("div", { class: "cards" }, agentCard(), h("section", { class: "card" }, h("h3", null, others.length ? "Services with an agent" : "Is one running?"),
         h("p", null, others.length ? "These can be looked into now." : "An agent whose server was away asks again within ten minutes. Its own log says why it does not."),
         h("div", { class: "row wrap" }, others.length ? others.map((s) => h("a", { class: "btn", href: link("/live", { service: s }) }, s)) : ""),
