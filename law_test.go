@@ -47,6 +47,7 @@ var law = map[string][]string{
 	"fleet":                           nil,
 	"ingest":                          {"ingest/formats", "ingest/gcp", "ingest/jfr", "ingest/otlp", "profile"},
 	"ingest/clienttest":               nil,
+	"ingest/console":                  {"internal/jsonapi", "profile"},
 	"ingest/formats":                  {"profile"},
 	"ingest/gcp":                      {"profile"},
 	"ingest/jfr":                      {"profile"},

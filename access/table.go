@@ -127,6 +127,12 @@ func Rows() []Row {
 		row("GET /api/v1/targets", decided, "read", "agents", fromQuery),
 		row("POST /api/v1/targets/profile", decided, "read", "profiles/raw", fromBody),
 
+		// Tasks of Rust programs. They are of one process, as goroutines are.
+		row("GET /api/v1/tasks", decided, "read", "agents", fromQuery),
+		row("GET /api/v1/tasks/snapshot", decided, "read", "profiles/raw", needService),
+		row("GET /api/v1/tasks/list", decided, "read", "profiles/raw", needService),
+		row("GET /api/v1/tasks/details", decided, "read", "profiles/raw", needService),
+
 		// Findings.
 		row("GET /api/v1/findings", decided, "read", "findings", fromQuery),
 		row("GET /api/v1/findings/{id}", decided, "read", "findings", ofFinding),

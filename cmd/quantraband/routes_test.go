@@ -34,7 +34,7 @@ func TestTableOfDemands(t *testing.T) {
 			method = "GET"
 		}
 		path = strings.NewReplacer("{$}", "", "{id}", "0123456789abcdef", "{service}", "nobody", "{kind}", "heap").Replace(path)
-		if strings.HasSuffix(path, "/goroutines") || strings.HasSuffix(path, "/trace") {
+		if strings.HasSuffix(path, "/goroutines") || strings.HasSuffix(path, "/trace") || strings.Contains(path, "/tasks/") {
 			path += "?service=nobody"
 		}
 		req, err := http.NewRequest(method, s.base+path, strings.NewReader("{}"))

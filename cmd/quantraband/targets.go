@@ -14,12 +14,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/ingest/console"
 	"github.com/quantra-l/quantra/ingest/scrape"
 	"github.com/quantra-l/quantra/profile"
 )
 
 // openScraper makes what fetches profiles by the file that --scrape names; nil without one.
-func openScraper(path string, in *ingest.Ingest, registry prometheus.Registerer, log *slog.Logger) (*scrape.Scraper, error) {
+func openScraper(path string, in *ingest.Ingest, tasks *console.Watcher, registry prometheus.Registerer, log *slog.Logger) (*scrape.Scraper, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -29,8 +30,21 @@ func openScraper(path string, in *ingest.Ingest, registry prometheus.Registerer,
 	}
 	return scrape.New(scrape.Options{
 		Config: file.get, Logger: log, Registry: registry,
+		Console: func(ctx context.Context, t scrape.ConsoleTarget, seen func(bool, error)) {
+			tasks.Watch(ctx, console.Target{Tenant: t.Tenant, Labels: t.Labels, URL: t.URL, TLS: t.TLS, Interval: t.Interval}, seen)
+		},
 		Append: func(ctx context.Context, p scrape.Profile) error {
 			return in.Keep(ctx, "scrape", ingest.Push{Tenant: p.Tenant, Name: p.Name, Labels: p.Labels, From: p.From, To: p.To, Pprof: p.Pprof})
+		},
+	})
+}
+
+// openConsole makes what watches the tasks of Rust programs; which ones the file of targets says.
+func openConsole(in *ingest.Ingest, registry prometheus.Registerer, log *slog.Logger) (*console.Watcher, error) {
+	return console.New(console.Options{
+		Logger: log, Registry: registry,
+		Append: func(ctx context.Context, p console.Profile) error {
+			return in.Keep(ctx, "tokio_console", ingest.Push{Tenant: p.Tenant, Name: p.Name, Labels: p.Labels, From: p.From, To: p.To, Pprof: p.Pprof})
 		},
 	})
 }
@@ -66,7 +80,8 @@ func (a *app) targetsCommand() *cobra.Command {
 		GroupID: "main",
 		Short:   "See the targets that a running server scrapes, and profile them now: list, profile",
 		Long: `See the targets whose net/http/pprof a running server fetches (up --scrape FILE), how that went, and take a
-profile of all targets of a service now. docs/scrape.md has the file.`,
+profile of all targets of a service now. Rust programs with console-subscriber are targets, too: see quantraband tasks.
+docs/scrape.md has the file.`,
 		Example: `  quantraband targets list
   quantraband targets profile -s checkout --type heap
   quantraband targets profile -s checkout --type profile --seconds 10`,

@@ -94,7 +94,7 @@ Interrupt it (Ctrl-C) to stop it; everything is written and nothing is left runn
 	f.StringVar(&o.alerts, "alerts", "", "`file` of rules that say who is told of findings: docs/alerts.md; it is read again when it changes")
 	f.StringVar(&o.prices, "prices", "", "`file` of prices that findings are reckoned in: docs/price.md; it is read again when it changes (default: a list price, shown with each)")
 	f.StringVar(&o.machines, "machines", "", "`file` of state machines whose steps are watched, beside every span by its name: docs/transitions.md; it is read again when it changes")
-	f.StringVar(&o.scrape, "scrape", "", "`file` of targets whose net/http/pprof is fetched, found as Prometheus finds them: docs/scrape.md; it is read again when it changes")
+	f.StringVar(&o.scrape, "scrape", "", "`file` of targets whose net/http/pprof is fetched, or whose tokio tasks are watched, found as Prometheus finds them: docs/scrape.md; it is read again when it changes")
 	f.StringVar(&o.record, "record", "", "`file` of rules that make series for Prometheus of profiles, shown on /metrics and sent by remote write: docs/prometheus.md; it is read again when it changes")
 	f.StringVar(&o.policy, "policy", "", "`file` that says which changes may be made, how and when: docs/changes.md (default: they are only proposed)")
 	o.audit.flags(cmd)

@@ -22,6 +22,7 @@ import (
 	"github.com/quantra-l/quantra/analyze/sched"
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/ingest"
+	"github.com/quantra-l/quantra/ingest/console"
 	"github.com/quantra-l/quantra/ingest/scrape"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/profile"
@@ -104,7 +105,13 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		routes[path], routes[path+"/"] = acts, acts
 	}
 	routes[nodePath] = node.page(log)
-	scraper, err := openScraper(o.scrape, in, registry, log)
+	tasks, err := openConsole(in, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	ofTasks := tasks.Handler(tenantOf)
+	routes[console.ProgramsPath], routes[console.ProgramsPath+"/"] = ofTasks, ofTasks
+	scraper, err := openScraper(o.scrape, in, tasks, registry, log)
 	if err != nil {
 		return nil, err
 	}

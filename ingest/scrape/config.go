@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/prometheus/common/config"
@@ -51,16 +53,22 @@ type Job struct {
 	// Seconds is how long a CPU profile takes in each interval.
 	Seconds model.Duration `yaml:"cpu_duration,omitempty"`
 	// Deltas says that the targets have the endpoints of godeltaprof, which subtract by themselves.
-	Deltas  bool                    `yaml:"godeltaprof,omitempty"`
+	Deltas bool `yaml:"godeltaprof,omitempty"`
+	// Console says that the targets are Rust programs with console-subscriber, whose tasks are watched: they have no net/http/pprof.
+	Console bool                    `yaml:"tokio_console,omitempty"`
 	Relabel []*relabel.Config       `yaml:"relabel_configs,omitempty"`
 	Client  config.HTTPClientConfig `yaml:",inline"`
 	Found   discovery.Configs       `yaml:"-"` // static_configs, file_sd_configs, dns_sd_configs, kubernetes_sd_configs
 }
 
+func defaultJob() Job {
+	return Job{Interval: model.Duration(defaultInterval), Timeout: model.Duration(defaultTimeout), Scheme: "http", Path: "/debug/pprof", Seconds: model.Duration(defaultCPU),
+		Profiles: []string{"cpu", "memory", "goroutine", "mutex", "block"}, Client: config.DefaultHTTPClientConfig}
+}
+
 // UnmarshalYAML is for the YAML library.
 func (j *Job) UnmarshalYAML(unmarshal func(any) error) error {
-	*j = Job{Interval: model.Duration(defaultInterval), Timeout: model.Duration(defaultTimeout), Scheme: "http", Path: "/debug/pprof", Seconds: model.Duration(defaultCPU),
-		Profiles: []string{"cpu", "memory", "goroutine", "mutex", "block"}, Client: config.DefaultHTTPClientConfig}
+	*j = defaultJob()
 	return discovery.UnmarshalYAMLWithInlineConfigs(j, unmarshal)
 }
 
@@ -96,6 +104,19 @@ func Parse(r io.Reader, dir string) (*Config, error) {
 	return c, nil
 }
 
+// checkConsole refuses what a job of programs with console-subscriber would pass over.
+func (j *Job) checkConsole() error {
+	d, client := defaultJob(), j.Client
+	client.TLSConfig = d.Client.TLSConfig
+	switch {
+	case j.Path != d.Path || !slices.Equal(j.Profiles, d.Profiles) || j.Seconds != d.Seconds || j.Timeout != d.Timeout || j.Deltas:
+		return fmt.Errorf("tokio_console: pprof_path, profiles, cpu_duration, scrape_timeout and godeltaprof are about net/http/pprof, which these targets do not have: leave them out")
+	case !reflect.DeepEqual(client, d.Client):
+		return fmt.Errorf("tokio_console: of how to connect only scheme and tls_config are known: console-subscriber itself asks nobody who they are")
+	}
+	return nil
+}
+
 func (j *Job) check(dir string) error {
 	interval, seconds := time.Duration(j.Interval), time.Duration(j.Seconds)
 	switch {
@@ -103,7 +124,7 @@ func (j *Job) check(dir string) error {
 		return fmt.Errorf("scrape_interval is %v, it must be at least %v", interval, minInterval)
 	case j.Timeout <= 0:
 		return fmt.Errorf("scrape_timeout is %v, it must be more than 0", j.Timeout)
-	case seconds < time.Second || seconds >= interval || seconds%time.Second != 0:
+	case !j.Console && (seconds < time.Second || seconds >= interval || seconds%time.Second != 0):
 		return fmt.Errorf("cpu_duration is %v, it must be whole seconds, 1 at least and less than scrape_interval", seconds)
 	case j.Scheme != "http" && j.Scheme != "https":
 		return fmt.Errorf("scheme is %q, it must be http or https", j.Scheme)
@@ -113,6 +134,11 @@ func (j *Job) check(dir string) error {
 		return fmt.Errorf("profiles is empty: name cpu, memory, goroutine, mutex or block")
 	case len(j.Found) == 0:
 		return fmt.Errorf("it has no targets: give static_configs, file_sd_configs, dns_sd_configs or kubernetes_sd_configs")
+	}
+	if j.Console {
+		if err := j.checkConsole(); err != nil {
+			return err
+		}
 	}
 	for _, p := range j.Profiles {
 		if _, ok := kinds[p]; !ok {

@@ -48,7 +48,7 @@ func (s *Scraper) Now(ctx context.Context, tenant, service, kind string, d time.
 	var of []*target
 	s.mu.Lock()
 	for _, t := range s.targets {
-		if t.wrong == nil && t.labels.Get(profile.LabelService) == service && sameTenant(t.Tenant, tenant) {
+		if t.wrong == nil && !t.Console && t.labels.Get(profile.LabelService) == service && sameTenant(t.Tenant, tenant) {
 			of = append(of, t)
 		}
 	}

@@ -9,6 +9,7 @@ package scrape
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,6 +46,9 @@ type Options struct {
 	Config func() *Config
 	// Append keeps a profile.
 	Append func(context.Context, Profile) error
+	// Console watches one target of a job with tokio_console until ctx ends, and tells seen how that goes: of each profile that it
+	// was kept, and of what went wrong. nil is that there is nothing that can.
+	Console func(ctx context.Context, t ConsoleTarget, seen func(kept bool, err error))
 	// MaxTargets bounds the targets; what is past it is not scraped, which /api/v1/targets says. 0 is 1,000.
 	MaxTargets int
 	// Concurrent bounds the fetches at once. 0 is 128: most of them wait for a CPU profile to end.
@@ -58,6 +62,15 @@ type Options struct {
 	Logger   *slog.Logger          // nil is slog.Default()
 	Registry prometheus.Registerer // where metrics go; nil is nowhere
 	Now      func() time.Time      // nil is time.Now
+}
+
+// ConsoleTarget is a target of a job with tokio_console.
+type ConsoleTarget struct {
+	Tenant   string
+	Labels   profile.Labels
+	URL      string // http://host:port
+	TLS      *tls.Config
+	Interval time.Duration // how often a profile is wanted
 }
 
 // How often there is a look at the configuration, and how long what discovery finds is collected.
@@ -85,6 +98,7 @@ type Scraper struct {
 type job struct {
 	*Job
 	client *http.Client
+	tls    *tls.Config // of targets with tokio_console
 }
 
 // New checks o and fills in its defaults.
@@ -154,6 +168,10 @@ func (s *Scraper) apply(m *discovery.Manager, c *Config) error {
 	jobs, found := map[string]*job{}, map[string]discovery.Configs{}
 	for _, j := range c.Jobs {
 		client, err := config.NewClientFromConfig(j.Client, j.Name)
+		var conf *tls.Config
+		if err == nil {
+			conf, err = config.NewTLSConfig(&j.Client.TLSConfig)
+		}
 		if err != nil {
 			err = fmt.Errorf("job %q: %w", j.Name, err)
 			s.mu.Lock()
@@ -161,7 +179,7 @@ func (s *Scraper) apply(m *discovery.Manager, c *Config) error {
 			s.mu.Unlock()
 			return err
 		}
-		jobs[j.Name], found[j.Name] = &job{j, client}, j.Found
+		jobs[j.Name], found[j.Name] = &job{j, client, conf}, j.Found
 	}
 	s.mu.Lock()
 	old := s.jobs
@@ -243,7 +261,10 @@ func newTarget(j *job, group, found model.LabelSet) *target {
 	if address == "" {
 		return nil
 	}
-	t.url = b.Get(model.SchemeLabel) + "://" + address + strings.TrimSuffix(b.Get(pathLabel), "/")
+	t.url = b.Get(model.SchemeLabel) + "://" + address
+	if !j.Console {
+		t.url += strings.TrimSuffix(b.Get(pathLabel), "/")
+	}
 	t.labels, t.wrong = seriesLabels(b, address)
 	t.key = j.Name + "\x00" + t.url + "\x00" + t.labels.String()
 	return t

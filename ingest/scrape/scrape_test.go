@@ -3,6 +3,7 @@ package scrape
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -80,6 +81,8 @@ func TestParse(t *testing.T) {
 		"requires 'target_label'":     "scrape_configs: [{job_name: a, relabel_configs: [{action: replace}], " + static + "}]",
 		"scrape_intervall":            "scrape_configs: [{job_name: a, scrape_intervall: 10s, " + static + "}]",
 		"at most one of basic_auth":   "scrape_configs: [{job_name: a, basic_auth: {username: x}, authorization: {credentials: y}, " + static + "}]",
+		"are about net/http/pprof":    "scrape_configs: [{job_name: a, tokio_console: true, profiles: [cpu], " + static + "}]",
+		"only scheme and tls_config":  "scrape_configs: [{job_name: a, tokio_console: true, basic_auth: {username: x}, " + static + "}]",
 		"the file has more than 1048": strings.Repeat("#", maxFile+1),
 	} {
 		if _, err := Parse(strings.NewReader(file), "."); err == nil || !strings.Contains(err.Error(), text) {
@@ -145,7 +148,7 @@ func newScraper(t *testing.T, file string, change func(*Options)) (*Scraper, *ke
 // aTarget is the first target of the first job's static configuration, whose profiles tests take by hand.
 func aTarget(t *testing.T, c *Config, address string) *target {
 	t.Helper()
-	made := newTarget(&job{c.Jobs[0], http.DefaultClient}, nil, model.LabelSet{model.AddressLabel: model.LabelValue(address)})
+	made := newTarget(&job{Job: c.Jobs[0], client: http.DefaultClient}, nil, model.LabelSet{model.AddressLabel: model.LabelValue(address)})
 	if made == nil || made.wrong != nil {
 		t.Fatalf("%+v", made)
 	}
@@ -168,7 +171,7 @@ func TestLabels(t *testing.T) {
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		got := newTarget(&job{conf.Jobs[0], nil}, model.LabelSet{"zone": "a"}, model.LabelSet{model.AddressLabel: "10.0.0.1:6060", "__meta_app": "cart"})
+		got := newTarget(&job{Job: conf.Jobs[0]}, model.LabelSet{"zone": "a"}, model.LabelSet{model.AddressLabel: "10.0.0.1:6060", "__meta_app": "cart"})
 		if got == nil {
 			if c.url != "" {
 				t.Errorf("%s: dropped", name)
@@ -430,4 +433,38 @@ func TestBound(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// TestConsole: targets of a job with tokio_console are watched, not fetched from; what is told of them is on the list, and they end with the
+// scraper.
+func TestConsole(t *testing.T) {
+	watched, ended := make(chan ConsoleTarget, 1), make(chan bool, 1)
+	s, _, _ := newScraper(t, "scrape_configs: [{job_name: rust, tenant: shop, tokio_console: true, scrape_interval: 7s, static_configs: [{targets: ['127.0.0.1:1'], labels: {zone: a}}]}]", func(o *Options) {
+		o.Console = func(ctx context.Context, c ConsoleTarget, seen func(bool, error)) {
+			seen(true, nil)
+			seen(false, errors.New("it is gone"))
+			watched <- c
+			<-ctx.Done()
+			ended <- true
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	wait.Go(func() { s.Run(ctx) })
+	c := <-watched
+	if c.Tenant != "shop" || c.URL != "http://127.0.0.1:1" || c.Interval != 7*time.Second || c.Labels.Get(profile.LabelService) != "rust" || c.Labels.Get("zone") != "a" {
+		t.Errorf("%+v", c)
+	}
+	l := s.Targets("rust").Active
+	if len(l) != 1 || l[0].Health != "down" || l[0].LastError != "tasks: it is gone" || l[0].Profiles[0].Kept != 1 {
+		t.Errorf("%+v", l)
+	}
+	if n, err := s.Now(ctx, "shop", "rust", "heap", time.Second); n != 0 || err != nil {
+		t.Errorf("it has no heap: %d, %v", n, err)
+	}
+	cancel()
+	wait.Wait()
+	if !<-ended {
+		t.Error("it is watched on")
+	}
 }

@@ -71,6 +71,10 @@ func (s *Scraper) loop(ctx context.Context, t *target) {
 		<-ctx.Done() // it is on the list with its error
 		return
 	}
+	if t.Console {
+		s.watch(ctx, t)
+		return
+	}
 	interval := time.Duration(t.Interval)
 	for {
 		now := s.opt.Now()
@@ -87,6 +91,29 @@ func (s *Scraper) loop(ctx context.Context, t *target) {
 		}
 		s.round(ctx, t)
 	}
+}
+
+// consoleProfile is what is kept of a target with tokio_console, as its state and metrics name it.
+const consoleProfile = "tasks"
+
+// watch has a target's tasks watched.
+func (s *Scraper) watch(ctx context.Context, t *target) {
+	seen := func(kept bool, err error) {
+		t.mu.Lock()
+		st := t.state(consoleProfile)
+		st.at, st.err = s.opt.Now(), err
+		if kept {
+			st.kept++
+		}
+		t.mu.Unlock()
+		s.metrics.seen(consoleProfile, kept, err)
+	}
+	if s.opt.Console == nil {
+		seen(false, errors.New("this server cannot watch tasks"))
+		<-ctx.Done()
+		return
+	}
+	s.opt.Console(ctx, ConsoleTarget{Tenant: t.Tenant, Labels: t.labels, URL: t.url, TLS: t.tls, Interval: time.Duration(t.Interval)}, seen)
 }
 
 // round takes each profile of a target once: those that are there at once first, as a CPU profile takes its time.

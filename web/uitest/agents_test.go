@@ -404,10 +404,12 @@ func withAgents(t *testing.T, st store.Store, o fleet.Options, books ...*book) *
 		t.Fatal(err)
 	}
 	routes := bookOf().routes()
+	var rust []string
 	for _, b := range books {
-		routes = b.routes()
+		routes, rust = b.routes(), b.rust
 	}
 	maps.Copy(routes, readers(f))
+	maps.Copy(routes, tasksOf(t, rust...))
 	h, err := web.New(web.Options{Store: st, Routes: routes})
 	if err != nil {
 		t.Fatal(err)

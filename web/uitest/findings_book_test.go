@@ -41,6 +41,7 @@ type book struct {
 	fault    *bookFault
 	gate     chan struct{} // an act waits for it; nil is not
 	ledger   *ledger       // the changes beside the findings; nil is none
+	rust     []string      // service and instance of programs whose tasks are watched, where there are agents
 }
 
 // bookFault is what is answered instead: to POST, or to GET.

@@ -482,6 +482,7 @@ func TestLiveRealAgent(t *testing.T) {
 	}
 	routes := readers(f)
 	maps.Copy(routes, ledgerOf().routes())
+	maps.Copy(routes, tasksOf(t))
 	h, err := web.New(web.Options{Store: st, Routes: routes})
 	if err != nil {
 		t.Fatal(err)

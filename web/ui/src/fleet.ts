@@ -22,14 +22,25 @@ export interface Agent {
   agent?: string; go?: string; os?: string; pid?: number; started?: string;
   settings: Settings; lease?: string; lease_error?: string; optimizer: boolean; status: Status;
   seen: string; online: boolean; polling?: boolean; signed_by?: string; granted?: Lease;
+  tasks?: Program; // it is a Rust program whose tasks the server watches: there is no agent in it
+}
+/** Program is a Rust program with console-subscriber, of ingest/console. */
+export interface Program {
+  service: string; instance: string; version?: string; labels: { [k: string]: string }; url: string;
+  online: boolean; connected?: string; seen?: string; paused: boolean; last_error?: string; warnings?: { [code: string]: number };
 }
 
 export interface Frame { func: string; file?: string; line?: number }
 export interface Group {
   count: number; state: string; wait_max_s?: number; wait_min_s?: number; locked?: number; leaked?: number;
   stack: Frame[]; creator?: Frame; parents?: { [entry: string]: number }; ids?: number[];
+  // Of tasks only: sums since each was spawned, and how many have which warning.
+  busy_ns?: number; scheduled_ns?: number; idle_ns?: number; polls?: number; wakes?: number; self_wakes?: number; wakers?: number; warnings?: { [code: string]: number };
 }
-export interface Snapshot { time: string; took_ns: number; detail: "full" | "counts"; total: number; truncated?: boolean; groups: Group[] }
+export interface Snapshot {
+  time: string; took_ns: number; detail: "full" | "counts"; total: number; truncated?: boolean; groups: Group[];
+  runtime?: string; dropped_events?: { tasks: number; resources: number; async_ops: number }; left_out?: number; // of tasks only
+}
 
 export interface Times {
   lifetime_ns: number; run_ns: number; runnable_ns: number; runnable_max_ns: number; syscall_ns: number; blocked_ns?: { [reason: string]: number } | null;
@@ -53,19 +64,19 @@ const cures: { [code: string]: string } = {
   unimplemented: "",
 };
 
-const base = "/api/v1/agents";
+const base = "/api/v1/agents", tasks = "/api/v1/tasks";
 
-function get<T>(what: string, path: string, q: { [k: string]: string }, signal?: AbortSignal): Promise<T> {
-  return ask(what, url(path, q), { signal, cache: "no-store" }, cures);
+function get<T>(what: string, path: string, q: { [k: string]: string }, signal?: AbortSignal, under = base): Promise<T> {
+  return ask(what, url(path, q, under), { signal, cache: "no-store" }, cures);
 }
 
 function post<T>(what: string, path: string, body: string): Promise<T> {
   return ask(what, base + path, { method: "POST", headers: { "Content-Type": "application/json" }, body }, cures);
 }
 
-function url(path: string, q: { [k: string]: string }): string {
+function url(path: string, q: { [k: string]: string }, under = base): string {
   const s = new URLSearchParams(Object.entries(q).filter(([, v]) => v)).toString();
-  return base + path + (s ? "?" + s : "");
+  return under + path + (s ? "?" + s : "");
 }
 
 const list = <T>(x: unknown): T[] => (Array.isArray(x) ? (x as T[]) : []);
@@ -75,11 +86,23 @@ export const fleet = {
   agents: (service: string, s?: AbortSignal) => get<{ agents?: Agent[] }>("Agents", "", { service }, s).then((r) => list<Agent>(r.agents).map(whole)),
   lease: (a: Agent, settings: Settings, time: string) => post<{ lease: Lease }>("Lease", "/lease", leaseBody(a, settings, time)),
   release: (a: Agent) => post<object>("Release", "/release", JSON.stringify({ service: a.service, instance: a.instance })),
-  goroutines: (service: string, instance: string, full: boolean, s?: AbortSignal) => get<Snapshot>("Goroutines", "/goroutines", { service, instance, full: full ? "true" : "" }, s)
-    .then((r) => ({ ...r, groups: list<Group>(r.groups).map((g) => ({ ...g, stack: list<Frame>(g.stack) })) })),
+  goroutines: (service: string, instance: string, full: boolean, s?: AbortSignal) => get<Snapshot>("Goroutines", "/goroutines", { service, instance, full: full ? "true" : "" }, s).then(grouped),
+  /** programs are the Rust programs whose tasks are watched; none where the server has no answer, as agents are shown all the same. */
+  programs: (service: string) => get<{ programs?: Program[] }>("Programs", "", { service }, undefined, tasks).then((r) => list<Program>(r.programs).map(asAgent), () => []),
+  tasks: (service: string, instance: string, s?: AbortSignal) => get<Snapshot>("Tasks", "/snapshot", { service, instance }, s, tasks).then(grouped),
   trace: (service: string, instance: string, seconds: number, s?: AbortSignal) => get<TraceSummary>("Trace", "/trace", { service, instance, seconds: String(seconds) }, s),
   rawTrace: (service: string, instance: string, seconds: number) => url("/trace", { service, instance, seconds: String(seconds), format: "raw" }),
 };
+
+function grouped(r: Snapshot): Snapshot {
+  return { ...r, groups: list<Group>(r.groups).map((g) => ({ ...g, stack: list<Frame>(g.stack) })) };
+}
+
+// asAgent lets a page show a program beside those that have an agent.
+function asAgent(p: Program): Agent {
+  const { service, instance, version, labels, online } = p;
+  return { ...whole({ service, instance, version, labels, online } as Agent), started: p.connected, seen: p.seen ?? "", optimizer: false, tasks: p };
+}
 
 // whole fills in what a page reads without asking. The server keeps a status as it came: what is another's is left out.
 function whole(a: Agent): Agent {

@@ -242,8 +242,8 @@ export function stopNs(s: Snapshot): number {
   return n ? (ns / n) * s.total : 3500 * s.total;
 }
 
-const order = ["running", "run", "runnable", "syscall", "IO wait", "network", "select", "chan receive", "chan send", "sync", "sync.Mutex.Lock", "sync.RWMutex.Lock", "sync.RWMutex.RLock", "sync.WaitGroup.Wait", "sync.Cond.Wait", "sync.(*Cond).Wait", "semacquire", "sleep"];
-const colours: { [state: string]: number } = { running: 2, run: 2, runnable: 4, syscall: 5, "IO wait": 1, network: 1, select: 7, "chan receive": 3, "chan send": 6, semacquire: 0, sync: 0, sleep: 8 };
+const order = ["running", "run", "runnable", "scheduled", "syscall", "IO wait", "network", "select", "chan receive", "chan send", "sync", "sync.Mutex.Lock", "sync.RWMutex.Lock", "sync.RWMutex.RLock", "sync.WaitGroup.Wait", "sync.Cond.Wait", "sync.(*Cond).Wait", "semacquire", "sleep", "idle"];
+const colours: { [state: string]: number } = { running: 2, run: 2, runnable: 4, scheduled: 4, idle: 8, syscall: 5, "IO wait": 1, network: 1, select: 7, "chan receive": 3, "chan send": 6, semacquire: 0, sync: 0, sleep: 8 };
 
 /** colourOf is a state's colour, the same in tree, legend and traces. */
 export function colourOf(state: string): string {
