@@ -24,6 +24,7 @@ import (
 	"github.com/quantra-l/quantra/ingest"
 	"github.com/quantra-l/quantra/ingest/scrape"
 	"github.com/quantra-l/quantra/optimize"
+	"github.com/quantra-l/quantra/p2p/nodeapi"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/record"
 	"github.com/quantra-l/quantra/store"
@@ -42,6 +43,7 @@ type parts struct {
 	registry  *prometheus.Registry // of what has figures and begins later
 	scraper   *scrape.Scraper      // nil where nothing is scraped
 	recorder  *record.Recorder     // nil where nothing is recorded
+	node      *nodeapi.API
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
@@ -103,6 +105,8 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 		routes[path], routes[path+"/"] = acts, acts
 	}
 	routes[nodePath] = node.page(log)
+	nodes := node.api(guard, audit, o.integrity || o.integrityRules != "", log)
+	routes[nodeapi.Path], routes[nodeapi.Path+"/"] = nodes.Handler(), nodes.Handler()
 	scraper, err := openScraper(o.scrape, in, registry, log)
 	if err != nil {
 		return nil, err
@@ -142,7 +146,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	in.Register(mux)
 	agents.Register(mux)
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder, nodes}, nil
 }
 
 // openRecorder makes what records series by the file that --record names; nil without one.
