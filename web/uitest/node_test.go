@@ -326,7 +326,7 @@ func TestNodeLooks(t *testing.T) {
 	b := open(t, serveNode(t, book).URL)
 	views := map[string]string{"peers": `document.querySelectorAll("[data-peer]").length === 12`, "topics": `document.querySelectorAll("[data-topic]").length === 3`,
 		"decisions": `document.querySelectorAll(".n-list li").length === 3`, "sandbox": `/All seats are taken/.test(` + text(".n-body") + `)`, "files": `document.querySelectorAll(".n-list li").length === 2`}
-	for _, w := range []int64{390, 640, 900, 1440} {
+	for _, w := range []int64{390, 640, 900, 1100, 1440} {
 		b.do(chromedp.EmulateViewport(w, 900))
 		for _, view := range slices.Sorted(maps.Keys(views)) {
 			b.visit("/node?refresh=off&open=" + book.p.Peers[0].ID + "&view=" + view)
