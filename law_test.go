@@ -82,6 +82,7 @@ var law = map[string][]string{
 	"p2p":                             {"internal/strictyaml", "internal/vfs", "p2p/cpace", "seal", "zerotrust", "zerotrust/policy"},
 	"p2p/chaostest":                   nil,
 	"p2p/cpace":                       nil,
+	"p2p/nodeapi":                     {"integrity", "internal/jsonapi", "p2p", "p2p/broadcast", "p2p/direct", "zerotrust"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,

@@ -41,6 +41,7 @@ type Me struct {
 var rights = map[string]struct{ action, resource string }{
 	"read_aggregate": {"read", "profiles/aggregate"}, "read_raw": {"read", "profiles/raw"},
 	"change": {"change", "changes"}, "triage": {"change", "findings"}, "administer": {"administer", "people"},
+	"read_node": {"read", "node/peers"}, "change_node": {"change", "node/peers"},
 }
 
 // Me is what a caller is told of herself.

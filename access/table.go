@@ -51,6 +51,10 @@ func Rows() []Row {
 		row("GET /healthz", public, "", "", ofAll),
 		row("GET /readyz", public, "", "", ofAll),
 		row("GET /api/node", decided, "read", "node", ofAll),
+		row("GET /api/v1/node", decided, "read", "node/figures", ofAll),
+		row("GET /api/v1/node/peers", decided, "read", "node/peers", ofAll),
+		row("GET /api/v1/node/events", decided, "read", "node/events", ofAll),
+		row("POST /api/v1/node/peers/{id}/terminate", decided, "change", "node/peers", ofAll),
 		row("GET /metrics", decided, "read", "metrics", ofAll),
 
 		// Who is who.

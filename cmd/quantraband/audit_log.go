@@ -17,6 +17,7 @@ import (
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/integrity"
 	"github.com/quantra-l/quantra/optimize"
+	"github.com/quantra-l/quantra/p2p/nodeapi"
 	"github.com/quantra-l/quantra/zerotrust"
 	"github.com/quantra-l/quantra/zerotrust/audit"
 )
@@ -84,11 +85,13 @@ type auditLog struct {
 	opened *audit.Log
 	names  audit.Pseudonyms
 	fault  error // why it could not be opened
+
+	recent *nodeapi.Events // the last of what was recorded of peers and files
 }
 
 // openAuditLog opens the log if it is there. That it cannot is said, and tried again at each act.
 func openAuditLog(data, key string, log *slog.Logger) (*auditLog, error) {
-	a := &auditLog{data: data, key: key, log: log}
+	a := &auditLog{data: data, key: key, log: log, recent: &nodeapi.Events{}}
 	if _, err := placeOf(data, key); err != nil { // where it is to be is checked at once
 		return nil, err
 	}
@@ -256,7 +259,9 @@ func (a *auditLog) files(ctx context.Context, e integrity.Event) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, auditWait)
 	defer cancel()
-	_, err = l.Append(ctx, raw, true)
+	if _, err = l.Append(ctx, raw, true); err == nil {
+		a.recent.Touched(e)
+	}
 	return err
 }
 

@@ -252,6 +252,7 @@ func recordTo(audit *auditLog, log *slog.Logger) func(context.Context, zerotrust
 		if err := audit.decided(ctx, e); err != nil {
 			return err
 		}
+		audit.recent.Decided(e)
 		level := slog.LevelInfo
 		if e.Allowed && (!e.Privileged || e.Action == "read") {
 			level = slog.LevelDebug

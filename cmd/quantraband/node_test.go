@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/quantra-l/quantra/p2p"
+	"github.com/quantra-l/quantra/p2p/nodeapi"
 )
 
 // nodeProcess is a real `quantraband node`.
@@ -332,6 +333,20 @@ func TestUpNode(t *testing.T) {
 		}
 		return text, st.Running && len(st.Peers) == 1 && st.Peers[0].ID == peer.id && len(st.Topics) == 1 && len(st.Topics[0].Listeners) == 1
 	})
+	var figures nodeapi.Figures
+	var peers nodeapi.Peers
+	var events nodeapi.Happened
+	for path, v := range map[string]any{"": &figures, "/peers": &peers, "/events": &events} {
+		if err := json.Unmarshal([]byte(get(nodeapi.Path+path)), v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if figures.Peers.All != 1 || figures.Process.Memory < 1<<20 || len(figures.Topics) != 1 || len(peers.Peers) != 1 || peers.Peers[0].ID != peer.id {
+		t.Errorf("the page's figures and peers: %+v, %+v", figures, peers)
+	}
+	if !slices.ContainsFunc(events.Decisions, func(d nodeapi.Decision) bool { return d.Principal == peer.id && d.Action == "connect" && d.Allowed }) {
+		t.Errorf("the page's events: %+v", events)
+	}
 	if text := get("/api/guard/connections"); !strings.Contains(text, peer.id) {
 		t.Errorf("the guard's connections: %s", text)
 	}

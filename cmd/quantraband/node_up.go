@@ -4,10 +4,15 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/internal/jsonapi"
+	"github.com/quantra-l/quantra/p2p/nodeapi"
+	"github.com/quantra-l/quantra/zerotrust"
 )
 
 // nodePath is where the server answers what its node is doing.
@@ -57,4 +62,33 @@ func (n *runningNode) page(log *slog.Logger) http.Handler {
 	})
 	door.Else(mux)
 	return mux
+}
+
+// api answers the dashboard's questions about the node, also where there is none.
+func (n *runningNode) api(guard *zerotrust.Guard, audit *auditLog, watched bool, log *slog.Logger) *nodeapi.API {
+	o := nodeapi.Options{Guard: guard, Events: audit.recent, Watched: watched, Usage: processUsage(), Version: readBuild().Version, Log: log}
+	if n != nil {
+		o.Node, o.Direct, o.Broadcast = n.core, n.direct, n.broadcast
+	}
+	return nodeapi.New(o)
+}
+
+// processUsage is this process's processor time and resident memory, as Prometheus's collector reads them on each system.
+func processUsage() func() (cpu time.Duration, memory int64) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return func() (cpu time.Duration, memory int64) {
+		families, _ := registry.Gather() // of an error, what could be read is there all the same
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				switch f.GetName() {
+				case "process_cpu_seconds_total":
+					cpu = time.Duration(m.GetCounter().GetValue() * float64(time.Second))
+				case "process_resident_memory_bytes":
+					memory = int64(m.GetGauge().GetValue())
+				}
+			}
+		}
+		return cpu, memory
+	}
 }

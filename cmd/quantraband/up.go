@@ -207,6 +207,7 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	defer stopFiles()
 	defer inBackground(ctx, all.watcher.Run)()
 	defer inBackground(ctx, all.optimizer.Run)()
+	defer inBackground(ctx, all.node.Run)()
 	if all.scraper != nil {
 		defer inBackground(ctx, all.scraper.Run)()
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/quantra-l/quantra/ingest/console"
 	"github.com/quantra-l/quantra/ingest/scrape"
 	"github.com/quantra-l/quantra/optimize"
+	"github.com/quantra-l/quantra/p2p/nodeapi"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/record"
 	"github.com/quantra-l/quantra/store"
@@ -44,6 +45,7 @@ type parts struct {
 	scraper   *scrape.Scraper      // nil where nothing is scraped
 	recorder  *record.Recorder     // nil where nothing is recorded
 	ingest    *ingest.Ingest       // to be closed when the server stops
+	node      *nodeapi.API
 }
 
 // assemble joins what takes profiles, what speaks with agents, what looks at it all, and what shows it.
@@ -111,6 +113,8 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	ofTasks := tasks.Handler(tenantOf)
 	routes[console.ProgramsPath], routes[console.ProgramsPath+"/"] = ofTasks, ofTasks
+	nodes := node.api(guard, audit, o.integrity || o.integrityRules != "", log)
+	routes[nodeapi.Path], routes[nodeapi.Path+"/"] = nodes.Handler(), nodes.Handler()
 	scraper, err := openScraper(o.scrape, in, tasks, registry, log)
 	if err != nil {
 		return nil, err
@@ -151,7 +155,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	agents.Register(mux)
 	mux.Handle("GET "+web.CloudListPath, ui) // POST is a sender's
 	mux.Handle("/", ui)
-	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder, in}, nil
+	return &parts{who.Door(mux), agents, watcher, optimizer, registry, scraper, recorder, in, nodes}, nil
 }
 
 // openRecorder makes what records series by the file that --record names; nil without one.

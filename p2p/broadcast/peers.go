@@ -34,8 +34,9 @@ type neighbour struct {
 	id               peer.ID
 	envelopes, bytes bucket
 	connected        atomic.Bool
-	admitted         atomic.Bool  // has a right in a topic of ours: streams with it may be
-	queued           atomic.Int64 // RPCs in the queue to it
+	admitted         atomic.Bool   // has a right in a topic of ours: streams with it may be
+	queued           atomic.Int64  // RPCs in the queue to it
+	in, out          atomic.Uint64 // messages
 
 	mu       sync.Mutex
 	faults   float64
@@ -245,7 +246,7 @@ func (s *Service) announced(n *neighbour, topic string, want bool) bool {
 func (s *Service) listen(t *topic) {
 	for _, n := range *t.listeners.Load() {
 		if s.o.Allow(n.id, actionSubscribe, t.resource) != nil {
-			s.m.refused[refusedListener].Inc()
+			s.refuse(refusedListener, t.name)
 			s.judge(n)
 		}
 	}

@@ -38,6 +38,7 @@ type topic struct {
 	subs      atomic.Pointer[[]*Subscription] // changed under Service.mu
 	unrelay   pubsub.RelayCancelFunc          // under Service.mu; nil where nobody is subscribed
 	past      history
+	counts    counts
 
 	mu     sync.Mutex
 	open   *bundle   // to which payloads are added
@@ -267,6 +268,8 @@ func (t *topic) hand(b *bundle) {
 		return
 	}
 	s.m.published.Add(float64(b.count))
+	s.handed.Add(uint64(b.count))
+	t.counts.out.Add(uint64(b.count))
 	s.m.publishedEnvelopes.Inc()
 }
 

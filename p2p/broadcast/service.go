@@ -185,6 +185,8 @@ type Service struct {
 	sent       chan struct{} // has one when an RPC was written
 	keepErr    atomic.Pointer[error]
 
+	taken, handed atomic.Uint64 // messages of others, and of ours
+
 	mu     sync.Mutex // held by who changes topics, or what is subscribed to
 	topics atomic.Pointer[map[string]*topic]
 	ended  bool

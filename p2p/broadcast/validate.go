@@ -65,7 +65,9 @@ func (s *Service) inspect(from peer.ID, rpc *pubsub.RPC) error {
 		return ErrDenied
 	}
 	if len(rpc.Publish) > 0 && n.score(s.o.Now()) < thresholdGraylist {
-		s.m.refused[refusedGray].Add(float64(len(rpc.Publish)))
+		for _, m := range rpc.Publish {
+			s.refuse(refusedGray, m.GetTopic())
+		}
 		return ErrDenied
 	}
 	if len(rpc.Publish) > maxPublish || len(rpc.Subscriptions) > maxSubscriptions {
@@ -94,17 +96,17 @@ func (s *Service) passes(n *neighbour, m *pb.Message, now int64) bool {
 		return false // we have left it, and the neighbour does not know yet
 	}
 	if s.o.Allow(n.id, actionSend, t.resource) != nil {
-		s.m.refused[refusedPeer].Inc()
+		s.refuse(refusedPeer, t.name)
 		return false
 	}
 	// Fields that pubsub does not know would go along with the message, and are no part of its id.
 	if len(m.Data) > s.maxEnvelope || len(m.ProtoReflect().GetUnknown()) > 0 {
-		s.m.refused[refusedCorrupt].Inc()
+		s.refuse(refusedCorrupt, t.name)
 		n.fault(invalidFault, s.o.Now())
 		return false
 	}
 	if !n.envelopes.take(s.o.PeerEnvelopes, 1, now) || !n.bytes.take(s.o.PeerBytes, int64(len(m.Data)), now) {
-		s.m.refused[refusedPeerRate].Inc()
+		s.refuse(refusedPeerRate, t.name)
 		n.fault(floodFault, s.o.Now())
 		return false
 	}
@@ -112,14 +114,14 @@ func (s *Service) passes(n *neighbour, m *pb.Message, now int64) bool {
 }
 
 // ignored is an envelope that is not taken, and not held against who brought it.
-func (s *Service) ignored(why reason) pubsub.ValidationResult {
-	s.m.refused[why].Inc()
+func (s *Service) ignored(why reason, m *pubsub.Message) pubsub.ValidationResult {
+	s.refuse(why, m.GetTopic())
 	return pubsub.ValidationIgnore
 }
 
 // invalid is one that no honest neighbour brings.
-func (s *Service) invalid(why reason, from peer.ID) pubsub.ValidationResult {
-	s.m.refused[why].Inc()
+func (s *Service) invalid(why reason, from peer.ID, m *pubsub.Message) pubsub.ValidationResult {
+	s.refuse(why, m.GetTopic())
 	s.neighbours.of(from).fault(invalidFault, s.o.Now())
 	return pubsub.ValidationReject
 }
@@ -134,11 +136,11 @@ func (s *Service) check(_ context.Context, from peer.ID, m *pubsub.Message) pubs
 	e, err := decodeEnvelope(m.Data, s.maxEnvelope)
 	switch {
 	case err != nil:
-		return s.invalid(refusedCorrupt, from)
+		return s.invalid(refusedCorrupt, from, m)
 	case e.topic != m.GetTopic():
-		return s.invalid(refusedTopic, from)
+		return s.invalid(refusedTopic, from, m)
 	case e.author == s.key:
-		return s.ignored(refusedOwn) // not in the cache of what we have seen: it is of another run, or somebody else's
+		return s.ignored(refusedOwn, m) // not in the cache of what we have seen: it is of another run, or somebody else's
 	}
 	now := s.o.Now()
 	if age := now.Sub(time.Unix(0, e.time)); age > s.o.MaxAge || age < -s.o.MaxAhead {
@@ -146,19 +148,19 @@ func (s *Service) check(_ context.Context, from peer.ID, m *pubsub.Message) pubs
 			s.neighbours.of(from).fault(1, now)
 		}
 		if age > 0 {
-			return s.ignored(refusedLate)
+			return s.ignored(refusedLate, m)
 		}
-		return s.ignored(refusedEarly)
+		return s.ignored(refusedEarly, m)
 	}
 	if !s.authors.fresh(e) {
-		return s.ignored(refusedReplay)
+		return s.ignored(refusedReplay, m)
 	}
 	if err := s.mayWrite(peerOf(e.author), from, e.topic); err != nil {
-		return s.ignored(refusedRights)
+		return s.ignored(refusedRights, m)
 	}
 	r := &received{envelope: e, digest: []byte(m.ID[:32]), size: int64(len(m.Data)), came: now}
 	if !s.inFlight.take(r.size) {
-		return s.ignored(refusedOverload)
+		return s.ignored(refusedOverload, m)
 	}
 	r.received = s.sample(m, r)
 	m.ValidatorData = r
@@ -190,7 +192,7 @@ func (s *Service) verify(_ context.Context, from peer.ID, m *pubsub.Message) pub
 	}
 	r, ok := m.ValidatorData.(*received)
 	if !ok {
-		return s.ignored(refusedClosed) // check comes first, whatever happens
+		return s.ignored(refusedClosed, m) // check comes first, whatever happens
 	}
 	defer s.release(r)
 	r.received.step("verify")
@@ -200,25 +202,26 @@ func (s *Service) verify(_ context.Context, from peer.ID, m *pubsub.Message) pub
 	case errors.Is(err, seal.ErrSignature):
 		s.m.badSignatures.Inc()
 		s.blame(from, r)
-		return s.invalid(refusedSignature, from)
+		return s.invalid(refusedSignature, from, m)
 	case err != nil:
-		return s.ignored(refusedClosed)
+		return s.ignored(refusedClosed, m)
 	}
 	now := s.o.Now()
 	a := s.authors.of(r.author, from, now)
 	if a == nil {
-		return s.ignored(refusedAuthors)
+		return s.ignored(refusedAuthors, m)
 	}
 	if !a.payloads.take(s.o.AuthorMessages, int64(len(r.payloads)), now.UnixNano()) || !a.bytes.take(s.o.AuthorBytes, r.size, now.UnixNano()) {
 		if peerOf(r.author) == from {
 			s.neighbours.of(from).fault(floodFault, now)
 		}
-		return s.ignored(refusedAuthorRate)
+		return s.ignored(refusedAuthorRate, m)
 	}
 	if !s.authors.take(a, r.envelope, now) {
-		return s.ignored(refusedReplay)
+		return s.ignored(refusedReplay, m)
 	}
 	s.m.receivedMessages.Add(float64(len(r.payloads)))
+	s.count(r.envelope, from)
 	s.m.age.Observe(max(0, now.Sub(time.Unix(0, r.time)).Seconds()))
 	r.received.step("route")
 	if t := (*s.topics.Load())[r.topic]; t != nil {
@@ -226,6 +229,18 @@ func (s *Service) verify(_ context.Context, from peer.ID, m *pubsub.Message) pub
 		s.listen(t)
 	}
 	return pubsub.ValidationAccept
+}
+
+// count notes messages that were taken.
+func (s *Service) count(e *envelope, from peer.ID) {
+	messages := uint64(len(e.payloads))
+	s.taken.Add(messages)
+	if t := (*s.topics.Load())[e.topic]; t != nil {
+		t.counts.in.Add(messages)
+	}
+	if n := s.neighbours.get(from); n != nil {
+		n.in.Add(messages)
+	}
 }
 
 // own delivers what we publish to our own subscriptions. It is not verified: we have signed it.
@@ -322,9 +337,9 @@ func (t tracer) DuplicateMessage(*pubsub.Message) { t.s.m.duplicate.Inc() }
 func (t tracer) RejectMessage(m *pubsub.Message, why string) {
 	switch why {
 	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
-		t.s.m.refused[refusedQueue].Inc()
+		t.s.refuse(refusedQueue, m.GetTopic())
 	case pubsub.RejectUnexpectedSignature, pubsub.RejectUnexpectedAuthInfo:
-		t.s.m.refused[refusedCorrupt].Inc()
+		t.s.refuse(refusedCorrupt, m.GetTopic())
 	}
 	if r, ok := m.ValidatorData.(*received); ok {
 		t.s.release(r)
@@ -340,9 +355,10 @@ func (t tracer) DeliverMessage(m *pubsub.Message) {
 }
 
 // SendRPC counts what is in the queue to a neighbour.
-func (t tracer) SendRPC(_ *pubsub.RPC, p peer.ID) {
+func (t tracer) SendRPC(rpc *pubsub.RPC, p peer.ID) {
 	if n := t.s.neighbours.get(p); n != nil {
 		n.queued.Add(1)
+		n.out.Add(messagesIn(rpc.Publish))
 	}
 }
 

@@ -153,6 +153,7 @@ func (s *Service) bring(p peer.ID, c *courier) error {
 			} else if err != nil {
 				return fmt.Errorf("%w: %w", ErrUnavailable, err)
 			}
+			x.said.out.Add(1)
 			epoch, last = m.epoch, m.seq
 			continue
 		}

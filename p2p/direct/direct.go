@@ -167,6 +167,8 @@ type Service struct {
 	slots    map[peer.ID]*slot
 	inbound  map[*session]bool
 	couriers map[peer.ID]*courier
+
+	traffic traffic // has a lock of its own
 }
 
 // maintainEvery is how often keys are turned, and what has expired is looked for.
@@ -175,7 +177,7 @@ const maintainEvery = time.Minute
 // New starts a service on a host. What was pending when the last one ended is sent on.
 func New(h host.Host, o Options) (*Service, error) {
 	s := &Service{o: o, host: h, self: h.ID(), here: "peer/" + h.ID().String(), slots: map[peer.ID]*slot{}, inbound: map[*session]bool{},
-		couriers: map[peer.ID]*courier{}}
+		couriers: map[peer.ID]*courier{}, traffic: traffic{peers: map[peer.ID]*counted{}}}
 	if err := s.o.check(s.self); err != nil {
 		return nil, err
 	}
@@ -279,7 +281,13 @@ func (s *Service) Post(ctx context.Context, p peer.ID, body []byte) error {
 	if len(body) > MaxMessage {
 		return fmt.Errorf("a message of %d bytes, of at most %d: larger things are files", len(body), MaxMessage)
 	}
-	err := s.with(ctx, p, func(x *session) error { return x.out.put(ctx, frameOneWay, 0, body, nil) })
+	err := s.with(ctx, p, func(x *session) error {
+		err := x.out.put(ctx, frameOneWay, 0, body, nil)
+		if err == nil {
+			x.said.out.Add(1)
+		}
+		return err
+	})
 	if err == nil {
 		s.m.posted.Inc()
 	}

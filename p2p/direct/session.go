@@ -49,7 +49,8 @@ type session struct {
 	peer peer.ID
 	c    *secured
 	out  *queue
-	ours bool // we opened it
+	said *counted // with this peer
+	ours bool     // we opened it
 
 	ctx  context.Context
 	end  context.CancelCauseFunc
@@ -156,8 +157,10 @@ func (s *Service) newSession(c *secured, p peer.ID, ours bool) *session {
 		running: make(chan struct{}, maxRunning), written: make(chan struct{})}
 	x.ctx, x.end = context.WithCancelCause(s.ctx)
 	x.used.Store(time.Now().Unix())
+	x.said = s.traffic.begin(p)
 	// What ends the session also ends reads and writes that wait.
 	context.AfterFunc(x.ctx, func() {
+		x.said.end()
 		if x.orderly.Load() {
 			c.stream.Close()
 		} else {
@@ -502,8 +505,10 @@ func (x *session) theirs(kind byte, id uint64, payload []byte) error {
 			return fmt.Errorf("%w: a message of %d bytes, of at most %d", ErrCorrupt, len(payload), MaxMessage)
 		}
 		x.s.m.posts.Inc()
+		x.said.in.Add(1)
 		return x.s.receivePost(x.peer, payload)
 	case frameRequest:
+		x.said.in.Add(1)
 		return x.request(id, payload)
 	case frameCancel:
 		x.mu.Lock()
@@ -553,6 +558,7 @@ func (x *session) envelope(e *envelope) error {
 	}
 	err := x.s.mayWrite(x.peer)
 	if err == nil {
+		x.said.in.Add(1)
 		err = x.s.receive(x.ctx, x.peer, e, answer)
 	}
 	if err != nil {
@@ -699,6 +705,7 @@ func (x *session) ask(ctx context.Context, method byte, a, b []byte) ([]byte, er
 		x.forget(id)
 		return nil, err
 	}
+	x.said.out.Add(1)
 	select {
 	case r := <-ch:
 		return r.body, r.err

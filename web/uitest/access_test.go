@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -49,6 +50,7 @@ func guarded(t *testing.T) (a *access.Access, base string, paused *atomic.Int32)
 	}
 	paused = new(atomic.Int32)
 	routes := fullBook().routes()
+	maps.Copy(routes, fullNode(12).routes())
 	routes["/api/v1/changes/pause"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { paused.Add(1); w.Write([]byte("{}\n")) })
 	ui, err := web.New(web.Options{Store: shared.store, Routes: routes, Allow: func(ctx context.Context, q web.Question) (web.Scope, error) {
 		s, err := a.Allow(ctx, q.Raw, q.Services)

@@ -162,7 +162,8 @@ export class AgentsPage implements Page {
   }
 }
 
-function part(title: string, facts: [string, Child | undefined][]): HTMLElement {
+/** part is a group of facts; those that are empty are left out. */
+export function part(title: string, facts: [string, Child | undefined][]): HTMLElement {
   return h("section", null, h("h3", null, title), h("dl", null, facts.filter(([, v]) => v !== "" && v !== undefined && v !== null).map(([n, v]) => h("div", null, h("dt", null, n), h("dd", null, v)))));
 }
 

@@ -11,6 +11,7 @@ import { FindingPage } from "./finding";
 import { FindingsPage } from "./findings";
 import { guard, onWaiting, waits } from "./guard";
 import { LivePage } from "./live";
+import { NodePage } from "./node";
 import { ServicesPage } from "./services";
 import { badge, canRaise, enter, factorPage, loginPage, may, whyLogin } from "./session";
 import { count } from "./format";
@@ -39,6 +40,7 @@ const pages: { [path: string]: [string, Icon, () => Page] } = {
   "/diff": ["Compare", "diff", () => new DiffPage()],
   "/live": ["Goroutines", "pulse", () => new LivePage()],
   "/agents": ["Agents", "fleet", () => new AgentsPage()],
+  "/node": ["Node", "node", () => new NodePage()],
 };
 
 // pageAt is the page of a path.
@@ -66,7 +68,7 @@ function closed(p: URLSearchParams): boolean {
 }
 
 // kept is what a page takes over from the one before, by the start of its path.
-const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["service", "instance", "from", "to"]], [/^\/agents/, ["from", "to"]], [/^\/(findings|changes)/, ["service"]], [/./, ["service", "type", "from", "to", "labels"]]];
+const kept: [RegExp, string[]][] = [[/^\/$/, ["from", "to"]], [/^\/live/, ["service", "instance", "from", "to"]], [/^\/agents/, ["from", "to"]], [/^\/node/, []], [/^\/(findings|changes)/, ["service"]], [/./, ["service", "type", "from", "to", "labels"]]];
 
 function shell(): void {
   const p = params();

@@ -128,7 +128,7 @@ export class ServicesPage implements Page {
   }
 }
 
-function card(title: string, why: string, code: string): HTMLElement {
+export function card(title: string, why: string, code: string): HTMLElement {
   return h("section", { class: "card" }, h("h3", null, title), h("p", null, why),
     h("div", { class: "code" }, h("pre", null, code), h("button", { class: "btn tiny", type: "button", onclick: () => copy(code) }, "Copy")));
 }

@@ -4,7 +4,7 @@
 import { ask, Fault } from "./api";
 import { h } from "./dom";
 
-export type Right = "read_aggregate" | "read_raw" | "change" | "triage" | "administer";
+export type Right = "read_aggregate" | "read_raw" | "change" | "triage" | "administer" | "read_node" | "change_node";
 interface Me { name?: string; how?: string; level?: string; mfa?: boolean; factor?: boolean; grants?: { role: string; service?: string }[]; may?: { [right: string]: boolean } }
 
 let me: Me | null = null; // null is that it is not known yet
