@@ -186,13 +186,18 @@ func (k *known) homeOf(p peer.ID) (home peer.ID, ok bool) {
 	return "", false
 }
 
-// move keeps to another in the place of one, until it leads back, or is not reached any more.
-func (k *known) move(home peer.ID, to peer.AddrInfo) {
+// move keeps to another in the place of one, until it leads back, or is not reached any more. It says who was in that place.
+func (k *known) move(home peer.ID, to peer.AddrInfo) (was peer.AddrInfo) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	was, led := k.moved[home]
+	if !led {
+		was.ID = home
+	}
 	if k.moved[home] = to; to.ID == home {
 		delete(k.moved, home)
 	}
+	return was
 }
 
 // home goes back to whom we were told to keep to, where a peer stands in the place of one.

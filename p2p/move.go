@@ -34,6 +34,8 @@ const (
 	settleTime = 5 * time.Second
 	// leading is how many peers are asked to go at the same time.
 	leading = 8
+	// askAgain is how often a peer is asked again that cannot go now, as one that has not left where it was before, and askPause is between.
+	askAgain, askPause = 5, 2 * time.Second
 	// followEvery, and so many at once, is how often a peer follows: a node cannot send it around for ever.
 	followEvery, followBurst = 10 * time.Second, 6
 )
@@ -354,6 +356,12 @@ func (m *moves) lead(who []peer.ID, ticket []byte, next func() bool, done func(p
 						return
 					}
 					err := m.ask(p, ticket)
+					for range askAgain {
+						if !errors.Is(err, ErrUnavailable) || !m.pause(askPause) {
+							break
+						}
+						err = m.ask(p, ticket)
+					}
 					if err != nil {
 						m.n.opt.Log.Info("a peer does not go to another node", "peer", p, "why", err)
 					}
@@ -386,6 +394,18 @@ func (m *moves) ask(p peer.ID, ticket []byte) error {
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(s, 1)) // until it closes
 	return nil
+}
+
+// pause waits; it is false when the node ends.
+func (m *moves) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-m.n.ctx.Done():
+		return false
+	}
 }
 
 // settle waits until nothing is under way with a peer, but not for long.
@@ -454,14 +474,13 @@ func (m *moves) follow(s network.Stream, from peer.ID, raw []byte) {
 			m.going = false
 			m.mu.Unlock()
 		}()
-		err = m.goTo(to, raw)
+		err = m.goTo(home, to, raw)
 	}
 	var a MoveAnswer
 	a.fault(err)
 	if werr := writeMove(s, &a); werr != nil || err != nil {
 		return
 	}
-	m.n.known.move(home, to)
 	m.n.inner.ConnManager().Protect(to.ID, "moved")
 	m.n.inner.ConnManager().Unprotect(from, "moved")
 	_, _ = io.Copy(io.Discard, io.LimitReader(s, 1)) // until it has settled with us, or its time is over
@@ -501,15 +520,19 @@ func (m *moves) mayFollow(from peer.ID, raw []byte) (home peer.ID, to peer.AddrI
 	return home, to, nil
 }
 
-// goTo is let in by a node, and says by which move it came.
-func (m *moves) goTo(to peer.AddrInfo, raw []byte) error {
+// goTo is let in by a node, keeps to it in the place of another, and says by which move it came.
+func (m *moves) goTo(home peer.ID, to peer.AddrInfo, raw []byte) error {
 	ctx, cancel := context.WithTimeout(m.n.ctx, dialTime+m.n.opt.JudgeTime)
 	defer cancel()
 	m.n.forgive(to.ID)
 	if err := m.n.host.Connect(ctx, to); err != nil {
 		return fmt.Errorf("%w: %s does not let it in: %w", ErrUnavailable, to.ID, err)
 	}
+	was := m.n.known.move(home, to) // before that is said: the other may lead it on, or back, from then on
 	_, err := m.n.AskMove(ctx, to.ID, MoveRequest{Op: moveCame, Ticket: raw})
+	if err != nil {
+		m.n.known.move(home, was)
+	}
 	return err
 }
 
