@@ -81,6 +81,7 @@ func TestScripts(t *testing.T) {
 			"empty-profile": scriptEmptyProfile,
 			"server":        scriptServer, "stop-server": scriptStopServer, "take-port": scriptTakePort, "post": scriptPost,
 			"agent": scriptAgent, "leased": scriptLeased, "proposal": scriptProposal,
+			"node": scriptNode, "stop-node": scriptStopNode, "until": scriptUntil, "match": scriptMatch, "bytes": scriptBytes,
 		},
 	})
 }
