@@ -16,6 +16,11 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// nodeScripts are the commands of scripts that have nodes.
+var nodeScripts = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"node": scriptNode, "stop-node": scriptStopNode, "until": scriptUntil, "match": scriptMatch, "bytes": scriptBytes,
+}
+
 // scriptNodes are the nodes of scripts, by script and name.
 var scriptNodes sync.Map
 
