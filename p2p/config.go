@@ -17,14 +17,19 @@ type Config struct {
 	Reach                               Reach
 	Limits                              Limits
 	PerAddress, PerSecond, PuzzleBits   int // of the admission, each 0 for its default
+	// Inbox is how many bytes of files of others are kept. It is for whoever takes them: the node has no files itself.
+	Inbox int64
 }
+
+// DefaultInbox is Config.Inbox where nothing else is said.
+const DefaultInbox = 1 << 30
 
 // DefaultListen is where a node listens where nothing else is said: on all addresses, TCP and QUIC, IPv4 and IPv6.
 var DefaultListen = []string{"/ip4/0.0.0.0/tcp/4242", "/ip6/::/tcp/4242", "/ip4/0.0.0.0/udp/4242/quic-v1", "/ip6/::/udp/4242/quic-v1"}
 
 // DefaultConfig is what holds where there is no file. A file changes what it names.
 func DefaultConfig() Config {
-	return Config{Listen: DefaultListen, MDNS: true, DHT: true, HolePunch: true}
+	return Config{Listen: DefaultListen, MDNS: true, DHT: true, HolePunch: true, Inbox: DefaultInbox}
 }
 
 // ReadConfig reads a file over the defaults. What is wrong in it is a *strictyaml.Error with its line.
@@ -44,6 +49,7 @@ func ReadConfig(r io.Reader) (Config, error) {
 		"relay_service": onOff(&c.RelayService),
 		"hole_punching": onOff(&c.HolePunch),
 		"reach":         c.readReach,
+		"inbox_mib":     mebibytes(&c.Inbox, 0),
 		"limits":        c.readLimits,
 		"admission":     c.readAdmission,
 	})
@@ -107,6 +113,16 @@ func whole(to *int, low, high int) strictyaml.Reader {
 	}
 }
 
+// mebibytes reads a number of bytes.
+func mebibytes(to *int64, low int) strictyaml.Reader {
+	return func(n *strictyaml.Node, field string) error {
+		var mib int
+		err := whole(&mib, low, 1<<20)(n, field)
+		*to = int64(mib) << 20
+		return err
+	}
+}
+
 func (c *Config) readLimits(n *strictyaml.Node, field string) error {
 	l := &c.Limits
 	_, err := strictyaml.Fields(n, field, map[string]strictyaml.Reader{
@@ -116,12 +132,7 @@ func (c *Config) readLimits(n *strictyaml.Node, field string) error {
 		"streams":                 whole(&l.Streams, 1, 10_000_000),
 		"streams_per_peer":        whole(&l.StreamsPeer, 1, 100_000),
 		"judging":                 whole(&l.Judging, 1, 10_000),
-		"memory_mib": func(n *strictyaml.Node, field string) error {
-			var mib int
-			err := whole(&mib, 16, 1<<20)(n, field)
-			l.Memory = int64(mib) << 20
-			return err
-		},
+		"memory_mib":              mebibytes(&l.Memory, 16),
 	})
 	return err
 }

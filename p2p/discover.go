@@ -91,9 +91,6 @@ func (n *Node) hostOptions() ([]libp2p.Option, error) {
 	if o.RelayService {
 		opts = append(opts, libp2p.EnableRelayService(relay.WithLimit(&relay.RelayLimit{Duration: relayTime, Data: relayBytes})))
 	}
-	if o.HolePunch {
-		opts = append(opts, libp2p.EnableHolePunching())
-	}
 	switch o.Reach {
 	case ReachPublic:
 		opts = append(opts, libp2p.ForceReachabilityPublic())
@@ -244,7 +241,7 @@ func (n *Node) keep() {
 		case <-timer.C:
 		}
 		next := lastRetry
-		for _, p := range n.known.list() {
+		for _, p := range n.known.now() {
 			switch left := time.Until(due[p.ID]); {
 			case p.ID == n.ID():
 			case n.guards.get(p.ID) != nil:
@@ -260,6 +257,7 @@ func (n *Node) keep() {
 				n.start(func() {
 					n.forgive(p.ID)
 					if err := n.Connect(n.ctx, p); err != nil {
+						n.known.home(p.ID)
 						n.opt.Log.Debug("a known peer could not be connected to", "peer", p.ID, "err", err, "again", d)
 						return
 					}

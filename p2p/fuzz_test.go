@@ -25,6 +25,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendFrame(appendFrame(nil, framePuzzle, make([]byte, zerotrust.PuzzleSize)), frameSolution, make([]byte, zerotrust.SolutionSize)))
 	f.Add(appendFrame(nil, frameBye, []byte{4}))
 	f.Add([]byte{frameHello, 0xff, 0xff, 0})
+	moveSeeds(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, buf := bytes.NewReader(raw), make([]byte, frameHead+maxFrame)
 		for at := 0; ; {
@@ -50,6 +51,7 @@ func FuzzFrames(f *testing.F) {
 				t.Fatalf("a frame of kind %d with %d bytes", kind, len(body))
 			}
 		}
+		fuzzMove(t, raw)
 	})
 }
 

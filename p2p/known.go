@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,10 +46,12 @@ type known struct {
 	mu    sync.Mutex
 	peers map[peer.ID]*Known // of the file
 	extra map[peer.ID]peer.AddrInfo
+	moved map[peer.ID]peer.AddrInfo // one that is kept to -> where it has led us
+	gone  map[peer.ID]bool          // those that we have led elsewhere: they are not called back
 }
 
 func openKnown(f vfs.FS, dir string) (*known, error) {
-	k := &known{fs: f, dir: dir, peers: map[peer.ID]*Known{}, extra: map[peer.ID]peer.AddrInfo{}}
+	k := &known{fs: f, dir: dir, peers: map[peer.ID]*Known{}, extra: map[peer.ID]peer.AddrInfo{}, moved: map[peer.ID]peer.AddrInfo{}, gone: map[peer.ID]bool{}}
 	if dir == "" {
 		return k, nil
 	}
@@ -147,6 +150,74 @@ func (k *known) list() (out []peer.AddrInfo) {
 	}
 	slices.SortFunc(out, func(a, b peer.AddrInfo) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return out
+}
+
+// now are those that are kept to at this moment: where one has led us elsewhere, the other in its place, and none that we have led away.
+func (k *known) now() []peer.AddrInfo {
+	all := k.list()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []peer.AddrInfo
+	for _, p := range all {
+		if to, ok := k.moved[p.ID]; ok {
+			p = to
+		}
+		if !k.gone[p.ID] && !slices.ContainsFunc(out, func(o peer.AddrInfo) bool { return o.ID == p.ID }) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// homeOf is for which of those that are kept to a peer stands: itself, or one that has led us to it.
+func (k *known) homeOf(p peer.ID) (home peer.ID, ok bool) {
+	all := k.list()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, h := range all {
+		at := h.ID
+		if to, led := k.moved[h.ID]; led {
+			at = to.ID
+		}
+		if at == p {
+			return h.ID, true
+		}
+	}
+	return "", false
+}
+
+// move keeps to another in the place of one, until it leads back, or is not reached any more. It says who was in that place.
+func (k *known) move(home peer.ID, to peer.AddrInfo) (was peer.AddrInfo) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	was, led := k.moved[home]
+	if !led {
+		was.ID = home
+	}
+	if k.moved[home] = to; to.ID == home {
+		delete(k.moved, home)
+	}
+	return was
+}
+
+// home goes back to whom we were told to keep to, where a peer stands in the place of one.
+func (k *known) home(p peer.ID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.moved, func(_ peer.ID, to peer.AddrInfo) bool { return to.ID == p })
+}
+
+// away notes that a peer was led elsewhere, or has come back.
+func (k *known) away(p peer.ID, gone bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !gone {
+		delete(k.gone, p)
+		return
+	}
+	if _, one := k.extra[p]; one || k.peers[p] != nil { // others are not called anyway
+		k.gone[p] = true
+	}
 }
 
 // shown is what is shown of one: the document is not.

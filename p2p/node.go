@@ -38,6 +38,7 @@ type Node struct {
 	dht         *dht.IpfsDHT
 	mdns        mdns.Service
 	invites     *invites
+	moves       *moves
 	guards      guards
 	count       counts
 	listening   []ma.Multiaddr
@@ -102,10 +103,12 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.judge = &judge{self: n.inner.ID(), key: o.Key, guard: o.Guard, document: n.documentFor, now: o.Now}
 	n.invites = newInvites(n)
+	n.moves = newMoves(n)
 	// From here on streams come in by our door, and only now is anybody listened to.
 	n.inner.Network().SetStreamHandler(n.incoming)
 	n.inner.SetStreamHandler(GuardProtocol, n.asked)
 	n.inner.SetStreamHandler(InviteProtocol, n.invites.incoming)
+	n.inner.SetStreamHandler(MoveProtocol, n.moves.incoming)
 	n.inner.Network().Notify((*notified)(n))
 	if err := n.discover(keep); err != nil {
 		return nil, err
@@ -121,6 +124,11 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 		}
 	}
 	close(n.listened)
+	if o.HolePunch {
+		if err := n.punch(); err != nil {
+			return nil, err
+		}
+	}
 	n.find()
 	n.start(n.keep)
 	n.start(n.observe)
@@ -232,6 +240,21 @@ func (n *Node) Allow(p peer.ID, action, resource string) error {
 	}
 	return g.allow(action, resource)
 }
+
+// AllowAuthor is the right to send of the author of something that another peer has brought. Of one that is let in it is its own, of others what
+// the peer says that brings it, unless they were revoked: whoever was, was so by our issuers, and the other may not have heard of it yet.
+func (n *Node) AllowAuthor(author, _ peer.ID, resource string) error {
+	if err := n.Allow(author, "send", resource); !errors.Is(err, ErrUnguarded) {
+		return err
+	}
+	if key, ok := KeyOf(author); !ok || n.opt.Guard.Revoked(key) {
+		return errRevoked
+	}
+	return nil
+}
+
+// LetIn says that there is a session with a peer.
+func (n *Node) LetIn(p peer.ID) bool { return n.guards.get(p) != nil }
 
 // Connect connects to a peer, and is nil when both ends have let each other in.
 func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {

@@ -10,6 +10,7 @@
 package p2p
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -112,6 +113,12 @@ type Options struct {
 	Lost func(peer.ID)
 	// Ready is told of a peer that has been let in, likewise.
 	Ready func(peer.ID)
+
+	// Load is what moving peers goes by: requests in flight, on average over the last minute, and seconds that one takes, the median. nil is that
+	// nothing is.
+	Load func() (inFlight, latency float64)
+	// Settle waits until nothing is under way with a peer that is about to go, or until ctx ends. nil does not wait.
+	Settle func(ctx context.Context, p peer.ID)
 
 	// Before is called once, when the node is there and has reached nobody, and nobody it: what speaks with peers begins in it. An error ends
 	// the start. nil is nothing.

@@ -32,6 +32,7 @@ const (
 var (
 	errEnded    = fmt.Errorf("%w: its session has ended", ErrUnguarded)
 	errName     = fmt.Errorf("%w: no resource has such a name", ErrDenied)
+	errRevoked  = fmt.Errorf("%w: it was revoked", ErrDenied)
 	errReadOnly = fmt.Errorf("%w: its session only reads", ErrDenied)
 )
 

@@ -239,6 +239,16 @@ func (g *Guard) keep(l *revocations) error {
 	return nil
 }
 
+// Revoked says that whoever has a key was revoked as a whole: also who is not here, and has no session that could have ended.
+func (g *Guard) Revoked(key seal.PublicKey) bool {
+	a := g.authority.Load()
+	if len(a.principals) == 0 {
+		return false // as nearly always: the id need not be made
+	}
+	_, revoked := a.principals[IDOf(key)]
+	return revoked
+}
+
 // SetIssuers puts other issuers in force, at once as [Guard.Revoke] does.
 func (g *Guard) SetIssuers(issuers []seal.PublicKey) error {
 	set, err := issuerSet(issuers)

@@ -76,7 +76,11 @@ func (a *app) listPlaces(places map[string]*policyfile.Place) error {
 				line(plain(service), string(optimize.Machine), plain("projects/"+m.Project+"/zones/"+m.Zone), plain(strings.Join(m.Types, ", ")))
 			}
 			if p.Peers != nil {
-				line(plain(service), string(optimize.Rebalance), "command", "-")
+				by := "command"
+				if n := len(p.Peers.Members); n > 0 {
+					by = fmt.Sprintf("%d nodes", n)
+				}
+				line(plain(service), string(optimize.Rebalance), by, "-")
 			}
 		}
 	})

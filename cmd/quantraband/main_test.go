@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +54,18 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	commands := map[string]func(ts *testscript.TestScript, neg bool, args []string){
+		"heap-profile":  scriptHeapProfile,
+		"cut":           scriptCut,
+		"gunzip":        scriptGunzip,
+		"one-line":      scriptOneLine,
+		"lists":         scriptLists,
+		"exit-code":     scriptExitCode,
+		"empty-profile": scriptEmptyProfile,
+		"server":        scriptServer, "stop-server": scriptStopServer, "take-port": scriptTakePort, "post": scriptPost,
+		"agent": scriptAgent, "leased": scriptLeased, "proposal": scriptProposal,
+	}
+	maps.Copy(commands, nodeScripts)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
@@ -71,17 +84,7 @@ func TestScripts(t *testing.T) {
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"heap-profile":  scriptHeapProfile,
-			"cut":           scriptCut,
-			"gunzip":        scriptGunzip,
-			"one-line":      scriptOneLine,
-			"lists":         scriptLists,
-			"exit-code":     scriptExitCode,
-			"empty-profile": scriptEmptyProfile,
-			"server":        scriptServer, "stop-server": scriptStopServer, "take-port": scriptTakePort, "post": scriptPost,
-			"agent": scriptAgent, "leased": scriptLeased, "proposal": scriptProposal,
-		},
+		Cmds:                commands,
 	})
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ type nodeOptions struct {
 	reach, identity                      string
 	topics                               []string
 	history                              int
+	inbox                                byteSize
 }
 
 func (o *nodeOptions) flags(cmd *cobra.Command) {
@@ -61,6 +63,8 @@ func (o *nodeOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.reach, "reach", "", "how it is reached: auto, public or private (default: auto)")
 	f.StringVar(&o.identity, "identity", "", "`file` of the identity to present (default: one by which the node vouches for itself)")
 	f.StringSliceVar(&o.topics, "topic", nil, "`topics` to hear from the start, whose last messages are remembered")
+	o.inbox = byteSize(p2p.DefaultInbox)
+	f.Var(&o.inbox, "inbox", "`size` of the folder of files that peers send, half of it for one of them; 0 takes none")
 	f.IntVar(&o.history, "history", defaultHistory, "how many messages of a topic are remembered")
 }
 
@@ -85,6 +89,9 @@ func (o *nodeOptions) settings(changed func(string) bool) (p2p.Config, error) {
 		if changed(l.flag) {
 			*l.to = l.from
 		}
+	}
+	if changed("inbox") {
+		c.Inbox = int64(o.inbox)
 	}
 	c.MDNS, c.DHT = c.MDNS && !o.noMDNS, c.DHT && !o.noDHT
 	c.RelayService, c.HolePunch = c.RelayService || o.relayService, c.HolePunch && !o.noPunch
@@ -119,6 +126,7 @@ type runningNode struct {
 	direct    *direct.Service
 	broadcast *broadcast.Service
 	hub       *hub
+	inbox     *inbox
 	registry  *prometheus.Registry
 	dir       string
 	log       *slog.Logger
@@ -147,13 +155,13 @@ func openNode(ctx context.Context, p nodeParts) (n *runningNode, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n = &runningNode{dir: dir, log: p.log, registry: prometheus.NewRegistry(), hub: newHub()}
+	n = &runningNode{dir: dir, log: p.log, registry: prometheus.NewRegistry(), hub: newHub(), inbox: newInbox(dir, p.config.Inbox, p.log)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	o := p2p.Options{Key: key, Guard: p.guard, Issue: vouching(p.issuer), Dir: dir, Lost: n.changed, Ready: n.ready, Log: p.log, Tracer: p.tracer}
+	o := p2p.Options{Key: key, Guard: p.guard, Issue: vouching(p.issuer), Dir: dir, Lost: n.changed, Ready: n.ready, Load: n.load, Settle: n.settle, Log: p.log, Tracer: p.tracer}
 	p.config.Apply(&o)
 	if p.opt.identity != "" {
 		if o.Document, _, err = readIdentity(p.opt.identity); err != nil {
@@ -184,13 +192,14 @@ func (n *runningNode) speak(ctx context.Context, key seal.Key, p nodeParts) (err
 		tracer = p.tracer.Tracer("github.com/quantra-l/quantra/p2p/broadcast")
 	}
 	n.broadcast, err = broadcast.New(ctx, n.core.Host(), broadcast.Options{
-		Key: key, Allow: n.core.Allow, Dir: filepath.Join(n.dir, "broadcast"), Log: p.log, Metrics: n.registry, Tracer: tracer, History: p.opt.history,
+		Key: key, Allow: n.core.Allow, Author: n.core.AllowAuthor, Dir: filepath.Join(n.dir, "broadcast"), Log: p.log, Metrics: n.registry, Tracer: tracer, History: p.opt.history,
 	})
 	if err != nil {
 		return err
 	}
 	n.direct, err = direct.New(n.core.Host(), direct.Options{
 		Key: key, Allow: n.core.Allow, Dir: filepath.Join(n.dir, "direct"), Log: p.log, Registry: n.registry, Deliver: n.hub.deliver,
+		AcceptFile: n.inbox.accept, FileEnded: n.inbox.ended,
 	})
 	if err != nil {
 		return err
@@ -223,16 +232,30 @@ func vouching(issuer seal.Key) func(seal.PublicKey) ([]byte, error) {
 	}
 }
 
-// changed is p2p.Options.Lost.
+// changed is p2p.Options.Lost. A peer that has rights still, of another level, gets what waits for it by a session that was asked for anew:
+// without being told, direct would wait as for one that is away.
 func (n *runningNode) changed(p peer.ID) {
 	n.direct.Lost(p)
 	n.broadcast.Changed(p)
+	if n.core.LetIn(p) {
+		n.direct.Ready(p)
+	}
 }
 
 // ready is p2p.Options.Ready.
 func (n *runningNode) ready(p peer.ID) {
 	n.direct.Ready(p)
 	n.broadcast.Changed(p)
+}
+
+// load is p2p.Options.Load.
+func (n *runningNode) load() (inFlight, latency float64) { return n.direct.Load() }
+
+// settle is p2p.Options.Settle: what waits for the peer is said, and no topic is heard by it alone.
+func (n *runningNode) settle(ctx context.Context, p peer.ID) {
+	if err := cmp.Or(n.direct.Flush(ctx, p), n.broadcast.Spare(ctx, p)); err != nil {
+		n.log.Debug("a peer goes before all is done", "peer", p, "why", err) // what waits for it is on disk
+	}
 }
 
 // Close ends it: who asks, who speaks, who is connected. nil is no node.

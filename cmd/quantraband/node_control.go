@@ -119,8 +119,14 @@ func (n *runningNode) handler() http.Handler {
 	door.Handle(mux, "GET /v1/node", nil, func(*http.Request, string) (any, error) { return n.status(), nil })
 	door.Handle(mux, "POST /v1/ping", nil, n.answerPing)
 	door.Handle(mux, "POST /v1/send", nil, n.answerSend)
-	door.Handle(mux, "GET /v1/history", []string{"peer", "topic", "limit"}, n.answerHistory)
+	door.Handle(mux, "GET /v1/history", []string{"peer", "topic", "group", "limit"}, n.answerHistory)
 	door.Handle(mux, "POST /v1/join", nil, n.answerJoin)
+	door.Handle(mux, "GET /v1/files", nil, n.answerFiles)
+	door.Handle(mux, "GET /v1/groups", nil, n.answerGroups)
+	door.Handle(mux, "POST /v1/groups/create", nil, n.answerCreate)
+	door.Handle(mux, "POST /v1/groups/change", nil, n.answerChange)
+	door.Handle(mux, "POST /v1/groups/send", nil, n.answerGroupSend)
+	mux.HandleFunc("POST /v1/files", n.streamFile)
 	mux.HandleFunc("GET /v1/subscribe", n.streamMessages)
 	mux.HandleFunc("POST /v1/invite", n.streamInvite)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
@@ -254,27 +260,41 @@ func (n *runningNode) answerHistory(r *http.Request, _ string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	topic, who, group := v.Get("topic"), v.Get("peer"), v.Get("group")
+	asked := 0
+	for _, one := range []string{topic, who, group} {
+		if one != "" {
+			asked++
+		}
+	}
+	if asked != 1 {
+		return nil, jsonapi.Invalid("the history is that of a peer, of a topic or of a group")
+	}
 	out := []said{}
-	switch topic, who := v.Get("topic"), v.Get("peer"); {
-	case (topic == "") == (who == ""):
-		return nil, jsonapi.Invalid("the history is that of a peer or of a topic")
-	case topic != "":
+	if topic != "" {
 		all := n.broadcast.History(topic)
 		for _, m := range all[max(0, len(all)-limit):] {
 			out = append(out, saidOn(m))
 		}
-	default:
-		p, err := peerOf(who)
-		if err != nil {
-			return nil, err
+		return map[string][]said{"messages": out}, nil
+	}
+	var all []direct.Message
+	if who != "" {
+		var p peer.ID
+		if p, err = peerOf(who); err == nil {
+			all, err = n.direct.History(p, limit)
 		}
-		all, err := n.direct.History(p, limit)
-		if err != nil {
-			return nil, err
+	} else {
+		var id direct.GroupID
+		if id, err = groupOf(group); err == nil {
+			all, err = n.direct.GroupHistory(id, limit)
 		}
-		for _, m := range all {
-			out = append(out, saidTo(m))
-		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range all {
+		out = append(out, saidTo(m))
 	}
 	return map[string][]said{"messages": out}, nil
 }

@@ -104,8 +104,8 @@ func peersOf(n *nodeProcess) map[string]p2p.Peer {
 	return out
 }
 
-// TestNodeNAT: two nodes behind NAT, each of which nobody reaches, come together by a relay, judge each other through it and speak. That they
-// find a direct way from there is not asked for: on some machines the punched connection does not come (docs/node.md).
+// TestNodeNAT: two nodes behind NAT, each of which nobody reaches, come together by a relay, judge each other through it and speak; and from there
+// they find a direct way, also where they have begun at the same moment and each knows the relay by another transport.
 func TestNodeNAT(t *testing.T) {
 	net := newWires(t)
 	dir := t.TempDir()
@@ -113,7 +113,7 @@ func TestNodeNAT(t *testing.T) {
 		"--p2p-listen", "/ip4/11.0.0.1/tcp/4242,/ip4/11.0.0.1/udp/4242/quic-v1")
 	via := relay.address("/udp/")
 	behind := func(ns string) *nodeProcess {
-		return startNodeIn(t, net.ns(ns), filepath.Join(dir, ns), "--reach", "private", "--relay", relay.address("/tcp/"), "--bootstrap", via,
+		return startNodeIn(t, net.ns(ns), filepath.Join(dir, ns), "--reach", "private", "--relay", relay.address("/tcp/"), "--bootstrap", via, "--log-level", "debug",
 			"--p2p-listen", "/ip4/0.0.0.0/tcp/4242,/ip4/0.0.0.0/udp/4242/quic-v1")
 	}
 	a, b := behind("a"), behind("b")
@@ -134,6 +134,11 @@ func TestNodeNAT(t *testing.T) {
 	if out := a.must("history", "--peer", b.id); !strings.Contains(out, "by the relay") {
 		t.Errorf("a's history: %s", out)
 	}
+	soon(t, "they are connected directly", func() (string, bool) {
+		one, two := peersOf(a)[b.id], peersOf(b)[a.id]
+		return fmt.Sprintf("%+v and %+v: %s%s", one, two, &a.stderr, &b.stderr), one.ID != "" && two.ID != "" && !one.Relayed && !two.Relayed
+	})
+	b.must("send", "--to", a.id, "--message", "directly", "--wait")
 }
 
 // TestNodeLocal: two nodes that know nothing of each other find each other on a local network, and connect.

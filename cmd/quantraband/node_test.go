@@ -44,11 +44,25 @@ func startNode(t *testing.T, data string, args ...string) *nodeProcess {
 // startNodeIn starts one in a network namespace; "" is the host's.
 func startNodeIn(t *testing.T, namespace, data string, args ...string) *nodeProcess {
 	t.Helper()
-	path, err := exec.LookPath("quantraband")
+	n, err := launchNode(namespace, data, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &nodeProcess{t: t, data: data, ended: make(chan struct{})}
+	n.t = t
+	t.Cleanup(func() {
+		n.cmd.Process.Kill()
+		<-n.ended
+	})
+	return n
+}
+
+// launchNode is startNodeIn outside a test. Whoever calls it ends it.
+func launchNode(namespace, data string, args ...string) (*nodeProcess, error) {
+	path, err := exec.LookPath("quantraband")
+	if err != nil {
+		return nil, err
+	}
+	n := &nodeProcess{data: data, ended: make(chan struct{})}
 	line := append([]string{path, "node", "--data", data, "--no-mdns", "--isolations", "none"}, args...)
 	if namespace == "" {
 		line = slices.Insert(line, 2, "--p2p-listen", "/ip4/127.0.0.1/tcp/0,/ip4/127.0.0.1/udp/0/quic-v1")
@@ -60,10 +74,10 @@ func startNodeIn(t *testing.T, namespace, data string, args ...string) *nodeProc
 	n.cmd.Stderr = &n.stderr
 	out, err := n.cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := n.cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	ready := make(chan string, 1)
 	go func() {
@@ -83,14 +97,12 @@ func startNodeIn(t *testing.T, namespace, data string, args ...string) *nodeProc
 	timeout.Stop()
 	m := regexp.MustCompile(`id +(12D3KooW\w+)`).FindStringSubmatch(n.ready)
 	if m == nil {
-		t.Fatalf("the node was never ready: %s", &n.stderr)
-	}
-	n.id = m[1]
-	t.Cleanup(func() {
 		n.cmd.Process.Kill()
 		<-n.ended
-	})
-	return n
+		return nil, fmt.Errorf("the node was never ready: %s", &n.stderr)
+	}
+	n.id = m[1]
+	return n, nil
 }
 
 // address is one at which it is reached, of a transport.
@@ -126,13 +138,21 @@ func (n *nodeProcess) must(args ...string) string {
 
 func (n *nodeProcess) stop(sig os.Signal) {
 	n.t.Helper()
-	if err := n.cmd.Process.Signal(sig); err != nil {
+	if err := n.end(sig); err != nil {
 		n.t.Fatal(err)
+	}
+}
+
+// end is stop outside a test.
+func (n *nodeProcess) end(sig os.Signal) error {
+	if err := n.cmd.Process.Signal(sig); err != nil {
+		return err
 	}
 	select {
 	case <-n.ended:
+		return nil
 	case <-time.After(patience):
-		n.t.Fatalf("it did not end: %s", &n.stderr)
+		return fmt.Errorf("it did not end: %s", &n.stderr)
 	}
 }
 

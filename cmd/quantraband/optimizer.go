@@ -26,6 +26,7 @@ import (
 	"github.com/quantra-l/quantra/optimize/notices"
 	"github.com/quantra-l/quantra/optimize/policyfile"
 	"github.com/quantra-l/quantra/optimize/runtime"
+	"github.com/quantra-l/quantra/p2p"
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/watch"
 )
@@ -43,6 +44,7 @@ type changesOptions struct {
 	builtIn  *optimize.Policy   // nil is the default
 	disabled string             // why the environment wants none; "" is that it does not
 
+	node   *p2p.Node           // the server's own; nil where it has none
 	getenv func(string) string // the server's environment, of which commands of places get what the policy names
 	// now is the time that changes are looked at in; nil is the clock's. tick and consider are how often, 0 is as usual.
 	now            func() time.Time
@@ -175,7 +177,7 @@ func (c *changesOptions) placed(opt *optimize.Options, run *optimize.RunOptions,
 		return nil
 	}
 	at, err := places.New(places.Options{
-		File: c.policy.File, Store: e.db, Reader: reader, Fleet: agents, Getenv: c.getenv, Now: c.now,
+		File: c.policy.File, Store: e.db, Reader: reader, Fleet: agents, Getenv: c.getenv, Node: c.node, Now: c.now,
 		CoreMonth: func(service string) float64 {
 			return price(service, analyze.Estimate{Value: 1, Low: 1, High: 1}).Amount
 		},

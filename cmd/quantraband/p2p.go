@@ -128,12 +128,12 @@ func (a *app) p2pCommand() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "p2p",
 		GroupID: "main",
-		Short:   "Speak by a running node: peers, ping, send, subscribe, history, invite, join",
+		Short:   "Speak by a running node: peers, ping, send, files, groups, subscribe, history, invite, join",
 		Long: `Speak by the node that runs on this machine, of the same user: quantraband node, or up --node. These commands start none;
 they ask the one whose data folder it is, over a socket that is this user's alone. docs/node.md tells of it.`,
 		Example: `  quantraband p2p peers
   quantraband p2p send --topic news --message hello`,
-	}, a.p2pPeers(), a.p2pPing(), a.p2pSend(), a.p2pSubscribe(), a.p2pHistory(), a.p2pInvite(), a.p2pJoin())
+	}, a.p2pPeers(), a.p2pPing(), a.p2pSend(), a.p2pSendFile(), a.p2pFiles(), a.p2pSubscribe(), a.p2pHistory(), a.p2pGroup(), a.p2pInvite(), a.p2pJoin())
 }
 
 func (a *app) p2pPeers() *cobra.Command {
@@ -342,18 +342,7 @@ func (a *app) p2pHistory() *cobra.Command {
 			} else {
 				v.Set("topic", topic)
 			}
-			var got struct {
-				Messages []said `json:"messages"`
-			}
-			if err := q.ask(cmd.Context(), http.MethodGet, "/v1/history?"+v.Encode(), nil, &got); err != nil {
-				return err
-			}
-			for _, s := range got.Messages {
-				if err := a.writeSaid(s, q.asJSON); err != nil {
-					return err
-				}
-			}
-			return nil
+			return a.showHistory(cmd.Context(), &q, v)
 		},
 	}
 	q.flags(cmd)
@@ -362,6 +351,22 @@ func (a *app) p2pHistory() *cobra.Command {
 	f.StringVar(&topic, "topic", "", "`name` of the topic")
 	f.IntVar(&limit, "limit", limit, "so many `messages` at most")
 	return cmd
+}
+
+// showHistory writes what was said, as a question has it.
+func (a *app) showHistory(ctx context.Context, q *nodeQuestion, v url.Values) error {
+	var got struct {
+		Messages []said `json:"messages"`
+	}
+	if err := q.ask(ctx, http.MethodGet, "/v1/history?"+v.Encode(), nil, &got); err != nil {
+		return err
+	}
+	for _, s := range got.Messages {
+		if err := a.writeSaid(s, q.asJSON); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) p2pInvite() *cobra.Command {

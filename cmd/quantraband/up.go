@@ -189,6 +189,9 @@ func (a *app) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
+	if node != nil {
+		g.changes.node = node.core
+	}
 	base := baseURL(addr, g.secured != nil)
 	g.rules.link, g.rules.changeLink = linkTo(cmp.Or(o.url, base), "/findings"), linkTo(cmp.Or(o.url, base), "/changes")
 	all, err := assemble(e, o, g.rules, g.changes, audit, door.guard, door.who, node, openSigning(door.who, e.share, door.began), g.log)

@@ -18,6 +18,7 @@ import (
 // Bounds of places.
 const (
 	maxPlaces   = 1000
+	maxMembers  = 256 // nodes of a place: all of them are asked, and named in one question
 	maxArgs     = 100
 	maxText     = 4096 // bytes of an argument or a path
 	maxEnv      = 100
@@ -76,8 +77,9 @@ type Machines struct {
 	Rules         scale.MachineOptions
 }
 
-// Peers are moved between a service's nodes by commands.
+// Peers are moved between a service's nodes by commands, or, where it has members, by the nodes themselves.
 type Peers struct {
+	Members                         []string // ids of nodes of ours
 	Nodes, Check, Move, Back, Moved []string
 	Run
 	Rules rebalance.Options
@@ -101,6 +103,7 @@ var (
 	custom     = regexp.MustCompile(`^[a-z][a-z0-9]{0,62}\.v[a-z0-9]{1,62}\.[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 	cloudName  = regexp.MustCompile(`^[a-z0-9](?:[-a-z0-9.:]{0,252}[a-z0-9])?$`)
 	groupName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:/@-]{0,252}$`)
+	nodeID     = regexp.MustCompile(`^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$`) // a peer id of an Ed25519 key
 	variable   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 	tenantName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 )
@@ -411,9 +414,14 @@ func readPeers(n *node, field string) (*Peers, error) {
 	} {
 		fields[name] = read
 	}
+	fields["members"] = members(&p.Members)
 	seen, err := strictyaml.Fields(n, field, fields)
-	if err == nil {
+	switch {
+	case err != nil:
+	case len(p.Members) == 0:
 		err = need(n, field, seen, "nodes", "check", "move", "back", "moved")
+	case len(p.Members) == 1 || p.Nodes != nil || p.Check != nil || p.Move != nil || p.Back != nil || p.Moved != nil:
+		err = strictyaml.Wrong(n, field, "it has two members or more, or commands in their place")
 	}
 	if err != nil {
 		return nil, err
@@ -422,10 +430,30 @@ func readPeers(n *node, field string) (*Peers, error) {
 	if err := o.Check(); err != nil {
 		return nil, strictyaml.Wrong(n, field, "%s", strings.TrimPrefix(err.Error(), "rebalance: "))
 	}
+	if len(p.Members) > 0 {
+		return p, nil
+	}
 	if _, err := peers.New(p.Options(nil)); err != nil {
 		return nil, strictyaml.Wrong(n, field, "%s", strings.TrimPrefix(err.Error(), "rebalance/command: "))
 	}
 	return p, nil
+}
+
+// members reads ids of nodes, each once.
+func members(to *[]string) strictyaml.Reader {
+	return func(n *node, field string) error {
+		return strictyaml.Items(n, field, maxMembers, func(n *node, field string) error {
+			var id string
+			if err := matching(nodeID, "a node's id, as 12D3KooW...", &id)(n, field); err != nil {
+				return err
+			}
+			if slices.Contains(*to, id) {
+				return strictyaml.Wrong(n, field, "%s is there twice", id)
+			}
+			*to = append(*to, id)
+			return nil
+		})
+	}
 }
 
 // Options are those of the commands; getenv is the server's environment.

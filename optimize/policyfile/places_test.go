@@ -80,6 +80,9 @@ places:
       moved: [peers, moved, "{{.ID}}"]
       move_cost: 250ms
       settle: 1m
+  feed:
+    peers:
+      members: [12D3KooWQ5JRMQHGTXhPRwwENXfRU1grfMcZGuUXYVqXvUGBpeSR, 12D3KooWLLrRn1tQUWSgj6BmWeVAtcSN6o9FfVNjca97KvMAxmto]
 `
 
 // TestPlaces: places mean what they say.
@@ -115,6 +118,9 @@ func TestPlaces(t *testing.T) {
 	if got := f.Places["batch"].Replicas.Command.Options(getenv); !reflect.DeepEqual(got.Env, []string{"PATH=/bin"}) || got.Timeout != 20*time.Second || len(got.Set) != 4 {
 		t.Errorf("%+v", got)
 	}
+	if got := f.Places["feed"].Peers; got == nil || len(got.Members) != 2 || got.Nodes != nil {
+		t.Errorf("members %+v", got)
+	}
 	p := f.Places["batch"].Peers
 	if got := p.Options(getenv); got.Env == nil || len(got.Env) != 0 || len(got.Move) != 6 {
 		t.Errorf("%+v: an environment that is not given is empty, not the server's", got)
@@ -137,38 +143,42 @@ func TestPlacesRefused(t *testing.T) {
 		"places:\n  '': {}":            "a service has a name",
 		"places: {a: {tenant: 'x y'}}": "places.a.tenant",
 		"places: {a: {replicas: {}}}":  "places.a.replicas: it must have one of kube, gce and command",
-		"places: {a: {replicas: {" + kube + ", gce: {project: p, zone: z, group: g}}}}":                   "it has 2",
-		"places:\n  a:\n    replicas:\n      " + kube + "\n      floor: 0":                                "line 5: places.a.replicas.floor",
-		"places: {a: {replicas: {" + kube + ", floor: 4, ceiling: 3}}}":                                   "places.a.replicas: floor 4, ceiling 3",
-		"places: {a: {replicas: {" + kube + ", target: 0.9}}}":                                            "target",
-		"places: {a: {replicas: {" + kube + ", up_for: 10s}}}":                                            "places.a.replicas.up_for",
-		"places: {a: {replicas: {kube: {namespace: shop}}}}":                                              "places.a.replicas.kube.name: it is missing",
-		"places: {a: {replicas: {kube: {namespace: Shop, name: a}}}}":                                     "a name as Kubernetes has them",
-		"places: {a: {replicas: {kube: {namespace: shop, name: a/b}}}}":                                   "a name as Kubernetes has them",
-		"places: {a: {replicas: {kube: {namespace: shop, name: a, kind: pod}}}}":                          `"pod": it must be deployment`,
-		"places: {a: {replicas: {kube: {namespace: shop, name: a, context: c}}}}":                         "kubeconfig, which is missing",
-		"places: {a: {replicas: {kube: {namespace: shop, name: a, token: t}}}}":                           "there is no such field",
-		"places: {a: {replicas: {gce: {project: p, group: g}}}}":                                          "either zone or region",
-		"places: {a: {replicas: {gce: {project: p, zone: z, region: r, group: g}}}}":                      "either zone or region",
-		"places: {a: {replicas: {gce: {project: p/q, zone: z, group: g}}}}":                               "a name as Google Cloud",
-		"places: {a: {replicas: {command: {group: g, get: [p]}}}}":                                        "places.a.replicas.command.set: it is missing",
-		"places: {a: {replicas: {command: {group: -g, " + cmd + "}}}}":                                    "with no - first",
-		"places: {a: {replicas: {command: {group: g, get: [p], set: [p, set]}}}}":                         "set: no argument has {{.Replicas}}",
-		"places: {a: {replicas: {command: {group: g, get: [p], set: [p, '{{.Replicas']}}}}":               "set: argument 1",
-		"places: {a: {replicas: {command: {group: g, " + cmd + ", drain: [p, '{{.Node}}']}}}}":            "undrain: it must be there",
-		"places: {a: {replicas: {command: {group: g, " + cmd + ", env: [TOKEN=secret]}}}}":                "the name of a variable",
-		"places: {a: {replicas: {command: {group: g, " + cmd + ", timeout: 5m}}}}":                        "command.timeout",
-		"places: {a: {replicas: {command: {group: g, get: p, set: [p]}}}}":                                "get: it must be a list",
-		"places: {a: {machines: {gce: {project: p, zone: z}, others_gib: 1}}}":                            "places.a.machines.types: it is missing",
-		"places: {a: {machines: {gce: {project: p, zone: z}, types: [n2-*]}}}":                            "places.a.machines.others_gib: it is missing",
-		"places: {a: {machines: {gce: {project: p, zone: z}, types: [], others_gib: 1}}}":                 "nothing could be chosen",
-		"places: {a: {machines: {gce: {project: p, zone: z}, types: ['['], others_gib: 1}}}":              "is no pattern",
-		"places: {a: {machines: {gce: {project: p, zone: z}, types: ['*'], others_gib: 1, window: 24h}}}": "machines.window",
-		"places: {a: {machines: {gce: {project: p, zone: z}, types: ['*'], others_gib: 1, target: 0.9}}}": "places.a.machines: window",
-		"places: {a: {machines: {gce: {project: p}, types: ['*'], others_gib: 1}}}":                       "places.a.machines.gce.zone: it is missing",
-		"places: {a: {peers: {nodes: [p]}}}":                                                              "places.a.peers.check: it is missing",
-		"places: {a: {peers: {nodes: [p], check: [p, '{{.Peers}}'], move: [p], back: [p], moved: [p]}}}":  "move: no argument has {{.ID}}",
-		"places: {a: {replicas: {" + kube + "}}, b: {replicas: {" + kube + "}}}":                          "its replicas are those of a",
+		"places: {a: {replicas: {" + kube + ", gce: {project: p, zone: z, group: g}}}}":                                                                             "it has 2",
+		"places:\n  a:\n    replicas:\n      " + kube + "\n      floor: 0":                                                                                          "line 5: places.a.replicas.floor",
+		"places: {a: {replicas: {" + kube + ", floor: 4, ceiling: 3}}}":                                                                                             "places.a.replicas: floor 4, ceiling 3",
+		"places: {a: {replicas: {" + kube + ", target: 0.9}}}":                                                                                                      "target",
+		"places: {a: {replicas: {" + kube + ", up_for: 10s}}}":                                                                                                      "places.a.replicas.up_for",
+		"places: {a: {replicas: {kube: {namespace: shop}}}}":                                                                                                        "places.a.replicas.kube.name: it is missing",
+		"places: {a: {replicas: {kube: {namespace: Shop, name: a}}}}":                                                                                               "a name as Kubernetes has them",
+		"places: {a: {replicas: {kube: {namespace: shop, name: a/b}}}}":                                                                                             "a name as Kubernetes has them",
+		"places: {a: {replicas: {kube: {namespace: shop, name: a, kind: pod}}}}":                                                                                    `"pod": it must be deployment`,
+		"places: {a: {replicas: {kube: {namespace: shop, name: a, context: c}}}}":                                                                                   "kubeconfig, which is missing",
+		"places: {a: {replicas: {kube: {namespace: shop, name: a, token: t}}}}":                                                                                     "there is no such field",
+		"places: {a: {replicas: {gce: {project: p, group: g}}}}":                                                                                                    "either zone or region",
+		"places: {a: {replicas: {gce: {project: p, zone: z, region: r, group: g}}}}":                                                                                "either zone or region",
+		"places: {a: {replicas: {gce: {project: p/q, zone: z, group: g}}}}":                                                                                         "a name as Google Cloud",
+		"places: {a: {replicas: {command: {group: g, get: [p]}}}}":                                                                                                  "places.a.replicas.command.set: it is missing",
+		"places: {a: {replicas: {command: {group: -g, " + cmd + "}}}}":                                                                                              "with no - first",
+		"places: {a: {replicas: {command: {group: g, get: [p], set: [p, set]}}}}":                                                                                   "set: no argument has {{.Replicas}}",
+		"places: {a: {replicas: {command: {group: g, get: [p], set: [p, '{{.Replicas']}}}}":                                                                         "set: argument 1",
+		"places: {a: {replicas: {command: {group: g, " + cmd + ", drain: [p, '{{.Node}}']}}}}":                                                                      "undrain: it must be there",
+		"places: {a: {replicas: {command: {group: g, " + cmd + ", env: [TOKEN=secret]}}}}":                                                                          "the name of a variable",
+		"places: {a: {replicas: {command: {group: g, " + cmd + ", timeout: 5m}}}}":                                                                                  "command.timeout",
+		"places: {a: {replicas: {command: {group: g, get: p, set: [p]}}}}":                                                                                          "get: it must be a list",
+		"places: {a: {machines: {gce: {project: p, zone: z}, others_gib: 1}}}":                                                                                      "places.a.machines.types: it is missing",
+		"places: {a: {machines: {gce: {project: p, zone: z}, types: [n2-*]}}}":                                                                                      "places.a.machines.others_gib: it is missing",
+		"places: {a: {machines: {gce: {project: p, zone: z}, types: [], others_gib: 1}}}":                                                                           "nothing could be chosen",
+		"places: {a: {machines: {gce: {project: p, zone: z}, types: ['['], others_gib: 1}}}":                                                                        "is no pattern",
+		"places: {a: {machines: {gce: {project: p, zone: z}, types: ['*'], others_gib: 1, window: 24h}}}":                                                           "machines.window",
+		"places: {a: {machines: {gce: {project: p, zone: z}, types: ['*'], others_gib: 1, target: 0.9}}}":                                                           "places.a.machines: window",
+		"places: {a: {machines: {gce: {project: p}, types: ['*'], others_gib: 1}}}":                                                                                 "places.a.machines.gce.zone: it is missing",
+		"places: {a: {peers: {members: [12D3KooWQ5JRMQHGTXhPRwwENXfRU1grfMcZGuUXYVqXvUGBpeSR]}}}":                                                                   "two members or more",
+		"places: {a: {peers: {members: [x, y]}}}":                                                                                                                   "it must be a node's id, as 12D3KooW...",
+		"places: {a: {peers: {members: [12D3KooWQ5JRMQHGTXhPRwwENXfRU1grfMcZGuUXYVqXvUGBpeSR, 12D3KooWQ5JRMQHGTXhPRwwENXfRU1grfMcZGuUXYVqXvUGBpeSR]}}}":             "is there twice",
+		"places: {a: {peers: {nodes: [p], members: [12D3KooWQ5JRMQHGTXhPRwwENXfRU1grfMcZGuUXYVqXvUGBpeSR, 12D3KooWLLrRn1tQUWSgj6BmWeVAtcSN6o9FfVNjca97KvMAxmto]}}}": "or commands in their place",
+		"places: {a: {peers: {nodes: [p]}}}":                                                                                                                        "places.a.peers.check: it is missing",
+		"places: {a: {peers: {nodes: [p], check: [p, '{{.Peers}}'], move: [p], back: [p], moved: [p]}}}":                                                            "move: no argument has {{.ID}}",
+		"places: {a: {replicas: {" + kube + "}}, b: {replicas: {" + kube + "}}}":                                                                                    "its replicas are those of a",
 		"places: {a: {}, a: {}}":                              "it is there twice",
 		"places: {a: {replicas: {" + kube + ", floor: 1.5}}}": "whole number",
 	} {

@@ -1,6 +1,8 @@
 package broadcast
 
 import (
+	"context"
+	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -26,6 +28,8 @@ const (
 	// admitWait is how long a stream of a neighbour waits for his first right: the guard is at work on both sides, and they are not done at
 	// the same time. Nothing is read from it meanwhile.
 	admitWait = 10 * time.Second
+	// spareEach is how often it is looked who is in a mesh: gossipsub mends it each second.
+	spareEach = 50 * time.Millisecond
 )
 
 // neighbour is what we know of a peer that is, or was, connected to us. Its rights are asked of Options.Allow each time; what is kept here is
@@ -130,6 +134,31 @@ func (s *Service) Changed(p peer.ID) {
 		return
 	}
 	s.judge(s.neighbours.of(p))
+}
+
+// Spare waits until in no topic a peer is the only one by whom we hear: it may go then, and nothing is missed. It is an error that the context ends
+// first, as where nobody else hears a topic.
+func (s *Service) Spare(ctx context.Context, p peer.ID) error {
+	tick := time.NewTicker(spareEach)
+	defer tick.Stop()
+	for {
+		name := ""
+		for _, t := range *s.topics.Load() {
+			t.hearMu.Lock()
+			if _, in := t.mesh[p]; in && len(t.mesh) == 1 {
+				name = t.name
+			}
+			t.hearMu.Unlock()
+		}
+		if name == "" {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: topic %s is heard by %s alone", ErrUnavailable, name, p)
+		}
+	}
 }
 
 // judge asks for the rights of a neighbour in the topics that we have, and acts on the answers.

@@ -73,6 +73,9 @@ type Options struct {
 	Answer func(ctx context.Context, p peer.ID, body []byte) ([]byte, error)
 	// AcceptFile says in which folder a file that is offered is put, or why it is refused. nil refuses all.
 	AcceptFile func(ctx context.Context, o FileOffer) (dir string, err error)
+	// FileEnded is told of each file that AcceptFile has let in: where it is, whole, or "" and why it is not. A file that was broken off may be
+	// offered again, and one that is there already is not received twice. nil is nobody.
+	FileEnded func(o FileOffer, path string, err error)
 
 	// Keepers are peers that are asked to keep messages for others that are away.
 	Keepers []peer.ID
@@ -153,6 +156,7 @@ type Service struct {
 	keeper *keeper
 	tagKey []byte // of the tags of what is left with keepers
 	files  fileRoom
+	load   load
 	m      *metrics
 	notify *network.NotifyBundle
 
@@ -350,6 +354,10 @@ func (s *Service) Pending(p peer.ID) int { return s.ledger.count(p) }
 func (s *Service) History(p peer.ID, limit int) ([]Message, error) {
 	return s.ledger.peerHistory(p, limit)
 }
+
+// Load is what this service bears: requests and durable messages of peers that are being worked on or written to disk, on average over the last
+// minute, and the median of how many seconds one takes. Both are 0 where none came.
+func (s *Service) Load() (inFlight, latency float64) { return s.load.at(s.o.Now()) }
 
 // Healthy is why the last write to disk failed, nil where it did not.
 func (s *Service) Healthy() error {

@@ -48,6 +48,13 @@ type FileOffer struct {
 	SHA256 [32]byte
 }
 
+// Part is the beginning of the names under which the file is on its way in its folder: of its bytes, and of how far they are. The sender is
+// in it: nobody goes on with what another began.
+func (o FileOffer) Part() string {
+	id := sha256.Sum256(append(append([]byte(o.From), o.SHA256[:]...), o.Name...))
+	return partPrefix + hex.EncodeToString(id[:16])
+}
+
 // fileRoom is files that are on their way to us.
 type fileRoom struct {
 	room  chan struct{} // holds one for each
@@ -78,7 +85,7 @@ func CheckFileName(name string) error {
 }
 
 // SendFile sends a file and returns when the peer has it on its disk, whole. It is read twice, as the peer is told its hash first. What the
-// peer has of it from an attempt before is not sent again. progress is told how many bytes the peer was sent or has had; nil is nobody.
+// peer has of it from an attempt before is not sent again. progress is told how many bytes the peer was sent or has had, these at first; nil is nobody.
 func (s *Service) SendFile(ctx context.Context, p peer.ID, name string, r io.ReadSeeker, progress func(done, size int64)) error {
 	if err := CheckFileName(name); err != nil {
 		return err
@@ -140,6 +147,9 @@ func (s *Service) offer(stream network.Stream, r io.ReadSeeker, o FileOffer, pro
 	}
 	if _, err := r.Seek(int64(at), io.SeekStart); err != nil {
 		return err
+	}
+	if progress != nil {
+		progress(int64(at), o.Size)
 	}
 	// The receiver says how it ended when it has all, or before: its disk is full.
 	result, ended := make(chan error, 1), make(chan struct{})
@@ -302,25 +312,77 @@ func (s *Service) fileFrom(stream network.Stream, p peer.ID) error {
 	if err != nil {
 		return refuse(err)
 	}
+	path, err := s.takeFile(c, buf, dir, o, refuse)
+	if s.o.FileEnded != nil {
+		s.o.FileEnded(o, path, err)
+	}
+	return err
+}
+
+// takeFile takes a file that was let in. It says where it is, if it is whole, whether or not the sender could be told.
+func (s *Service) takeFile(c *secured, buf *record, dir string, o FileOffer, refuse func(error) error) (path string, err error) {
 	part, err := s.openPart(dir, o)
 	if err != nil {
-		return refuse(err)
+		return "", refuse(err)
 	}
 	defer part.close()
+	// A sender that was not told how it ended asks again.
+	if path, err = s.whole(dir, o); err != nil {
+		return "", refuse(fmt.Errorf("%w: the folder cannot be read: %w", ErrUnavailable, err))
+	}
+	if path != "" {
+		part.discard()
+		return path, errors.Join(s.say(c, buf, uint64(o.Size), nil), s.say(c, buf, uint64(o.Size), nil))
+	}
 	if err := s.say(c, buf, uint64(part.at), nil); err != nil {
-		return err
+		return "", err
 	}
 	if err := s.fill(c, buf, part); err != nil {
 		part.pause()
 		if errors.Is(err, errSaid) {
-			return refuse(err)
+			return "", refuse(err)
 		}
-		return err
+		return "", err
 	}
-	if err := part.finish(); err != nil {
-		return refuse(err)
+	if path, err = part.finish(); err != nil {
+		return "", refuse(err)
 	}
-	return s.say(c, buf, uint64(o.Size), nil)
+	return path, s.say(c, buf, uint64(o.Size), nil)
+}
+
+// whole is where a file is that was offered, "" where it is not there under a name that it would have had.
+func (s *Service) whole(dir string, o FileOffer) (path string, err error) {
+	for i := 1; i < maxNames; i++ {
+		path := filepath.Join(dir, o.nameOf(i))
+		st, err := s.o.FS.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		} else if err != nil {
+			return "", err
+		}
+		if st.Dir || st.Size != o.Size {
+			continue
+		}
+		same, err := s.hashed(path, o.SHA256)
+		if same || err != nil {
+			return path, err
+		}
+	}
+	return "", nil
+}
+
+// hashed says whether a file has a hash.
+func (s *Service) hashed(path string, want [32]byte) (bool, error) {
+	f, err := s.o.FS.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return false, err
+	}
+	return [32]byte(h.Sum(nil)) == want, nil
 }
 
 func decodeOffer(b []byte) (o FileOffer, err error) {
@@ -393,9 +455,7 @@ func (s *Service) openPart(dir string, o FileOffer) (*partFile, error) {
 	if err := s.removeStale(dir); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	// The sender is in the name: nobody goes on with what another began.
-	id := sha256.Sum256(append(append([]byte(o.From), o.SHA256[:]...), o.Name...))
-	p := &partFile{fs: s.o.FS, files: &s.files, dir: dir, name: partPrefix + hex.EncodeToString(id[:16]) + ".part", offer: o, hash: sha256.New()}
+	p := &partFile{fs: s.o.FS, files: &s.files, dir: dir, name: o.Part() + ".part", offer: o, hash: sha256.New()}
 	s.files.mu.Lock()
 	busy := s.files.parts[p.path()]
 	s.files.parts[p.path()] = true
@@ -509,18 +569,18 @@ func (p *partFile) pause() {
 	}
 }
 
-// finish gives the file its name when it is what was offered. A file that is there is never replaced: the name gets a number.
-func (p *partFile) finish() error {
+// finish gives the file its name when it is what was offered, and says where it is. A file that is there is never replaced: the name gets a number.
+func (p *partFile) finish() (string, error) {
 	if [32]byte(p.hash.Sum(nil)) != p.offer.SHA256 {
 		p.discard()
-		return fmt.Errorf("%w: the file is not the one that was offered: its hash is another", ErrCorrupt)
+		return "", fmt.Errorf("%w: the file is not the one that was offered: its hash is another", ErrCorrupt)
 	}
 	err := p.file.Sync()
 	err = errors.Join(err, p.file.Close())
 	p.file = nil
 	if err != nil {
 		p.discard() // what of it is on disk is not known
-		return fmt.Errorf("%w: the file cannot be kept: %w", ErrUnavailable, err)
+		return "", fmt.Errorf("%w: the file cannot be kept: %w", ErrUnavailable, err)
 	}
 	name, err := p.reserve()
 	if err == nil {
@@ -529,21 +589,25 @@ func (p *partFile) finish() error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w: the file cannot be kept: %w", ErrUnavailable, err)
+		return "", fmt.Errorf("%w: the file cannot be kept: %w", ErrUnavailable, err)
 	}
 	_ = p.fs.Remove(p.state()) // a state without a part is not gone on with
-	return nil
+	return name, nil
+}
+
+// nameOf is the file's name, or where that is taken its i-th.
+func (o FileOffer) nameOf(i int) string {
+	if i == 1 {
+		return o.Name
+	}
+	ext := filepath.Ext(o.Name)
+	return fmt.Sprintf("%s (%d)%s", strings.TrimSuffix(o.Name, ext), i, ext)
 }
 
 // reserve makes an empty file of a free name, which the part takes the place of.
 func (p *partFile) reserve() (string, error) {
-	ext := filepath.Ext(p.offer.Name)
-	base := strings.TrimSuffix(p.offer.Name, ext)
 	for i := 1; i < maxNames; i++ {
-		name := p.offer.Name
-		if i > 1 {
-			name = fmt.Sprintf("%s (%d)%s", base, i, ext)
-		}
+		name := p.offer.nameOf(i)
 		f, err := p.fs.Create(filepath.Join(p.dir, name))
 		if errors.Is(err, fs.ErrExist) {
 			continue

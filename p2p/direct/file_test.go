@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -75,6 +76,59 @@ func TestSendFile(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(dir, "a file (4).bin"))
 	if err != nil || !bytes.Equal(got, content(3<<20+5)) {
 		t.Fatal(len(got), err)
+	}
+}
+
+// TestSendFileAgain: whoever was not told that a file is there sends it again, and it is there once; the receiver is told of each end.
+func TestSendFileAgain(t *testing.T) {
+	type end struct {
+		name, path string
+		bad        bool
+	}
+	var mu sync.Mutex
+	var ends []end
+	a, b, dir := filePair(t, func(_, b *Options) {
+		b.FileEnded = func(o FileOffer, path string, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			ends = append(ends, end{o.Name, path, err != nil})
+		}
+	})
+	ctx := soon(t)
+	send := func(name string, r io.ReadSeeker) (at int64, err error) {
+		at = -1
+		err = a.SendFile(ctx, b.self, name, r, func(done, _ int64) {
+			if at < 0 {
+				at = done
+			}
+		})
+		return at, err
+	}
+	want := content(100_000)
+	for i, from := range []int64{0, int64(len(want))} {
+		if at, err := send("f.bin", bytes.NewReader(want)); err != nil || at != from {
+			t.Fatalf("attempt %d begins at %d, %v", i, at, err)
+		}
+	}
+	other := content(100_001)[1:]
+	if _, err := send("f.bin", bytes.NewReader(other)); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := send("f.bin", bytes.NewReader(other)); err != nil || at != int64(len(other)) {
+		t.Fatalf("the second of the name begins at %d, %v", at, err)
+	}
+	if _, err := send("g", &breaks{ReadSeeker: bytes.NewReader(want), left: 1000, saved: func() {}}); err == nil {
+		t.Fatal("a file that cannot be read was sent")
+	}
+	if got := names(t, dir); !slices.Contains(got, "f (2).bin") || !slices.Contains(got, "f.bin") || slices.Contains(got, "f (3).bin") {
+		t.Fatal(got)
+	}
+	b.Close() // all that was begun has ended
+	first, second := filepath.Join(dir, "f.bin"), filepath.Join(dir, "f (2).bin")
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(ends, []end{{"f.bin", first, false}, {"f.bin", first, false}, {"f.bin", second, false}, {"f.bin", second, false}, {"g", "", true}}) {
+		t.Error(ends)
 	}
 }
 
@@ -295,7 +349,8 @@ func TestFileCrash(t *testing.T) {
 				return err
 			}
 		}
-		return p.finish()
+		_, err = p.finish()
+		return err
 	}
 	for n := 0; ; n++ {
 		mem := vfs.NewMem()

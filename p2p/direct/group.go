@@ -92,7 +92,7 @@ func signList(k seal.Key, g Group, nonce [nonceSize]byte) (*list, error) {
 			return nil, err
 		}
 	}
-	if err := checkName(g.Name); err != nil {
+	if err := CheckGroupName(g.Name); err != nil {
 		return nil, err
 	}
 	b := appendKey([]byte{listVersion}, g.Owner)
@@ -111,7 +111,8 @@ func signList(k seal.Key, g Group, nonce [nonceSize]byte) (*list, error) {
 	return decodeList(append(b, sig[:]...))
 }
 
-func checkName(name string) error {
+// CheckGroupName is an error for what is no name of a group.
+func CheckGroupName(name string) error {
 	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
 		return fmt.Errorf("a group's name has 1 to %d bytes of UTF-8, not %d", maxName, len(name))
 	}
@@ -155,7 +156,7 @@ func decodeList(raw []byte) (*list, error) {
 	case n == 0 || n > MaxMembers || !sorted || l.Version == 0:
 		return nil, fmt.Errorf("%w: a group's list with %d members is not in order", ErrCorrupt, n)
 	}
-	if err := checkName(l.Name); err != nil {
+	if err := CheckGroupName(l.Name); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if err := owner.Verify(listDomain, raw[:len(raw)-len(sig)], sig); err != nil {

@@ -559,7 +559,11 @@ func (x *session) envelope(e *envelope) error {
 	err := x.s.mayWrite(x.peer)
 	if err == nil {
 		x.said.in.Add(1)
-		err = x.s.receive(x.ctx, x.peer, e, answer)
+		came := x.s.o.Now()
+		err = x.s.receive(x.ctx, x.peer, e, func(err error) {
+			x.s.load.add(came, x.s.o.Now())
+			answer(err)
+		})
 	}
 	if err != nil {
 		answer(err)
@@ -600,7 +604,9 @@ func (x *session) request(id uint64, payload []byte) error {
 	x.cancel[id] = stop
 	x.mu.Unlock()
 	if !x.s.run(func() {
+		came := x.s.o.Now()
 		answer, err := x.s.answer(ctx, x.peer, method, body)
+		x.s.load.add(came, x.s.o.Now())
 		x.mu.Lock()
 		delete(x.cancel, id)
 		x.mu.Unlock()

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/quantra-l/quantra/fleet"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/optimize/measure"
@@ -25,6 +27,7 @@ import (
 	"github.com/quantra-l/quantra/optimize/scale/command"
 	"github.com/quantra-l/quantra/optimize/scale/gce"
 	"github.com/quantra-l/quantra/optimize/scale/kube"
+	"github.com/quantra-l/quantra/p2p"
 	"github.com/quantra-l/quantra/store"
 )
 
@@ -36,7 +39,7 @@ const (
 	CallTimeout = time.Minute
 )
 
-// Options of [New]. All but Cloud and Now are needed.
+// Options of [New]. All but Node, Cloud and Now are needed.
 type Options struct {
 	File   func() *policyfile.File // what is in force now
 	Store  store.Store
@@ -46,6 +49,7 @@ type Options struct {
 	CoreMonth func(service string) float64
 	// Getenv is the server's environment, of which commands get what the policy names.
 	Getenv func(string) string
+	Node   *p2p.Node        // by which nodes of ours are asked; nil is that there is none, and their peers are not moved
 	Cloud  gce.Options      // how Google Cloud is reached; its zero value is Google's own
 	Now    func() time.Time // nil is time.Now
 }
@@ -232,10 +236,10 @@ func (g *gate) Set(ctx context.Context, group string, was scale.State, n int, dr
 	return g.call(func() error { return g.to.Set(ctx, group, was, n, dry) })
 }
 
-// mover moves the peers of services by the commands that the file has for each.
+// mover moves the peers of services by the commands that the file has for each, or by the nodes of ours that it names.
 type mover struct{ p *Places }
 
-func (m mover) of(service string) (*peers.Commands, error) {
+func (m mover) of(service string) (rebalance.Mover, error) {
 	k := key{service: service, kind: optimize.Rebalance}
 	m.p.mu.Lock()
 	defer m.p.mu.Unlock()
@@ -246,7 +250,21 @@ func (m mover) of(service string) (*peers.Commands, error) {
 	if !ok {
 		return nil, fmt.Errorf("places: the policy has no places.%s.peers: put it back there", service)
 	}
-	return peers.New(has.Options(m.p.o.Getenv))
+	if len(has.Members) == 0 {
+		return peers.New(has.Options(m.p.o.Getenv))
+	}
+	if m.p.o.Node == nil {
+		return nil, fmt.Errorf("places: places.%s.peers has members, which this server cannot ask: start it with --node", service)
+	}
+	nodes := &Nodes{By: m.p.o.Node}
+	for _, text := range has.Members {
+		id, err := peer.Decode(text)
+		if err != nil {
+			return nil, fmt.Errorf("places: places.%s.peers.members: %.80q: %w", service, text, err)
+		}
+		nodes.Members = append(nodes.Members, id)
+	}
+	return nodes, nil
 }
 
 // Nodes implements [rebalance.Mover].
