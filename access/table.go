@@ -121,6 +121,10 @@ func Rows() []Row {
 		row("GET /api/v1/targets", decided, "read", "agents", fromQuery),
 		row("POST /api/v1/targets/profile", decided, "read", "profiles/raw", fromBody),
 
+		// Symbols. Who may send profiles may send the names in them; that a binary is there tells no more than its profiles do.
+		row("GET /api/v1/symbols", decided, "read", "profiles/aggregate", ofAll),
+		row("POST /api/v1/symbols", decided, "write", "profiles/symbols", ofAll),
+
 		// Findings.
 		row("GET /api/v1/findings", decided, "read", "findings", fromQuery),
 		row("GET /api/v1/findings/{id}", decided, "read", "findings", ofFinding),
