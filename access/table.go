@@ -136,6 +136,9 @@ func Rows() []Row {
 		row("GET /api/v1/tasks/snapshot", decided, "read", "profiles/raw", needService),
 		row("GET /api/v1/tasks/list", decided, "read", "profiles/raw", needService),
 		row("GET /api/v1/tasks/details", decided, "read", "profiles/raw", needService),
+		// Symbols. Who may send profiles may send the names in them; that a binary is there tells no more than its profiles do.
+		row("GET /api/v1/symbols", decided, "read", "profiles/aggregate", ofAll),
+		row("POST /api/v1/symbols", decided, "write", "profiles/symbols", ofAll),
 
 		// Findings.
 		row("GET /api/v1/findings", decided, "read", "findings", fromQuery),

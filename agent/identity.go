@@ -158,6 +158,22 @@ func syncDir(dir string) {
 	}
 }
 
+// Key is an agent's key, for a program that sends something in an agent's name.
+type Key struct{ id *identity }
+
+// ReadKey reads the key file of [Options].KeyFile. One that is missing is an error.
+func ReadKey(path string) (*Key, error) {
+	id, err := readIdentity(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{id}, nil
+}
+
+// Sign signs a request as agents sign theirs (docs/format/signature.md). Nothing of it may change after that; each time that it is
+// sent it is signed anew.
+func (k *Key) Sign(req *http.Request, body []byte) error { return k.id.sign(req, body, time.Now()) }
+
 // keyID is the public key in base64url without padding, 43 characters.
 func (id *identity) keyID() string {
 	return base64.RawURLEncoding.EncodeToString(id.key.Public().(ed25519.PublicKey))

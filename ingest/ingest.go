@@ -82,6 +82,10 @@ type Options struct {
 	// unsigned ones and any key.
 	Signatures *Verifier
 
+	// Names gives functions of a profile that arrives the names that people know, and addresses those of their functions. It returns
+	// another profile, or the same where there is nothing to do; one that it could not look up is no reason to refuse a profile. nil names nothing.
+	Names func(ctx context.Context, tenant string, p *profile.Profile) *profile.Profile
+
 	// Limits bound one profile. Compressed is 16 MiB where it is 0, Decoded 256 MiB;
 	// the others have profile.Limits' defaults.
 	Limits profile.Limits
@@ -330,9 +334,27 @@ func (in *Ingest) keep(ctx context.Context, h *hold, b *batch) error {
 	if err := b.each(func(p *Push) error { return checkTypes(p.Profile) }); err != nil {
 		return err
 	}
+	if err := in.name(ctx, h, b); err != nil {
+		return err
+	}
 	return b.each(func(p *Push) error {
 		p.Tenant, p.SignedBy = h.tenant, keyID
 		return in.opt.Append(ctx, *p)
+	})
+}
+
+// name gives names to the functions of all profiles.
+func (in *Ingest) name(ctx context.Context, h *hold, b *batch) error {
+	if in.opt.Names == nil {
+		return nil
+	}
+	return b.each(func(p *Push) error {
+		named := in.opt.Names(ctx, h.tenant, p.Profile)
+		if named == p.Profile {
+			return nil
+		}
+		p.Profile = named
+		return encoded(h, p)
 	})
 }
 

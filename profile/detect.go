@@ -24,7 +24,7 @@ const (
 // It looks at the first bytes, not at a file's name, and says which it found.
 // The error wraps [ErrCorrupt] or [ErrTooLarge].
 func Read(r io.Reader, lim Limits) (p *Profile, format string, err error) {
-	const head = 16 << 10
+	const head = 160 << 10 // zstd tells nothing of a block before all of it is there, which is up to 128 KiB
 	in := bufio.NewReaderSize(r, head)
 	raw, err := in.Peek(head)
 	if err != nil && err != io.EOF {
@@ -33,7 +33,7 @@ func Read(r io.Reader, lim Limits) (p *Profile, format string, err error) {
 	if len(raw) == 0 {
 		return nil, "", fmt.Errorf("%w: it is empty; %s", ErrCorrupt, understood)
 	}
-	open, start := unpack(raw)
+	open, start := Unpack(raw)
 	format = sniff(start)
 	switch {
 	case format == FormatPprof:
@@ -51,8 +51,8 @@ func Read(r io.Reader, lim Limits) (p *Profile, format string, err error) {
 	} else {
 		p, err = ParseFolded(text, lim)
 	}
-	if c, ok := text.(*zstdReader); ok {
-		c.Close()
+	if c, ok := text.(io.Closer); ok {
+		c.Close() // nothing depends on it: what is wrong was said by reading
 	}
 	return p, format, err
 }
@@ -62,6 +62,12 @@ const understood = "understood are pprof, folded stacks (a;b;c 12) and the text 
 // zstdReader is a decoder of one goroutine.
 type zstdReader struct{ *zstd.Decoder }
 
+// Close frees what the decoder holds.
+func (z *zstdReader) Close() error {
+	z.Decoder.Close()
+	return nil
+}
+
 func openZstd(r io.Reader) (io.Reader, error) {
 	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
@@ -70,9 +76,10 @@ func openZstd(r io.Reader) (io.Reader, error) {
 	return &zstdReader{d}, nil
 }
 
-// unpack says how the data that starts with raw is to be opened, and what it
-// then starts with, as far as the first bytes tell.
-func unpack(raw []byte) (open func(io.Reader) (io.Reader, error), start []byte) {
+// Unpack says how the data that starts with raw is to be opened (gzip and zstd are
+// undone), and what it then starts with, as far as the first bytes tell. A reader
+// that open gives may be an io.Closer.
+func Unpack(raw []byte) (open func(io.Reader) (io.Reader, error), start []byte) {
 	switch {
 	case bytes.HasPrefix(raw, []byte{0x1f, 0x8b}):
 		open = func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }

@@ -20,7 +20,9 @@ import (
 // outermost frame. The profile has a column "samples", and one for each event
 // with the sum of its periods (or of its samples, where perf printed none).
 // pid and tid are numeric labels. A symbol that perf did not know keeps its
-// address; "(inlined)" frames are lines of the function they are in.
+// address; "(inlined)" frames are lines of the function they are in. The
+// duration is from the first sample to the last: their times are of a clock that
+// says nothing of the date.
 // The error wraps [ErrCorrupt] or [ErrTooLarge] and tells the line.
 func ParsePerfScript(r io.Reader, lim Limits) (*Profile, error) {
 	lines := newLineReader(r, lim)
@@ -52,6 +54,7 @@ type perfSample struct {
 	pid, tid int64
 	event    string
 	period   int64 // 0: not printed
+	at       int64 // nanoseconds since some start; 0: not printed
 }
 
 // perfRow is a sample that was read.
@@ -74,6 +77,8 @@ type perfReader struct {
 	names  []string // of events, in the order they came
 	period []bool   // of event: perf printed one
 	rows   []perfRow
+
+	first, last int64 // times of samples; 0: none was printed
 }
 
 func (p *perfReader) line(line []byte) error {
@@ -133,7 +138,21 @@ func perfHeader(text []byte) (s perfSample, rest []byte, ok bool) {
 	if m[5] != nil {
 		s.period, err[2] = strconv.ParseInt(string(m[5]), 10, 64)
 	}
+	s.at = perfTime(string(m[4]))
 	return s, rest, err == [3]error{} && s.event != ""
+}
+
+// perfTime is a time as perf prints it, seconds with six digits of fraction or nine (--ns), in nanoseconds; 0 for one that is no such.
+func perfTime(s string) int64 {
+	whole, fraction, ok := strings.Cut(s, ".")
+	if !ok || len(whole) > 9 || len(fraction) > 9 { // nine digits of seconds are 31 years
+		return 0
+	}
+	ns, err := strconv.ParseInt(whole+(fraction + "000000000")[:9], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return ns
 }
 
 // perfFrame reads "address symbol+0xoffset (file)". Symbols and files may have
@@ -253,6 +272,12 @@ func (p *perfReader) finish() error {
 	labels := p.b.LabelSet([]SampleLabel{
 		{Key: p.b.String("pid"), Num: p.sample.pid}, {Key: p.b.String("tid"), Num: p.sample.tid}})
 	p.rows = append(p.rows, perfRow{at, labels, event, p.sample.period})
+	if t := p.sample.at; t > 0 {
+		if p.first == 0 || t < p.first { // those of several processors are not in order
+			p.first = t
+		}
+		p.last = max(p.last, t)
+	}
 	p.open, p.frames, p.inline, p.depth = false, p.frames[:0], nil, 0
 	return nil
 }
@@ -286,6 +311,7 @@ func (p *perfReader) profile() *Profile {
 		prof.Values[r.event+1][i] += v
 	}
 	prof.DefaultSampleType = prof.SampleTypes[1].Type
+	prof.DurationNanos = p.last - p.first
 	return prof
 }
 

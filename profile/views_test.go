@@ -559,3 +559,30 @@ func viewKeepLargest(t *Tree, maxNodes int) []bool {
 	}
 	return keep
 }
+
+// TestPerfReal: testdata/perf-6.1.txt is what perf 6.1 (Debian's linux-perf) printed of `perf record -e cpu-clock -F 99 -g`, a C program that calls slow and
+// fast by turns. Only its folder was changed.
+func TestPerfReal(t *testing.T) {
+	f, err := os.Open(filepath.Join("testdata", "perf-6.1.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, format, err := Read(f, Limits{})
+	if err != nil || format != FormatPerf {
+		t.Fatal(format, err)
+	}
+	if p.Total(0) != 25 || p.Total(1) != 25*10101010 || p.SampleTypes[1] != (ValueType{"cpu-clock", "nanoseconds"}) {
+		t.Errorf("%v: %d samples, %d ns", p.SampleTypes, p.Total(0), p.Total(1))
+	}
+	if p.DurationNanos != 518_500_000 || p.TimeNanos != 0 { // 65991.449031 to 65991.967531
+		t.Errorf("duration %d, time %d", p.DurationNanos, p.TimeNanos)
+	}
+	self := map[string]int64{}
+	for _, r := range Top(p, 0) {
+		self[r.Name] = r.Self
+	}
+	if self["slow"] != 21 || self["fast"] != 3 || self["_raw_spin_unlock_irqrestore"] != 1 {
+		t.Errorf("%v", self)
+	}
+}

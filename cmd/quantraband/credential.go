@@ -33,6 +33,8 @@ type credentials struct {
 	token    string
 	ca       string
 	insecure bool
+	// anonymous is that no token is shown: the request says by a signature who sends it.
+	anonymous bool
 }
 
 func (c *credentials) flags(cmd *cobra.Command) {
@@ -120,7 +122,7 @@ func (s *showing) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := s.trust(); err != nil {
 		return nil, err
 	}
-	if token == "" {
+	if token == "" || s.c.anonymous {
 		return s.next.RoundTrip(r)
 	}
 	if to.Scheme != "https" && !loopbackHost(to.Hostname()) && !s.c.insecure {

@@ -21,6 +21,7 @@ import (
 	"github.com/quantra-l/quantra/store/blocks"
 	"github.com/quantra-l/quantra/store/bucket"
 	"github.com/quantra-l/quantra/store/clickhouse"
+	"github.com/quantra-l/quantra/symbols"
 )
 
 // leaseTTL is how long the work of a server that died lies before another takes it up.
@@ -132,6 +133,8 @@ type engine struct {
 	clickhouse *clickhouse.DB
 	control    *control.DB
 	share      memoryShares
+	symbols    *symbols.Store
+	folder     bucket.Bucket // of symbols, where profiles are in ClickHouse
 }
 
 // openEngine opens what is in the data folder and in the bucket. What the data folder is locked by is said as such.
@@ -155,6 +158,9 @@ func (a *app) openEngine(ctx context.Context, dir string, o engineOptions, log *
 		backend, err = e.openBlocks(ctx, dir, o, log)
 	}
 	if err != nil {
+		return e, err
+	}
+	if err = e.openSymbols(ctx, dir, log); err != nil {
 		return e, err
 	}
 	var bar *progress
@@ -258,8 +264,10 @@ func (e *engine) Close() error {
 	if e.control != nil {
 		errs = append(errs, e.control.Close())
 	}
-	if e.bucket != nil {
-		errs = append(errs, e.bucket.Close())
+	for _, b := range []bucket.Bucket{e.bucket, e.folder} {
+		if b != nil {
+			errs = append(errs, b.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quantra-l/quantra/ingest/files"
 	"github.com/quantra-l/quantra/profile"
 )
 
@@ -23,7 +24,8 @@ type input struct {
 // source is one opened argument.
 type source struct {
 	io.ReadCloser
-	size int64 // -1 if unknown
+	size     int64     // -1 if unknown
+	modified time.Time // when a file was last written; zero if unknown
 }
 
 // open opens a file, standard input ("-") or a URL.
@@ -37,7 +39,7 @@ func (a *app) open(ctx context.Context, in *input, name string) (source, error) 
 			return source{}, usagef("standard input is a terminal: pipe a profile into it, or name a file")
 		}
 		in.stdin = true
-		return source{io.NopCloser(a.stdin), -1}, nil
+		return source{ReadCloser: io.NopCloser(a.stdin), size: -1}, nil
 	case strings.HasPrefix(name, "http://"), strings.HasPrefix(name, "https://"):
 		return download(ctx, name, in.timeout)
 	}
@@ -58,9 +60,9 @@ func (a *app) open(ctx context.Context, in *input, name string) (source, error) 
 		return source{}, fmt.Errorf("%s: it is a folder; name the profile files in it", name)
 	}
 	if !info.Mode().IsRegular() {
-		return source{f, -1}, nil
+		return source{ReadCloser: f, size: -1}, nil
 	}
-	return source{f, info.Size()}, nil
+	return source{f, info.Size(), info.ModTime()}, nil
 }
 
 // download begins to read what a URL answers, such as a program's
@@ -87,7 +89,7 @@ func download(ctx context.Context, url string, timeout time.Duration) (source, e
 		body.Close()
 		return source{}, unavailablef("%s: the server answers %s: %s", url, resp.Status, strings.TrimSpace(string(text)))
 	}
-	return source{body, resp.ContentLength}, nil
+	return source{ReadCloser: body, size: resp.ContentLength}, nil
 }
 
 type cancelCloser struct {
@@ -109,14 +111,22 @@ func (a *app) read(ctx context.Context, in *input, name string) (*profile.Profil
 	defer src.Close()
 	bar := a.progress("reading "+name, src.size)
 	defer bar.end()
-	p, _, err := profile.Read(&ctxReader{ctx, bar.reader(src)}, profile.Limits{})
+	f, err := files.Read(&ctxReader{ctx, bar.reader(src)}, files.Options{})
 	if err != nil {
-		if name == "-" {
-			name = "standard input"
-		}
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", argName(name), err)
 	}
-	return p, nil
+	if n := len(f.Profiles); n > 1 {
+		a.warn(fmt.Sprintf("%s has %d profiles; this is that of %s", argName(name), n, profile.NameOf(f.Main())))
+	}
+	return f.Main(), nil
+}
+
+// argName is an argument as people are told of it.
+func argName(name string) string {
+	if name == "-" {
+		return "standard input"
+	}
+	return name
 }
 
 // ctxReader ends with ctx's error, so that Ctrl-C ends the decoding of a big file.

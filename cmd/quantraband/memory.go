@@ -19,6 +19,8 @@ type memoryShares struct {
 	head, query, columns, inFlight, ingest int64
 
 	agents, results, nonces int64 // what agents say of themselves, their results on their way, signed requests that are remembered
+
+	symbols int64 // tables of symbols that were asked lately
 }
 
 // shares divides total; 0 is no limit, and each share is what it is at most.
@@ -35,6 +37,7 @@ func shares(total, query int64) memoryShares {
 		agents:   min(256<<20, total/32),
 		results:  min(128<<20, total/16),
 		nonces:   min(64<<20, total/64),
+		symbols:  min(192<<20, total/64),
 	}
 	if query > 0 {
 		s.query = query

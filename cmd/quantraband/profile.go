@@ -13,8 +13,9 @@ import (
 	"github.com/quantra-l/quantra/profile"
 )
 
-const profileInputsHelp = `FILE is a pprof profile (raw, gzip or zstd), folded stacks, or the text of
-"perf script"; - is standard input, and an http:// or https:// address is
+const profileInputsHelp = `FILE is a pprof profile, folded stacks, the text of "perf script", speedscope's,
+V8's .cpuprofile, a trace of Chrome's or a recording of Java's Flight Recorder,
+raw, gzip or zstd; - is standard input, and an http:// or https:// address is
 fetched. Several files are summed.`
 
 // selection is what the profile commands share: which values of which samples.

@@ -93,11 +93,11 @@ func TestShares(t *testing.T) {
 		if sum := s.head + s.query + s.columns + s.inFlight; sum > total/2 || s.head <= 0 || s.query <= 0 || s.columns <= 0 || s.inFlight <= 0 {
 			t.Errorf("%d: %+v", total, s)
 		}
-		if all := s.head + s.query + s.columns + s.inFlight + s.ingest + s.agents + s.results + s.nonces; all > total/4*3 || s.agents <= 0 || s.results <= 0 || s.nonces <= 0 {
+		if all := s.head + s.query + s.columns + s.inFlight + s.ingest + s.agents + s.results + s.nonces + s.symbols; all > total/4*3 || s.agents <= 0 || s.results <= 0 || s.nonces <= 0 || s.symbols <= 0 {
 			t.Errorf("%d: all parts at once leave too little: %+v", total, s)
 		}
 	}
-	if s := shares(0, 0); s != (memoryShares{1 << 30, 256 << 20, 64 << 20, 64 << 20, 256 << 20, 256 << 20, 128 << 20, 64 << 20}) {
+	if s := shares(0, 0); s != (memoryShares{1 << 30, 256 << 20, 64 << 20, 64 << 20, 256 << 20, 256 << 20, 128 << 20, 64 << 20, 192 << 20}) {
 		t.Errorf("no limit: %+v", s)
 	}
 	if s := shares(1<<30, 5); s.query != 5 {

@@ -29,6 +29,7 @@ import (
 	"github.com/quantra-l/quantra/profile"
 	"github.com/quantra-l/quantra/record"
 	"github.com/quantra-l/quantra/store"
+	"github.com/quantra-l/quantra/symbols"
 	"github.com/quantra-l/quantra/watch"
 	"github.com/quantra-l/quantra/watch/alert"
 	"github.com/quantra-l/quantra/web"
@@ -68,6 +69,7 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	}
 	in, err := ingest.New(ingest.Options{
 		Append:   sendsBy(who, appendTo(db)),
+		Names:    namesOf(e.symbols, log),
 		Logger:   log,
 		Registry: registry,
 		MaxAge:   o.engine.longest(), // what is older would go at once
@@ -129,11 +131,12 @@ func assemble(e *engine, o upOptions, rules analysis, changes changesOptions, au
 	if err != nil {
 		return nil, err
 	}
+	routes[symbols.Path] = e.symbols.Handler(tenantOf, log)
 	guarded := guard.Handler(log)
 	routes[zerotrust.APIPath], routes[zerotrust.APIPath+"/"] = guarded, guarded
 	routes[auditPath+"/"] = audit.handler(o.audit.archive, log)
 	ui, err := web.New(web.Options{
-		Store: db,
+		Store: named{db, e.symbols},
 		Allow: allowQuestions(who),
 		Ready: func() error { // what is stuck is no reason to start the process anew
 			return errors.Join(db.Healthy(), watcher.Healthy(), optimizer.Healthy(), audit.Healthy())

@@ -1,7 +1,8 @@
 // Package formats reads what profilers send that is neither pprof nor folded
-// text: Pyroscope's binary trie and tree, and speedscope's JSON. Each reader takes
-// bytes that are in memory already and gives a profile of one column; what its
-// numbers mean, the formats do not say.
+// text: Pyroscope's binary trie and tree, speedscope's JSON, and what V8 writes
+// (.cpuprofile, and the CPU profiles of Chrome's traces). Each reader takes bytes
+// that are in memory already. Of all but V8's it gives a profile of one column;
+// what its numbers mean, the formats do not say.
 //
 // Bytes come from strangers: no reader follows a count that the bytes that are
 // left cannot hold, and all are bound by [profile.Limits]. Errors wrap

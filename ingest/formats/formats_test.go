@@ -138,8 +138,11 @@ func FuzzFormats(f *testing.F) {
 	f.Add(uint8(1), trieOf)
 	f.Add(uint8(2), []byte(speedscopeOf))
 	f.Add(uint8(2), []byte(eventedOf))
+	f.Add(uint8(3), readFile(f, "node-20.cpuprofile"))
+	f.Add(uint8(3), []byte(tinyV8))
+	f.Add(uint8(4), readFile(f, "chromium-trace.json"))
 	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
-		read := []func([]byte, profile.Limits) (*profile.Profile, error){ParseTree, ParseTrie, ParseSpeedscope}[which%3]
+		read := []func([]byte, profile.Limits) (*profile.Profile, error){ParseTree, ParseTrie, ParseSpeedscope, ParseCPUProfile, ParseChromeTrace}[which%5]
 		p, err := read(b, profile.Limits{Stacks: 1 << 16, Samples: 1 << 16})
 		if err != nil {
 			if !errors.Is(err, profile.ErrCorrupt) && !errors.Is(err, profile.ErrTooLarge) {

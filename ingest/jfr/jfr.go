@@ -53,7 +53,9 @@ type chunk struct {
 	b       []byte
 	off     int
 	steps   int
-	compact bool // numbers are LEB128, else of fixed size
+	compact bool  // numbers are LEB128, else of fixed size
+	from    int64 // Unix nanoseconds, by the header; 0 is not said
+	length  int64 // nanoseconds
 	ticks   float64
 	classes map[int64]*class
 
@@ -105,6 +107,7 @@ func chunks(b []byte, f func(*chunk) error) error {
 		}
 		c := &chunk{
 			b: rest[:size], steps: int(size)*stepsPerByte + 4096, compact: binary.BigEndian.Uint32(rest[64:])&1 != 0, ticks: 1e9 / float64(perSecond),
+			from: max(int64(binary.BigEndian.Uint64(rest[32:])), 0), length: max(int64(binary.BigEndian.Uint64(rest[40:])), 0),
 			classes: map[int64]*class{}, stacks: map[int64]trace{}, methods: map[int64]method{}, names: map[int64]int64{},
 			symbols: map[int64]string{}, texts: map[int64]string{}, states: map[int64]string{},
 		}

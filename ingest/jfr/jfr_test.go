@@ -34,6 +34,9 @@ func recorded(t testing.TB) []byte {
 	return b
 }
 
+// When the recording was, by its header.
+const wantFrom, wantLength = 1795700759003458000, 1949064000
+
 // TestRecorded has the figures of the recording as the JDK's own reader prints its events (jfr print).
 func TestRecorded(t *testing.T) {
 	out, err := Parse(recorded(t), Options{})
@@ -50,6 +53,9 @@ func TestRecorded(t *testing.T) {
 		}
 		if got := [2]int64{n.Profile.Total(0), n.Profile.Total(1)}; got != want[n.Name] {
 			t.Errorf("%s: %v, must be %v", n.Name, got, want[n.Name])
+		}
+		if n.Profile.TimeNanos != wantFrom || n.Profile.DurationNanos != wantLength {
+			t.Errorf("%s: at %d for %d", n.Name, n.Profile.TimeNanos, n.Profile.DurationNanos)
 		}
 		var b strings.Builder
 		if err := profile.WriteFolded(&b, n.Profile, 0); err != nil || !strings.Contains(b.String(), "Busy.main") {

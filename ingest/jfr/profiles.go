@@ -72,6 +72,7 @@ type recording struct {
 	maxDepth int
 	maxNodes int
 	maxCount int
+	from, to int64 // Unix nanoseconds of all chunks; 0 is not said
 }
 
 // Parse reads a recording: a profile for each kind of which it has a sample.
@@ -92,6 +93,7 @@ func Parse(b []byte, o Options) ([]Named, error) {
 			continue
 		}
 		p := kb.b.Profile()
+		p.TimeNanos, p.DurationNanos = r.from, r.to-r.from
 		p.PeriodType = kindsOf[k].period
 		if kind(k) == kindCPU || kind(k) == kindWall {
 			p.Period = r.period
@@ -114,6 +116,12 @@ func (r *recording) chunk(c *chunk) error {
 		if kb != nil { // numbers of constants are a chunk's own
 			kb.stacks, kb.locs = map[int64]uint32{}, map[frame]uint32{}
 		}
+	}
+	if c.from > 0 && c.length <= math.MaxInt64-c.from {
+		if r.from == 0 || c.from < r.from {
+			r.from = c.from
+		}
+		r.to = max(r.to, c.from+c.length)
 	}
 	wall, err := c.wallClock()
 	if err != nil {
