@@ -2,8 +2,11 @@ package simulate
 
 import (
 	"flag"
+	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/quantra-l/quantra/optimize"
 )
 
 var long = flag.Bool("long", false, "run each story many times")
@@ -32,4 +35,26 @@ func TestReport(t *testing.T) {
 	if 2*promoted < good {
 		t.Errorf("%d of %d good changes are promoted", promoted, good)
 	}
+}
+
+// TestSlowLeaks are leaks that no single stage shows well: one was promoted before its whole course was looked at, one because its second half happened to
+// look flat at one look of many.
+func TestSlowLeaks(t *testing.T) {
+	for _, f := range Families() {
+		if f.Name != "slow burn" {
+			continue
+		}
+		for _, seed := range []uint64{20396, 500126} {
+			s := f.Make(rand.New(rand.NewPCG(seed, 0xfa3)))
+			o, err := Run(t.Context(), seed, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.Change.State == optimize.Done || o.On != 0 {
+				t.Errorf("seed %d: it is %s, in force at %d of %d: %s", seed, o.Change.State, o.On, o.Of, o.Change.Reason)
+			}
+		}
+		return
+	}
+	t.Fatal("there is no slow burn")
 }
