@@ -22,6 +22,7 @@ import (
 // without a lock, and know by its address whether what they have checked before still holds.
 type authority struct {
 	issuers    map[seal.PublicKey]string // their ids
+	keys       *seal.KeyCache            // holds the issuers' keys, in the form that verifies fastest
 	selfSigned map[string]bool           // kinds that may vouch for themselves
 	lists      map[seal.PublicKey]*revocations
 	principals map[string]string // revoked, with the reason
@@ -37,7 +38,10 @@ type revocations struct {
 
 // newAuthority is an authority of these issuers and lists.
 func newAuthority(issuers map[seal.PublicKey]string, selfSigned map[string]bool, lists map[seal.PublicKey]*revocations) *authority {
-	a := &authority{issuers: issuers, selfSigned: selfSigned, lists: lists, principals: map[string]string{}, documents: map[[sha256.Size]byte]string{}}
+	a := &authority{issuers: issuers, keys: seal.NewKeyCache(max(1, len(issuers))), selfSigned: selfSigned, lists: lists, principals: map[string]string{}, documents: map[[sha256.Size]byte]string{}}
+	for k := range issuers {
+		a.keys.Hold(k)
+	}
 	for _, l := range lists {
 		for i := range l.Entries {
 			if e := &l.Entries[i]; e.Principal != "" {
@@ -85,8 +89,14 @@ type passport struct {
 }
 
 // newPassport verifies a document that was decoded.
-func newPassport(d *Identity, doc []byte) (*passport, error) {
-	if err := d.verify(doc); err != nil {
+func (a *authority) newPassport(d *Identity, doc []byte) (*passport, error) {
+	verify := d.Issuer.Verify
+	if a.issuers[d.Issuer] != "" {
+		verify = func(domain string, message []byte, s seal.Signature) error {
+			return a.keys.Verify(domain, d.Issuer, message, s)
+		}
+	}
+	if err := d.verify(doc, verify); err != nil {
 		return nil, err
 	}
 	p := &passport{Identity: *d, doc: bytes.Clone(doc), sum: sha256.Sum256(doc), id: d.ID(), from: d.NotBefore.Unix(), to: d.Expires.Unix()}

@@ -435,12 +435,13 @@ func (g *Guard) cached(doc []byte) *cached {
 // verify checks a document's signature, and remembers it where it is believed.
 func (g *Guard) verify(d *Identity, doc []byte) (*cached, error) {
 	g.verified.Add(1)
-	p, err := newPassport(d, doc)
+	a := g.authority.Load()
+	p, err := a.newPassport(d, doc)
 	if err != nil {
 		return nil, err
 	}
 	c := &cached{passport: *p}
-	if a := g.authority.Load(); a.refuses(p) == "" {
+	if a = g.authority.Load(); a.refuses(p) == "" { // what is in force now, after the time that a signature takes
 		c.checked.Store(a)
 		if !p.SelfSigned() {
 			c.class = vouched
