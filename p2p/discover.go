@@ -147,7 +147,7 @@ func limitsOf(l *Limits) rcmgr.ConcreteLimitConfig {
 	}
 	one := rcmgr.ResourceLimits{
 		Streams: rcmgr.LimitVal(l.StreamsPeer), StreamsInbound: rcmgr.LimitVal(l.StreamsPeer), StreamsOutbound: rcmgr.LimitVal(l.StreamsPeer),
-		Memory: rcmgr.LimitVal64(max(l.Memory/4, 16<<20)),
+		Memory: rcmgr.LimitVal64(max(l.Memory/16, 16<<20)),
 	}
 	// What has not been let in yet has a place of its own at libp2p (transient): as many as may be judged at once.
 	transient := rcmgr.ResourceLimits{

@@ -136,11 +136,15 @@ type Limits struct {
 	ConnectionsAddress  int   // from one address (IPv6: a /56). 64
 	Streams             int   // at once. 64 for each of Peers
 	StreamsPeer         int   // of one peer at once. 256
-	Memory              int64 // bytes of buffers that libp2p may reserve. 128 MiB
+	Memory              int64 // bytes of buffers that libp2p may reserve: windowFor for each of Peers. What is reserved is what a peer may fill, not what it has
 	Judging             int   // handshakes of the guard at once. 256
 	Waiting             int   // streams of one peer that wait for its verdict. 16
 	RememberedAddresses int   // addresses of peers that were let in, which come in under a flood. 4,096
 }
+
+// windowFor is what a peer's streams reserve: each has a window of 256 KiB from its beginning (yamux, "Initial window size"), and a peer that hears and
+// sends has six for good, and more for moments.
+const windowFor = 2 << 20
 
 func (l *Limits) defaults() error {
 	for _, f := range []struct {
@@ -168,7 +172,7 @@ func (l *Limits) defaults() error {
 		return fmt.Errorf("p2p: Limits.Memory is %d: it must not be negative", l.Memory)
 	}
 	if l.Memory == 0 {
-		l.Memory = 128 << 20
+		l.Memory = windowFor * int64(l.Peers)
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func (r *real) newNode(key seal.Key, kind string, change func(*p2p.Options)) (*z
 		return guard, nil, err
 	}
 	o := p2p.Options{Key: key, Guard: guard, Document: doc, NoDHT: true, Announce: []string{nowhere}, JudgeTime: 2 * time.Second, Log: slog.New(slog.DiscardHandler)}
-	o.Admission = zerotrust.AdmissionOptions{PerAddress: 1 << 20, Total: 1 << 20} // all come from one address
+	o.Admission, o.Limits.ConnectionsAddress = zerotrust.AdmissionOptions{PerAddress: 1 << 20, Total: 1 << 20}, 1<<20 // all come from one address
 	change(&o)
 	core, err := p2p.New(context.Background(), o)
 	return guard, core, errors.Join(err)
@@ -128,8 +128,10 @@ func (r *real) start(i int) (err error) {
 	if err != nil {
 		return err
 	}
-	for j := range i {
-		r.nodes[j].links[i].Target("127.0.0.1:" + port)
+	for j := range r.nodes {
+		if l := r.nodes[j].links[i]; l != nil {
+			l.Target("127.0.0.1:" + port)
+		}
 	}
 	return nil
 }
