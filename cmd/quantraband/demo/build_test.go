@@ -108,7 +108,8 @@ func TestSlowBuild(t *testing.T) {
 	treated.Applied = now.Add(-400 * time.Second)
 	v := judge.Judge(judge.Input{Metrics: []judge.Metric{{Name: "cpu_per_request", Critical: true, Tolerate: 0.05, PerRequest: true}},
 		Treated: []judge.Member{treated}, Control: []judge.Member{control}, From: treated.Applied, To: now}, judge.Options{})
-	if v.Decision != judge.Fail || v.Guilty != SlowFunction || !strings.Contains(v.Reason, "signReceipt") {
+	// Under the race detector most of what the function costs is the detector's.
+	if v.Decision != judge.Fail || !underRace && (v.Guilty != SlowFunction || !strings.Contains(v.Reason, "signReceipt")) {
 		t.Errorf("%s, guilty %q: %s", v.Decision, v.Guilty, v.Reason)
 	}
 	t.Log(v.Reason)
