@@ -23,8 +23,8 @@ const (
 	// to punchMost.
 	punchEach = 2 * time.Second
 	punchMost = 5 * time.Minute
-	// maxSeen are the public addresses of ours that are remembered, the last that peers have seen.
-	maxSeen = 4
+	// maxSeen are the public addresses of ours that peers are told, the last that others have seen; maxNoted are those that are remembered.
+	maxSeen, maxNoted = 4, 64
 )
 
 // puncher has peers that are reached by a relay alone try for a direct connection (DCUtR). libp2p's service does so once, when the two meet. That is in vain
@@ -36,12 +36,13 @@ type puncher struct {
 	events  event.Subscription
 
 	mu   sync.Mutex
-	seen []seenAs // the last first
+	seen []seenAs // the last first; of anybody, as it comes before he is judged
 	next map[peer.ID]attempt
 }
 
-// seenAs is an address at which a peer has seen us.
+// seenAs is an address at which a peer says to have seen us. It counts while he is let in: others dial what we tell them, and a stranger could name anybody's.
 type seenAs struct {
+	by    peer.ID
 	at    netip.AddrPort
 	udp   bool
 	local uint16 // our port
@@ -86,7 +87,7 @@ func (p *puncher) run() {
 				return // the host has ended
 			}
 			if e, ok := e.(event.EvtPeerIdentificationCompleted); ok && e.ObservedAddr != nil && e.Conn != nil {
-				p.note(e.Conn.LocalMultiaddr(), e.ObservedAddr)
+				p.note(e.Peer, e.Conn.LocalMultiaddr(), e.ObservedAddr)
 			}
 		case <-tick.C:
 			p.again()
@@ -134,7 +135,7 @@ func addressAt(at netip.AddrPort, udp bool) ma.Multiaddr {
 }
 
 // note remembers by which address a peer has seen us, if that is one by which others can reach a port that we listen on.
-func (p *puncher) note(local, seen ma.Multiaddr) {
+func (p *puncher) note(by peer.ID, local, seen ma.Multiaddr) {
 	here, udp, ok := portOf(local)
 	at, same, public := portOf(seen)
 	if !ok || !public || udp != same || !manet.IsPublicAddr(seen) || !p.listens(here.Port(), udp) {
@@ -142,10 +143,19 @@ func (p *puncher) note(local, seen ma.Multiaddr) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	one := seenAs{at, udp, here.Port()}
+	one := seenAs{by, at, udp, here.Port()}
 	p.seen = slices.DeleteFunc(p.seen, func(s seenAs) bool { return s == one })
 	p.seen = slices.Insert(p.seen, 0, one)
-	p.seen = p.seen[:min(len(p.seen), maxSeen)]
+	if len(p.seen) > maxNoted {
+		last := maxNoted
+		for i := last; i > 0; i-- { // who is not let in makes no room for himself at the cost of those who are
+			if p.n.guards.get(p.seen[i].by) == nil {
+				last = i
+				break
+			}
+		}
+		p.seen = slices.Delete(p.seen, last, last+1)
+	}
 }
 
 // listens says that the node listens on a port.
@@ -167,7 +177,12 @@ func (p *puncher) addresses() (out []ma.Multiaddr) {
 	p.mu.Lock()
 	seen := slices.Clone(p.seen)
 	p.mu.Unlock()
+	told := map[netip.AddrPort]bool{}
 	for _, s := range seen {
+		if p.n.guards.get(s.by) == nil || len(told) == maxSeen && !told[s.at] {
+			continue
+		}
+		told[s.at] = true
 		out = append(out, addressAt(s.at, s.udp))
 		if s.at.Port() == s.local && p.listens(s.local, !s.udp) {
 			out = append(out, addressAt(s.at, !s.udp))
