@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/metrics"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/quantra-l/quantra/zerotrust"
@@ -82,6 +84,19 @@ func (n *Node) Status() Status {
 		s.Known = append(s.Known, n.known.shown(p))
 	}
 	return s
+}
+
+// Bytes are those of streams since the node began. Of a peer that was away for an hour they begin anew.
+type Bytes struct{ In, Out uint64 }
+
+// Bytes are those of all peers, and of each that is let in.
+func (n *Node) Bytes() (all Bytes, of map[peer.ID]Bytes) {
+	bytes := func(s metrics.Stats) Bytes { return Bytes{uint64(max(0, s.TotalIn)), uint64(max(0, s.TotalOut))} }
+	of = map[peer.ID]Bytes{}
+	for _, g := range n.guards.all() {
+		of[g.peer] = bytes(n.bandwidth.GetBandwidthForPeer(g.peer))
+	}
+	return bytes(n.bandwidth.GetBandwidthTotals()), of
 }
 
 // Counts are what was counted so far.

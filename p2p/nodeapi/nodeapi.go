@@ -265,7 +265,7 @@ func (a *API) figures() Figures {
 	d := s.at.Sub(before.at)
 	f := Figures{
 		Running: true, ID: st.ID, Version: a.o.Version, Time: s.at.UTC(), Since: a.began.UTC(), Reach: st.Reach,
-		Rates: s.all.since(before.all, d), BytesIn: st.BytesIn, BytesOut: st.BytesOut, Past: past,
+		Rates: s.all.since(before.all, d), BytesIn: rate(before.bytes.In, s.bytes.In, d), BytesOut: rate(before.bytes.Out, s.bytes.Out, d), Past: past,
 		Process: Process{s.cores(before), s.memory, runtime.NumGoroutine()},
 		Peers:   Crowd{All: len(st.Peers), Levels: map[string]int{}, Known: len(st.Known), Table: st.Table},
 		Pending: s.direct.Pending, PendingBytes: s.direct.PendingBytes, Counts: st.Counts, Admission: st.Admission,
@@ -319,6 +319,7 @@ func (a *API) peers(sort string, limit int) (any, error) {
 		}
 		here[id] = true
 		own, gossip, now := s.direct.Peers[id], s.gossip[id], s.peers[id]
+		p.BytesIn, p.BytesOut = s.bytesSince(before, id)
 		all = append(all, Peer{
 			Peer: p, Rates: now.since(before.peers[id], d), In: now.in, Out: now.out, InFlight: own.InFlight + gossip.Queued, Pending: own.Pending,
 			Topics: gossip.Topics, Score: gossip.Score,

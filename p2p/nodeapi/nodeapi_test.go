@@ -119,6 +119,7 @@ func TestFigures(t *testing.T) {
 	if want := (Rates{rate(0, came, 10*time.Second), 0.1}); f.Rates != want || f.Process.Cores != 0.5 || f.Process.Memory != 1<<20 {
 		t.Errorf("the rates are %+v with %v cores, want %+v with 0.5: %d came and one went in ten seconds", f.Rates, f.Process.Cores, want, came)
 	}
+	soon(t, "the bytes are counted, by libp2p once a second", func() bool { ask(t, a, "GET", Path, "", &f); return f.BytesIn > 0 && f.BytesOut > 0 })
 	if len(f.Topics) != 1 || f.Topics[0].In != came || f.Topics[0].Rates.In != f.Rates.In || !f.Topics[0].Heard {
 		t.Errorf("the topics: %+v", f.Topics)
 	}
@@ -209,6 +210,14 @@ func TestPast(t *testing.T) {
 	}
 	if a.last.at != at || a.before.at != at.Add(-sampleEvery) {
 		t.Errorf("rates are since %v at %v", a.before.at, at)
+	}
+	now := &sample{at: at.Add(10 * time.Second), byPeer: map[peer.ID]p2p.Bytes{"old": {In: 3000, Out: 500}, "new": {In: 1e9}}}
+	was := &sample{at: at, byPeer: map[peer.ID]p2p.Bytes{"old": {In: 1000}}}
+	if in, out := now.bytesSince(was, "old"); in != 200 || out != 50 {
+		t.Errorf("2,000 bytes in and 500 out in ten seconds are %v and %v", in, out)
+	}
+	if in, _ := now.bytesSince(was, "new"); in != 0 {
+		t.Errorf("the bytes of a peer that has come just now, of any time, are %v a second", in)
 	}
 	if r := rate(10, 4, time.Second); r != 0 {
 		t.Errorf("a counter that began anew has the rate %v", r)

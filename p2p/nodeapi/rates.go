@@ -7,6 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/quantra-l/quantra/p2p"
 	"github.com/quantra-l/quantra/p2p/broadcast"
 	"github.com/quantra-l/quantra/p2p/direct"
 )
@@ -34,12 +35,15 @@ type sample struct {
 	direct direct.Stats
 	topic  []broadcast.TopicStats
 	gossip map[peer.ID]broadcast.PeerStats
+	bytes  p2p.Bytes
+	byPeer map[peer.ID]p2p.Bytes
 }
 
 // look reads all counters.
 func (a *API) look() *sample {
 	s := &sample{at: a.o.Now(), peers: map[peer.ID]moved{}, topics: map[string]moved{}, direct: a.o.Direct.Stats()}
 	s.cpu, s.memory = a.o.Usage()
+	s.bytes, s.byPeer = a.o.Node.Bytes()
 	b := a.o.Broadcast.Stats()
 	s.topic, s.gossip = b.Topics, b.Peers
 	s.all = moved{s.direct.In + b.In, s.direct.Out + b.Out}
@@ -67,6 +71,16 @@ func rate(before, now uint64, d time.Duration) float64 {
 // since is the rates from one sample to another.
 func (m moved) since(before moved, d time.Duration) Rates {
 	return Rates{rate(before.in, m.in, d), rate(before.out, m.out, d)}
+}
+
+// bytesSince is a peer's bytes a second from one sample to another; none of a peer that has come meanwhile, whose bytes may be of an earlier time.
+func (s *sample) bytesSince(before *sample, p peer.ID) (in, out float64) {
+	was, there := before.byPeer[p]
+	if !there {
+		return 0, 0
+	}
+	now, d := s.byPeer[p], s.at.Sub(before.at)
+	return rate(was.In, now.In, d), rate(was.Out, now.Out, d)
 }
 
 // cores is how many processors were busy with this process, from one sample to another.

@@ -158,7 +158,8 @@ func TestNodeOfTwo(t *testing.T) {
 	b.click(".n-bar button", "Peers 1")
 	const twist = `.g-twist`
 	b.until(`document.querySelector("` + twist + `") && !/view/.test(location.search)`)
-	b.do(chromedp.Focus(twist), chromedp.KeyEvent(kb.Enter)) // by keyboard: what is unfolded is in the URL, and the focus stays
+	b.until(`(document.querySelector("` + twist + `").focus(), document.activeElement.matches("` + twist + `"))`) // in one, as the page may be drawn anew between two
+	b.do(chromedp.KeyEvent(kb.Enter))                                                                             // by keyboard: what is unfolded is in the URL, and the focus stays
 	b.until(`document.activeElement.matches('` + twist + `[aria-expanded="true"]') && new URLSearchParams(location.search).get("open") === "` + id.String() + `"`)
 	b.until(`/came\s+70\s+went\s+1\s/.test(` + text(".a-more") + `) && /hears\s+1 topic/.test(` + text(".a-more") + `) && ` + text(".a-more") + `.includes("/ip4/127.0.0.1/tcp/")`)
 	b.do(chromedp.Reload())
