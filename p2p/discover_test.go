@@ -34,7 +34,7 @@ func TestDHT(t *testing.T) {
 // TestBackAgain: a peer that it keeps to is connected to again when it comes back at the same address.
 func TestBackAgain(t *testing.T) {
 	key := keyOf(7)
-	b := newNode(t, func(o *Options) { o.Key = key })
+	b := newNode(t, func(o *Options) { o.Key, o.Listen = key, []string{"/ip4/127.0.0.1/tcp/0"} })
 	listen := b.inner.Network().ListenAddresses()[0].String()
 	a := newNode(t, func(o *Options) { o.Bootstrap = []string{b.Addrs()[0].String()} })
 	eventually(t, "it is connected to", func() bool { return a.guards.get(b.ID()) != nil })

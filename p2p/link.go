@@ -72,6 +72,11 @@ func (v *notified) Disconnected(_ network.Network, c network.Conn) {
 		return
 	}
 	n.settle(l, false, fmt.Errorf("%w: its connection has ended", ErrUnguarded))
+	n.wake()
+}
+
+// wake has keep look anew at who is gone.
+func (n *Node) wake() {
 	select {
 	case n.nudge <- struct{}{}:
 	default:
@@ -333,6 +338,7 @@ func (n *Node) ended(l *link, g *guarded, why error, broken bool) {
 	n.inner.ConnManager().UntagPeer(g.peer, "guard")
 	n.opt.Log.Info("a peer's session has ended", "peer", g.peer, "why", why)
 	n.tellLost(g.peer)
+	defer n.wake() // libp2p may have told of the connection's end before this, when the peer still counted as let in
 	if !broken && errors.Is(why, ErrDenied) {
 		n.refused(l, g.peer, why)
 		return
