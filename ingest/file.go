@@ -52,14 +52,13 @@ var cpuEvents = []string{"cpu-clock", "task-clock", "cycles", "cpu-cycles", "ref
 // ModelPerf brings what perf script printed into the model, and is its name. Of the clocks the period is CPU time; others
 // keep their event for a type.
 func ModelPerf(p *profile.Profile) string {
-	name := ""
-	for i, t := range p.SampleTypes[1:] { // the first is samples/count
+	name, types := "", slices.Clone(p.SampleTypes)
+	withoutColons(p)
+	for i, t := range types[1:] { // the first is samples/count
 		event, _, _ := strings.Cut(t.Type, ":")
 		clock := t.Unit == "nanoseconds"
 		if clock && !slices.Contains(p.SampleTypes, vt("cpu", "nanoseconds")) {
 			p.SampleTypes[i+1] = vt("cpu", "nanoseconds")
-		} else {
-			p.SampleTypes[i+1].Type = strings.ReplaceAll(t.Type, ":", "_") // the text of a type has its own colons
 		}
 		switch {
 		case slices.Contains(cpuEvents, event):

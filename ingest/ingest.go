@@ -32,6 +32,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -331,7 +332,15 @@ func (in *Ingest) keep(ctx context.Context, h *hold, b *batch) error {
 			return err
 		}
 	}
-	if err := b.each(func(p *Push) error { return checkTypes(p.Profile) }); err != nil {
+	if err := b.each(func(p *Push) error {
+		if err := checkTypes(p.Profile); err != nil || !withoutColons(p.Profile) {
+			return err
+		}
+		if err := checkTypes(p.Profile); err != nil { // two that were one but for that
+			return err
+		}
+		return encoded(h, p)
+	}); err != nil {
 		return err
 	}
 	if err := in.name(ctx, h, b); err != nil {
@@ -402,7 +411,7 @@ func checkTypes(p *profile.Profile) error {
 				return faultf(http.StatusUnprocessableEntity, "sample_type", "sample type %.40q... has %d bytes, the limit is %d", s, len(s), profile.MaxLabelName)
 			}
 			for _, c := range s {
-				if c == ':' || c < ' ' {
+				if c < ' ' {
 					return faultf(http.StatusUnprocessableEntity, "sample_type", "sample type %q has the character %q, which no type's name may have", s, c)
 				}
 			}
@@ -416,6 +425,26 @@ func checkTypes(p *profile.Profile) error {
 		}
 	}
 	return nil
+}
+
+// withoutColons has "_" for the colons in the names of types, and says whether there were any: the text of a profile type has its own. They come from
+// perf's events, as "cycles:P" and "sched:sched_switch".
+func withoutColons(p *profile.Profile) (changed bool) {
+	types := append([]*profile.ValueType{&p.PeriodType}, make([]*profile.ValueType, len(p.SampleTypes))...)
+	for i := range p.SampleTypes {
+		types[i+1] = &p.SampleTypes[i]
+	}
+	for _, t := range types {
+		for _, s := range []*string{&t.Type, &t.Unit} {
+			if strings.Contains(*s, ":") {
+				*s, changed = strings.ReplaceAll(*s, ":", "_"), true
+			}
+		}
+	}
+	if changed {
+		p.DefaultSampleType = strings.ReplaceAll(p.DefaultSampleType, ":", "_")
+	}
+	return changed
 }
 
 // MaxTenant is the longest tenant, in bytes. Length and characters are those of

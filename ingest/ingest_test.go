@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -254,12 +255,43 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// TestColons: the types of perf's events are kept under names that a profile type's text can carry, in the bytes too.
+func TestColons(t *testing.T) {
+	var kept []Push
+	in, err := New(Options{Append: func(_ context.Context, p Push) error { kept = append(kept, p); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	in.Register(mux)
+	p := sample(profile.ValueType{Type: "cycles:P", Unit: "count"}, profile.ValueType{Type: "sched:sched_switch", Unit: "count"})
+	p.DefaultSampleType, p.PeriodType = "cycles:P", p.SampleTypes[0]
+	p.TimeNanos, p.DurationNanos = time.Now().Add(-time.Minute).UnixNano(), int64(time.Second)
+	r := httptest.NewRequest(http.MethodPost, "/api/v1/profiles?service_name=shop", bytes.NewReader(p.AppendPprof(nil)))
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, r)
+	if w.Code != http.StatusOK || len(kept) != 1 {
+		t.Fatal(w.Code, w.Body, len(kept))
+	}
+	back, err := profile.DecodeBytes(kept[0].Pprof, profile.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range []*profile.Profile{back, kept[0].Profile} {
+		want := []profile.ValueType{{Type: "cycles_P", Unit: "count"}, {Type: "sched_sched_switch", Unit: "count"}}
+		if !slices.Equal(got.SampleTypes, want) || got.PeriodType != want[0] || got.DefaultSampleType != "cycles_P" || got.Total(0) != p.Total(0) {
+			t.Errorf("%v, period %v, default %q, total %d", got.SampleTypes, got.PeriodType, got.DefaultSampleType, got.Total(0))
+		}
+	}
+}
+
 // TestRefused is every way to be wrong, with what the sender is told.
 func TestRefused(t *testing.T) {
 	raw := sample().AppendPprof(nil)
 	push := "/api/v1/profiles?service_name=a"
 	twice := sample(profile.ValueType{Type: "a", Unit: "b"}, profile.ValueType{Type: "a", Unit: "b"})
-	colon := sample(profile.ValueType{Type: "a:b", Unit: "c"})
+	control := sample(profile.ValueType{Type: "a\tb", Unit: "c"})
+	alike := sample(profile.ValueType{Type: "a:b", Unit: "c"}, profile.ValueType{Type: "a_b", Unit: "c"})
 	noProfile, noProfileBody := form(t, "other", "x")
 	badConfig, badConfigBody := form(t, "profile", string(raw), "sample_type_config", "{")
 	jfr, jfrBody := form(t, "jfr", "FLR")
@@ -305,7 +337,8 @@ func TestRefused(t *testing.T) {
 		{"bomb", request{path: push, body: gz(make([]byte, 3<<20))}, 413, "too_large", "2097152"},
 		{"encoded bomb", request{path: push, body: gz(gz(make([]byte, 3<<20))), header: map[string]string{"Content-Encoding": "gzip"}}, 413, "too_large", ""},
 		{"type twice", request{path: push, body: twice.AppendPprof(nil)}, 422, "sample_type", "twice"},
-		{"type with colon", request{path: push, body: colon.AppendPprof(nil)}, 422, "sample_type", `':'`},
+		{"type with a tab", request{path: push, body: control.AppendPprof(nil)}, 422, "sample_type", `'\t'`},
+		{"types alike", request{path: push, body: alike.AppendPprof(nil)}, 422, "sample_type", "twice"},
 		{"no application", request{path: "/ingest", body: raw}, 400, "service", "name=NAME"},
 		{"open brace", request{path: "/ingest?name=a%7Bb=c", body: raw}, 400, "name", "end with }"},
 		{"no value", request{path: "/ingest?name=a%7Bb%7D", body: raw}, 400, "name", "key=value"},
