@@ -106,7 +106,7 @@ func (t *Transport) secure(ctx context.Context, insecure net.Conn, p peer.ID, in
 	s := &session{Conn: insecure, transport: t, remote: p}
 	// The connection is closed when ctx ends, its deadline with it: so none is set, and none has to be taken back.
 	stop := context.AfterFunc(ctx, func() { _ = insecure.Close() })
-	err := s.handshake(initiator)
+	err := s.handshakeSafe(initiator)
 	if !stop() {
 		err = ctx.Err() // what else went wrong came of it
 	}
@@ -115,6 +115,16 @@ func (t *Transport) secure(ctx context.Context, insecure net.Conn, p peer.ID, in
 		return nil, fmt.Errorf("noise: handshake with %v: %w", insecure.RemoteAddr(), err)
 	}
 	return s, nil
+}
+
+// handshakeSafe is handshake, in which a panic of a library over bytes from outside is an error: the connection is lost, and not the node.
+func (s *session) handshakeSafe(initiator bool) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return s.handshake(initiator)
 }
 
 // chosen is the multiplexer of both: the first of the initiator's that the responder has, and none where there is none.
