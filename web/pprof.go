@@ -75,6 +75,11 @@ func (s *Server) pprof(w http.ResponseWriter, r *http.Request) {
 		if c.Code() == connect.CodeNotFound {
 			status = http.StatusNotFound
 		}
+		if r.Header.Get("Accept") == "" { // `go tool pprof` shows what is wrong only in the form that net/http/pprof says it
+			w.Header().Set("X-Go-Pprof", "1")
+			http.Error(w, c.Message(), status)
+			return
+		}
 		replyError(w, status, c.Code(), c.Message())
 		return
 	}

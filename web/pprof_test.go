@@ -3,6 +3,8 @@ package web
 import (
 	"bytes"
 	"context"
+	"io"
+	"net/http"
 	"os/exec"
 	"strings"
 	"testing"
@@ -103,9 +105,27 @@ func TestPprofWrong(t *testing.T) {
 		"checkout/profile?seconds=5&seconds=6":    400,
 		"checkout/profile?from=now-1h&to=now-30m": 404,
 	} {
-		if res, b := apiGet(t, srv, "/pprof/"+path); res.StatusCode != want || !bytes.HasPrefix(b, []byte("{")) {
-			t.Errorf("%s: %s %s, want %d", path, res.Status, b, want)
+		if res, b := apiGet(t, srv, "/pprof/"+path); res.StatusCode != want || res.Header.Get("X-Go-Pprof") == "" || bytes.HasPrefix(b, []byte("{")) {
+			t.Errorf("%s: %s %s, want %d and what is wrong as net/http/pprof says it", path, res.Status, b, want)
 		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+"/pprof/"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", "*/*")
+		res, err := srv.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != want || !bytes.HasPrefix(b, []byte("{")) {
+			t.Errorf("%s: %s %s %v, want %d", path, res.Status, b, err, want)
+		}
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "tool", "pprof", "-top", srv.URL+"/pprof/nobody/profile").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), `of service "nobody"`) {
+		t.Errorf("go tool pprof says %s, %v; want what is wrong", out, err)
 	}
 }
 

@@ -51,7 +51,7 @@ type ingested struct {
 	From    *time.Time `json:"from,omitempty"`
 	Until   *time.Time `json:"until,omitempty"`
 	Times   string     `json:"times,omitempty"` // by what From and Until are known: see timesBy
-	Notes   []string   `json:"notes,omitempty"` // what was left out of the file
+	Notes   []string   `json:"notes,omitempty"` // what was left out of the file, or will not be seen of it
 	Reason  string     `json:"reason,omitempty"`
 
 	err error
@@ -286,7 +286,7 @@ func (a *app) readFile(ctx context.Context, o *ingesting, name string) (*files.F
 	defer src.Close()
 	bar := a.progress("reading "+name, src.size)
 	defer bar.end()
-	f, err := files.Read(&ctxReader{ctx, bar.reader(src)}, files.Options{Format: o.format, Rate: o.numbers.Rate})
+	f, err := files.Read(&ctxReader{ctx, bar.reader(src)}, files.Options{Format: o.format, Rate: o.numbers.Rate, Size: src.size})
 	if src.modified.IsZero() {
 		src.modified = o.now
 	}
@@ -317,6 +317,9 @@ func (a *app) ingestOne(ctx context.Context, o *ingesting, format string, n file
 	if format == files.CPUProfile || format == files.Chrome { // theirs are comments of our reader
 		d.Notes = p.Comments
 	}
+	if n := nameless(p); n > 0 {
+		d.Notes = append(d.Notes, fmt.Sprintf("places without names or build ids, which symbols upload cannot name: %d of %d (docs/symbols.md)", n, len(p.Locations)))
+	}
 	from, until := o.window(p, modified, d)
 	if d.From, d.Until = &from, &until; o.dryRun {
 		return nil
@@ -330,6 +333,17 @@ func (a *app) ingestOne(ctx context.Context, o *ingesting, format string, n file
 		q[k] = v
 	}
 	return a.send(ctx, o, q, body.Bytes(), "sending "+d.File)
+}
+
+// nameless is how many of a profile's addresses have no function, and no build id by which symbols could be found for them.
+func nameless(p *profile.Profile) int {
+	n := 0
+	for _, l := range p.Locations {
+		if l.NumLines == 0 && p.Mappings[l.Mapping].BuildID == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // window is when a profile was: as given, else as the file knows it.

@@ -111,7 +111,7 @@ func (a *app) read(ctx context.Context, in *input, name string) (*profile.Profil
 	defer src.Close()
 	bar := a.progress("reading "+name, src.size)
 	defer bar.end()
-	f, err := files.Read(&ctxReader{ctx, bar.reader(src)}, files.Options{})
+	f, err := files.Read(&ctxReader{ctx, bar.reader(src)}, files.Options{Size: src.size})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", argName(name), err)
 	}

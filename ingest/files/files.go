@@ -46,6 +46,7 @@ const Understood = "understood are pprof, folded stacks (a;b;c 12), the text of 
 type Options struct {
 	Format string // one of [Formats]; "" looks
 	Rate   int    // samples of CPU a second in a Flight Recorder's file, which does not say; 0 is 100
+	Size   int64  // bytes that there are to read, where that is known: a file that is too large is then not read at all; 0 is not known
 	Limits profile.Limits
 }
 
@@ -64,8 +65,15 @@ type Named struct {
 // maxWhole bounds the formats that are read as a whole (JSON and recordings), in bytes: they take some eight times that in memory.
 const maxWhole = 256 << 20
 
+// maxFile is what profile.Limits says for 0, of Compressed and Decoded.
+const maxFile = 1 << 30
+
 // Read reads a file of any format.
 func Read(r io.Reader, o Options) (*File, error) {
+	// No format may be larger: text is bound by Decoded, all else by Compressed as well.
+	if most := max(cmp.Or(o.Limits.Compressed, maxFile), cmp.Or(o.Limits.Decoded, maxFile)); o.Size > most && o.Limits.Compressed >= 0 && o.Limits.Decoded >= 0 {
+		return nil, fmt.Errorf("%w: it has %d bytes, the limit of a file is %d", profile.ErrTooLarge, o.Size, most)
+	}
 	const head = 160 << 10 // as profile.Read, which then reads on in the same buffer
 	in := bufio.NewReaderSize(r, head)
 	raw, err := in.Peek(head)
@@ -78,6 +86,9 @@ func Read(r io.Reader, o Options) (*File, error) {
 	open, start := profile.Unpack(raw)
 	format := o.Format
 	if format == "" {
+		if what := foreign(start); what != "" {
+			return nil, fmt.Errorf("%w: %s", profile.ErrCorrupt, what)
+		}
 		format = whole(start)
 	}
 	switch format {
@@ -112,6 +123,26 @@ func Read(r io.Reader, o Options) (*File, error) {
 	}
 	return parse(b, format, o)
 }
+
+// foreign says of what starts with start, and is no profile though people take it for one, what it is and what to do; "" of all else.
+// Their first bytes: perf's tools/perf/util/header.c (of recordings and of those to a pipe), the ELF specification, Go's
+// internal/trace/version.
+func foreign(start []byte) string {
+	for _, f := range []struct{ magic, what string }{
+		{"PERFILE2", perfData}, {"2ELIFREP", perfData},
+		{"\x7fELF", "it is a program, not a profile; quantraband symbols upload reads the names of its functions"},
+	} {
+		if bytes.HasPrefix(start, []byte(f.magic)) {
+			return f.what
+		}
+	}
+	if head := start[:min(len(start), 16)]; bytes.HasPrefix(head, []byte("go 1.")) && bytes.Contains(head, []byte(" trace\x00")) { // without the second, a stack may begin so
+		return "it is an execution trace of Go, not a profile: go tool trace -pprof=net|sync|syscall|sched FILE makes one of it"
+	}
+	return ""
+}
+
+const perfData = "it is perf's recording (perf.data), which only perf of that machine reads: give what perf script -i FILE prints"
 
 // names are the formats that package profile finds.
 var names = map[string]string{profile.FormatPprof: Pprof, profile.FormatFolded: Folded, profile.FormatPerf: Perf}

@@ -97,6 +97,10 @@ func TestReadRefuses(t *testing.T) {
 	}{
 		"nothing":         {"", "", profile.Limits{}, profile.ErrCorrupt, "empty; understood are pprof"},
 		"some text":       {"hello\n", "", profile.Limits{}, profile.ErrCorrupt, `starts with "hello\n"; understood are pprof`},
+		"perf.data":       {"PERFILE2h\x00\x00\x00", "", profile.Limits{}, profile.ErrCorrupt, "perf script -i FILE"},
+		"perf.data, pipe": {"2ELIFREP\x00\x00", "", profile.Limits{}, profile.ErrCorrupt, "perf script -i FILE"},
+		"a program":       {"\x7fELF\x02\x01\x01", "", profile.Limits{}, profile.ErrCorrupt, "symbols upload"},
+		"Go's trace":      {"go 1.26 trace\x00\x00\x00", "", profile.Limits{}, profile.ErrCorrupt, "go tool trace"},
 		"other JSON":      {`{"a":1}`, "", profile.Limits{}, profile.ErrCorrupt, "JSON of another kind"},
 		"cut JSON":        {speedscope[:40], "", profile.Limits{}, profile.ErrCorrupt, "cut short"},
 		"not as was said": {"a;b 3\n", Speedscope, profile.Limits{}, profile.ErrCorrupt, "speedscope"},
@@ -108,6 +112,14 @@ func TestReadRefuses(t *testing.T) {
 		}
 	}
 	broken := errors.New("the disk is gone")
+	for size, lim := range map[int64]profile.Limits{1<<30 + 1: {}, 101: {Compressed: 100, Decoded: 50}} {
+		if _, err := Read(failing{broken}, Options{Size: size, Limits: lim}); !errors.Is(err, profile.ErrTooLarge) {
+			t.Errorf("%d bytes, the limits are %v: %v; want it refused, unread", size, lim, err)
+		}
+	}
+	if _, err := Read(strings.NewReader("go 1.26;b 3\n"), Options{Size: 1 << 30, Limits: profile.Limits{Decoded: -1}}); err != nil {
+		t.Error(err)
+	}
 	if _, err := Read(io.MultiReader(strings.NewReader("["+strings.Repeat(" ", 1<<15)), failing{broken}), Options{Format: Chrome}); !errors.Is(err, broken) {
 		t.Error(err)
 	}

@@ -118,6 +118,30 @@ func TestOneTimeLink(t *testing.T) {
 	b.until(`document.querySelectorAll("[data-service]").length === 3`)
 }
 
+// TestBarFits: whoever is logged in, the bar is no wider than the page, and nothing in it lies over another.
+func TestBarFits(t *testing.T) {
+	a, base, _ := guarded(t)
+	b := open(t, base)
+	b.do(chromedp.EmulateViewport(900, 800))
+	b.visit(linkFor(t, a, "somebody.with.a.long.name@example.org", access.Grant{Role: "admin"}))
+	b.until(`document.querySelectorAll("[data-service]").length === 3 && !!document.querySelector(".who-name")`)
+	if got := eval[int](b, `document.documentElement.scrollWidth`); got > 900 {
+		t.Errorf("at 900 px the page is %d px wide", got)
+	}
+	b.visit("/explore?service=checkout")
+	b.until(drawn)
+	if got := eval[int](b, `document.documentElement.scrollWidth`); got > 900 {
+		t.Errorf("at 900 px the flame graph's page is %d px wide", got)
+	}
+	b.do(chromedp.EmulateViewport(400, 800))
+	b.visit("/findings")
+	b.until(`!!document.querySelector(".who-name") && !!document.querySelector(".page.narrow")`)
+	if over := eval[string](b, `(() => { const r = [...document.querySelectorAll(".top button, .top .who-name, .top .live, .top .nav")].filter((e) => e.offsetWidth > 0).map((e) => [e, e.getBoundingClientRect()]).sort((a, b) => a[1].left - b[1].left);
+		return r.slice(1).filter(([, x], i) => x.left < r[i][1].right - 1).map(([e]) => e.className + " " + e.textContent).join() })()`); over != "" {
+		t.Errorf("at 400 px these lie over what stands before them: %s", over)
+	}
+}
+
 // totp is the code that an authenticator shows now (RFC 6238), by the address that it was set up with.
 func totp(t *testing.T, uri string) string {
 	t.Helper()
