@@ -21,8 +21,8 @@ import (
 	"github.com/quantra-l/quantra/zerotrust/policy"
 )
 
-// quietNode is a node on loopback within the test, which finds nobody by itself and keeps to those of bootstrap.
-func quietNode(t *testing.T, with string, bootstrap ...*runningNode) *runningNode {
+// quietGuard is a guard with the standard policies and more.
+func quietGuard(t *testing.T, with string) *zerotrust.Guard {
 	t.Helper()
 	set, err := policy.Parse("p.cedar", policy.StandardText()+with)
 	if err != nil {
@@ -36,6 +36,13 @@ func quietNode(t *testing.T, with string, bootstrap ...*runningNode) *runningNod
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { guard.Close() })
+	return guard
+}
+
+// quietNode is a node on loopback within the test, which finds nobody by itself and keeps to those of bootstrap.
+func quietNode(t *testing.T, with string, bootstrap ...*runningNode) *runningNode {
+	t.Helper()
+	guard := quietGuard(t, with)
 	c := p2p.DefaultConfig()
 	c.Listen, c.MDNS, c.DHT, c.HolePunch, c.PerAddress = []string{"/ip4/127.0.0.1/tcp/0"}, false, false, false, 1000
 	for _, b := range bootstrap {
