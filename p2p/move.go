@@ -22,7 +22,8 @@ const MoveProtocol protocol.ID = "/quantra/move/1"
 
 // The bounds of moving.
 const (
-	// maxMoves are the moves that a node remembers that it gives to, and as many that it takes from; the oldest are forgotten.
+	// maxMoves are the moves of whose peers a node remembers who has gone by them, and as many who has come; the oldest are forgotten, of those that
+	// brought somebody who is here only where there is no other.
 	maxMoves = 256
 	// maxMoveID bounds the name of a move.
 	maxMoveID = 128
@@ -40,7 +41,7 @@ const (
 	followEvery, followBurst = 10 * time.Second, 6
 )
 
-// moves are those of peers from this node and to it, and its own.
+// moves are those of peers from this node and to it, and its own. What must outlive the process is in kept; who came is said anew by those who did.
 type moves struct {
 	n *Node
 
@@ -48,8 +49,10 @@ type moves struct {
 	given map[string]*given // moves from here
 	came  map[string]*came  // moves to here
 	order [2][]string       // of both, by age
+	kept  *keptMoves
+	led   map[peer.ID][]led // by which moves this node has come to where it is, by whom it keeps to: the last is the newest
 	since time.Time         // when peers last went or came, or the node began
-	going bool              // this node follows somebody
+	going bool              // this node follows somebody, or goes home
 
 	follows *rate.Limiter
 }
@@ -69,8 +72,17 @@ type came struct {
 	back  bool // they are being led back
 }
 
-func newMoves(n *Node) *moves {
-	return &moves{n: n, given: map[string]*given{}, came: map[string]*came{}, since: n.opt.Now(), follows: rate.NewLimiter(rate.Every(followEvery), followBurst)}
+func newMoves(n *Node) (*moves, error) {
+	kept, err := openKeptMoves(n.opt.FS, n.opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	m := &moves{
+		n: n, given: map[string]*given{}, came: map[string]*came{}, kept: kept, led: map[peer.ID][]led{}, since: n.opt.Now(),
+		follows: rate.NewLimiter(rate.Every(followEvery), followBurst),
+	}
+	n.inner.Network().Notify(&network.NotifyBundle{ConnectedF: m.joined})
+	return m, nil
 }
 
 // AskMove asks a node, or this one itself, what docs/format/move.md has; what it answers is known to be of that node. Errors are one of the words.
@@ -126,7 +138,7 @@ func (m *moves) serve(s network.Stream) {
 		m.follow(s, p, q.Ticket)
 		return
 	case moveCame:
-		err = m.arrive(p, q.Ticket)
+		a.Home, err = m.arrive(p, q.Ticket)
 	default:
 		// Whoever moves the peers of others must have been given the right to by a policy: the standard set gives it to nobody.
 		if err = m.n.Allow(p, "change", m.n.ownResource); err == nil {
@@ -151,31 +163,41 @@ func (m *moves) command(q *MoveRequest) (a MoveAnswer, err error) {
 	case moveGive:
 		err = m.give(q)
 	case moveStop:
-		m.mu.Lock()
-		if g := m.given[q.ID]; g != nil {
-			g.undone = true
-		}
-		m.mu.Unlock()
+		err = m.stop(q.ID)
 	case moveBack:
 		err = m.back(q)
 	case moveMoved:
 		m.mu.Lock()
-		if g := m.given[q.ID]; g != nil && !g.undone {
-			a.Given = true
-		}
+		k := m.kept.get(q.ID)
+		a.Given = k.Given && !k.Stopped
 		if c := m.came[q.ID]; c != nil {
-			a.From = c.from.String()
-			for p := range c.peers {
-				if m.n.guards.get(p) != nil {
-					a.Here++
-				}
-			}
+			a.From, a.Here = c.from.String(), len(m.here(c))
 		}
 		m.mu.Unlock()
 	default:
 		err = fmt.Errorf("%w: %.40q is nothing that a node is asked", ErrCorrupt, q.Op)
 	}
 	return a, err
+}
+
+// stop asks nobody more to go by a move, and turns back who comes by it from now on.
+func (m *moves) stop(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.given[id]; g != nil {
+		g.undone = true
+	}
+	return m.kept.note(keptMove{ID: id, Stopped: true})
+}
+
+// here are the peers of a move that are here now. The lock is held.
+func (m *moves) here(c *came) (out []peer.ID) {
+	for p := range c.peers {
+		if m.n.guards.get(p) != nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // node is what this node says of itself.
@@ -207,11 +229,11 @@ func (m *moves) movable(except []string) (out []peer.ID) {
 	return out
 }
 
-// isGone says that a peer has gone by a move. It may come by soon after for what was left to say; when it comes later it has come home by itself.
-// The lock is held.
+// isGone says that a peer has gone by a move. It may come by soon after for what was left to say; when it comes later, or the move was taken back, it
+// has come home. The lock is held.
 func (m *moves) isGone(p *guarded) bool {
 	for _, g := range m.given {
-		if at, ok := g.gone[p.peer]; ok && p.since.Sub(at) < ticketLife {
+		if at, ok := g.gone[p.peer]; ok && !g.undone && p.since.Sub(at) < ticketLife {
 			return true
 		}
 	}
@@ -237,14 +259,19 @@ func (m *moves) take(q *MoveRequest) ([]byte, error) {
 // remember makes room for a move. The lock is held.
 func (m *moves) remember(of int, id string) {
 	m.order[of] = append(m.order[of], id)
-	if len(m.order[of]) > maxMoves {
-		oldest := m.order[of][0]
-		m.order[of] = m.order[of][1:]
-		if of == 0 {
-			delete(m.given, oldest)
-		} else {
-			delete(m.came, oldest)
-		}
+	if len(m.order[of]) <= maxMoves {
+		return
+	}
+	at := 0
+	if of == 1 { // who is here can be led back by what is remembered alone; the others say it again when they come
+		at = max(0, slices.IndexFunc(m.order[of][:maxMoves], func(id string) bool { return len(m.here(m.came[id])) == 0 }))
+	}
+	oldest := m.order[of][at]
+	m.order[of] = slices.Delete(m.order[of], at, at+1)
+	if of == 0 {
+		delete(m.given, oldest)
+	} else {
+		delete(m.came, oldest)
 	}
 }
 
@@ -264,14 +291,16 @@ func (m *moves) give(q *MoveRequest) error {
 	who := m.movable(append(q.Others, to.ID.String()))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if g := m.given[q.ID]; g != nil {
-		if g.undone {
-			return fmt.Errorf("%w: the move %s was taken back", ErrDenied, q.ID)
-		}
+	switch k := m.kept.get(q.ID); {
+	case k.Stopped:
+		return errTakenBack(q.ID)
+	case k.Given:
 		return nil
-	}
-	if len(who) < q.Peers {
+	case len(who) < q.Peers:
 		return fmt.Errorf("%w: of its peers %d can be moved, not %d", ErrUnavailable, len(who), q.Peers)
+	}
+	if err := m.kept.note(keptMove{ID: q.ID, Given: true}); err != nil {
+		return err
 	}
 	g := &given{to: to.ID, gone: map[peer.ID]time.Time{}}
 	m.given[q.ID] = g
@@ -319,15 +348,9 @@ func (m *moves) back(q *MoveRequest) error {
 	case c.back:
 		return nil
 	}
-	var who []peer.ID
-	for p := range c.peers {
-		if m.n.guards.get(p) != nil {
-			who = append(who, p)
-		}
-	}
 	c.back = true
 	var left sync.Once
-	m.lead(who, q.Ticket, func() bool { return true }, func(p peer.ID, err error) {
+	m.lead(m.here(c), q.Ticket, func() bool { return true }, func(p peer.ID, err error) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if err == nil {
@@ -432,25 +455,30 @@ func (m *moves) good(t *ticket, from peer.ID) (to peer.AddrInfo, err error) {
 	return to, nil
 }
 
-// arrive takes note of a peer that has come by a ticket of ours.
-func (m *moves) arrive(p peer.ID, raw []byte) error {
+// arrive takes note of a peer that has come by a ticket of ours, or has come home from where one has led it. home is that the move was taken back
+// meanwhile: it is to go back to whom it keeps to.
+func (m *moves) arrive(p peer.ID, raw []byte) (home bool, err error) {
 	t, err := decodeTicket(raw)
 	if err != nil {
-		return err
+		return false, err
 	}
 	from, err := peer.Decode(t.From)
-	if err != nil || t.To != m.n.ID().String() || from == p {
-		return fmt.Errorf("%w: the ticket does not lead here", ErrDenied)
+	self := m.n.ID()
+	if err != nil || t.To != self.String() && from != self || from == p {
+		return false, fmt.Errorf("%w: the ticket does not lead here", ErrDenied)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.since = m.n.opt.Now()
-	if t.Back {
+	switch {
+	case t.Back || from == self:
 		if g := m.given[t.ID]; g != nil {
 			delete(g.gone, p)
 		}
 		m.n.known.away(p, false)
-		return nil
+		return false, nil
+	case m.kept.get(t.ID).Stopped:
+		return true, nil
 	}
 	c := m.came[t.ID]
 	if c == nil {
@@ -459,81 +487,93 @@ func (m *moves) arrive(p peer.ID, raw []byte) error {
 		m.remember(1, t.ID)
 	}
 	if !c.peers[p] && len(c.peers) >= m.n.opt.Limits.Peers {
-		return fmt.Errorf("%w: %d peers have come by this move", ErrUnavailable, len(c.peers))
+		return false, fmt.Errorf("%w: %d peers have come by this move", ErrUnavailable, len(c.peers))
 	}
 	c.peers[p] = true
-	return nil
+	return false, nil
 }
 
 // follow goes where a node leads that this one keeps to: to the other node first, and away from this one when nothing is under way with it.
 func (m *moves) follow(s network.Stream, from peer.ID, raw []byte) {
-	home, to, err := m.mayFollow(from, raw)
-	if err == nil {
-		defer func() {
-			m.mu.Lock()
-			m.going = false
-			m.mu.Unlock()
-		}()
-		err = m.goTo(home, to, raw)
-	}
+	home, t, err := m.mayFollow(from, raw)
 	var a MoveAnswer
-	a.fault(err)
-	if werr := writeMove(s, &a); werr != nil || err != nil {
+	if err != nil {
+		a.fault(err)
+		_ = writeMove(s, &a) // it is asked again, or knows nothing
 		return
 	}
-	m.n.inner.ConnManager().Protect(to.ID, "moved")
+	to, err := m.goTo(home, t, raw)
+	a.fault(err)
+	if werr := writeMove(s, &a); werr != nil || err != nil {
+		m.gone()
+		return
+	}
+	m.n.inner.ConnManager().Protect(to, "moved")
 	m.n.inner.ConnManager().Unprotect(from, "moved")
 	_, _ = io.Copy(io.Discard, io.LimitReader(s, 1)) // until it has settled with us, or its time is over
 	m.settle(from)
-	m.n.opt.Log.Info("moved to another node", "from", from, "to", to.ID)
+	m.n.opt.Log.Info("moved to another node", "from", from, "to", to)
 	_ = s.Close()
 	if err := m.n.Disconnect(from); err != nil {
 		m.n.opt.Log.Debug("the connection did not end in order", "peer", from, "err", err)
 	}
+	m.gone()
+	if t.Back { // by which move it was there before, or that this one is home
+		m.claim(to)
+	}
 }
 
-// mayFollow says whether a node may lead this one, for which of those that it keeps to, and where to. The turn is taken where it may.
-func (m *moves) mayFollow(from peer.ID, raw []byte) (home peer.ID, to peer.AddrInfo, err error) {
-	t, err := decodeTicket(raw)
-	if err != nil {
-		return "", to, err
+// mayFollow says whether a node may lead this one, for which of those that it keeps to, and by what. The turn is taken where it may.
+func (m *moves) mayFollow(from peer.ID, raw []byte) (home peer.ID, t *ticket, err error) {
+	if t, err = decodeTicket(raw); err != nil {
+		return "", nil, err
 	}
-	if to, err = m.good(t, from); err != nil {
-		return "", to, err
+	to, err := m.good(t, from)
+	if err != nil {
+		return "", nil, err
 	}
 	home, ok := m.n.known.homeOf(from)
 	switch {
 	case !ok:
-		return "", to, fmt.Errorf("%w: this node does not keep to %s, and is not led by it", ErrDenied, from)
+		return "", nil, fmt.Errorf("%w: this node does not keep to %s, and is not led by it", ErrDenied, from)
 	case to.ID == m.n.ID():
-		return "", to, fmt.Errorf("%w: the ticket leads here", ErrCorrupt)
+		return "", nil, fmt.Errorf("%w: the ticket leads here", ErrCorrupt)
 	}
 	if err := m.n.Allow(from, "send", m.n.ownResource); err != nil {
-		return "", to, err
+		return "", nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.going || !m.follows.Allow() {
-		return "", to, fmt.Errorf("%w: it was led elsewhere a moment ago", ErrUnavailable)
+		return "", nil, fmt.Errorf("%w: it was led elsewhere a moment ago", ErrUnavailable)
 	}
 	m.going = true
-	return home, to, nil
+	return home, t, nil
 }
 
 // goTo is let in by a node, keeps to it in the place of another, and says by which move it came.
-func (m *moves) goTo(home peer.ID, to peer.AddrInfo, raw []byte) error {
+func (m *moves) goTo(home peer.ID, t *ticket, raw []byte) (peer.ID, error) {
+	to, err := t.to()
+	if err != nil {
+		return "", err
+	}
 	ctx, cancel := context.WithTimeout(m.n.ctx, dialTime+m.n.opt.JudgeTime)
 	defer cancel()
 	m.n.forgive(to.ID)
 	if err := m.n.host.Connect(ctx, to); err != nil {
-		return fmt.Errorf("%w: %s does not let it in: %w", ErrUnavailable, to.ID, err)
+		return "", fmt.Errorf("%w: %s does not let it in: %w", ErrUnavailable, to.ID, err)
 	}
 	was := m.n.known.move(home, to) // before that is said: the other may lead it on, or back, from then on
-	_, err := m.n.AskMove(ctx, to.ID, MoveRequest{Op: moveCame, Ticket: raw})
+	a, err := m.n.AskMove(ctx, to.ID, MoveRequest{Op: moveCame, Ticket: raw})
+	if err == nil && a.Home {
+		err = errTakenBack(t.ID)
+	}
 	if err != nil {
 		m.n.known.move(home, was)
+		return "", err
 	}
-	return err
+	m.noteLed(home, t, to.ID, raw)
+	return to.ID, nil
 }
 
 // to is where a ticket leads.

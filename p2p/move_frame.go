@@ -18,11 +18,11 @@ const (
 	moveNode   = "node"   // what it bears
 	moveTake   = "take"   // a ticket, by which peers come to it
 	moveGive   = "give"   // to ask peers to follow a ticket
-	moveStop   = "stop"   // to ask nobody more
+	moveStop   = "stop"   // to ask nobody more, and turn back who comes
 	moveBack   = "back"   // to ask those who came by a move to follow a ticket back
 	moveMoved  = "moved"  // how a move stands here
 	moveFollow = "follow" // to go where a ticket leads
-	moveCame   = "came"   // by which ticket one has come
+	moveCame   = "came"   // by which ticket one has come, or from where it has come home
 )
 
 // The bounds of frames and tickets.
@@ -53,6 +53,7 @@ type MoveAnswer struct {
 	Given   bool      `json:"given,omitempty"` // the move is one from here, and was not taken back
 	From    string    `json:"from,omitempty"`  // the move is one to here, from this node
 	Here    int       `json:"here,omitempty"`  // its peers that are here
+	Home    bool      `json:"home,omitempty"`  // of came: the move was taken back, and who came is to go home
 }
 
 // MoveNode is what a node bears.
@@ -85,7 +86,7 @@ func RequestGive(id string, peers int, ticket []byte, others []peer.ID) MoveRequ
 	return MoveRequest{Op: moveGive, ID: id, Peers: peers, Ticket: ticket, Others: idsOf(others)}
 }
 
-// RequestStop asks a node to give no more.
+// RequestStop asks a node to give no more, and to turn back who comes by a move.
 func RequestStop(id string) MoveRequest { return MoveRequest{Op: moveStop, ID: id} }
 
 // RequestBack asks a node to lead back who came by a move.

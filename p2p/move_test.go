@@ -187,10 +187,14 @@ func moveSeeds(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add([]byte{0, 0, 0, 2, '{', '}'})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte(`{"moves":[{"id":"c1/0","given":true},{"id":"c2/0","stopped":true}]}`))
 }
 
 // fuzzMove: no bytes of a peer's are more than a frame may have, and no signature is good for another ticket than its own.
 func fuzzMove(t *testing.T, in []byte) {
+	if list, err := decodeKeptMoves(in); err != nil && !errors.Is(err, ErrCorrupt) || len(list) > maxKeptMoves {
+		t.Errorf("the file of moves: %d, %v", len(list), err)
+	}
 	var q MoveRequest
 	r := bytes.NewReader(in)
 	if err := readMove(r, &q); err != nil {

@@ -103,7 +103,9 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.judge = &judge{self: n.inner.ID(), key: o.Key, guard: o.Guard, document: n.documentFor, now: o.Now}
 	n.invites = newInvites(n)
-	n.moves = newMoves(n)
+	if n.moves, err = newMoves(n); err != nil {
+		return nil, err
+	}
 	// From here on streams come in by our door, and only now is anybody listened to.
 	n.inner.Network().SetStreamHandler(n.incoming)
 	n.inner.SetStreamHandler(GuardProtocol, n.asked)

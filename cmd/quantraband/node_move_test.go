@@ -21,8 +21,8 @@ import (
 	"github.com/quantra-l/quantra/zerotrust/policy"
 )
 
-// quietNode is a node on loopback within the test, which finds nobody by itself and keeps to those of bootstrap.
-func quietNode(t *testing.T, with string, bootstrap ...*runningNode) *runningNode {
+// quietGuard is a guard with the standard policies and more.
+func quietGuard(t *testing.T, with string) *zerotrust.Guard {
 	t.Helper()
 	set, err := policy.Parse("p.cedar", policy.StandardText()+with)
 	if err != nil {
@@ -36,6 +36,13 @@ func quietNode(t *testing.T, with string, bootstrap ...*runningNode) *runningNod
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { guard.Close() })
+	return guard
+}
+
+// quietNode is a node on loopback within the test, which finds nobody by itself and keeps to those of bootstrap.
+func quietNode(t *testing.T, with string, bootstrap ...*runningNode) *runningNode {
+	t.Helper()
+	guard := quietGuard(t, with)
 	c := p2p.DefaultConfig()
 	c.Listen, c.MDNS, c.DHT, c.HolePunch, c.PerAddress = []string{"/ip4/127.0.0.1/tcp/0"}, false, false, false, 1000
 	for _, b := range bootstrap {
@@ -91,15 +98,33 @@ func TestNodeMove(t *testing.T) {
 		}
 	}
 	// A node whose policies give nobody the right.
-	if _, _, err := (&places.Nodes{By: a.core, Members: []peer.ID{peers[0].core.ID()}}).Moved(ctx, "", "x"); !errors.Is(err, optimize.ErrRefused) {
+	deaf := &places.Nodes{By: a.core, Members: []peer.ID{a.core.ID(), peers[0].core.ID()}}
+	there := rebalance.Move{From: a.core.ID().String(), To: peers[0].core.ID().String(), Peers: 1}
+	if err := deaf.Move(ctx, "", "x", there); !errors.Is(err, optimize.ErrRefused) {
 		t.Errorf("whoever may not is answered: %v", err)
+	}
+	// What may be in force there is not given up for that.
+	if _, _, err := deaf.Moved(ctx, "", "x", there); err == nil || errors.Is(err, optimize.ErrRefused) || errors.Is(err, optimize.ErrGone) {
+		t.Errorf("how a move stands where it is denied: %v", err)
+	}
+	if err := deaf.Back(ctx, "", "x", there); err == nil || errors.Is(err, optimize.ErrRefused) || errors.Is(err, optimize.ErrGone) {
+		t.Errorf("back from where it is denied: %v", err)
+	}
+	// One that has ended, and that the policy has not any more.
+	ended := quietNode(t, "")
+	if err := ended.Close(); err != nil {
+		t.Fatal(err)
+	}
+	there.To = ended.core.ID().String()
+	if err := m.Back(ctx, "", "x", there); !errors.Is(err, optimize.ErrGone) {
+		t.Errorf("back from one that is gone: %v", err)
 	}
 
 	// Without anything under way.
 	moved := func(id string, n int, want bool) {
 		t.Helper()
 		soon(t, fmt.Sprintf("%d peers have moved", n), func() (string, bool) {
-			got, made, err := m.Moved(ctx, "", id)
+			got, made, err := m.Moved(ctx, "", id, toB)
 			return fmt.Sprint(got, made, err), err == nil && got == n && made == want
 		})
 	}
@@ -119,12 +144,12 @@ func TestNodeMove(t *testing.T) {
 		}
 		return fmt.Sprint(n), n == 1
 	})
-	if err := m.Back(ctx, "", "c1/0"); err != nil {
+	if err := m.Back(ctx, "", "c1/0", toB); err != nil {
 		t.Fatal(err)
 	}
 	moved("c1/0", 0, false)
 	has("all are back", 3, 0)
-	if err := m.Back(ctx, "", "never"); err != nil {
+	if err := m.Back(ctx, "", "never", toB); err != nil {
 		t.Errorf("a move that never was: %v", err)
 	}
 
@@ -156,7 +181,7 @@ func TestNodeMove(t *testing.T) {
 		t.Fatal(err)
 	}
 	moved("c2/0", 2, true)
-	if err := m.Back(ctx, "", "c2/0"); err != nil {
+	if err := m.Back(ctx, "", "c2/0", toB); err != nil {
 		t.Fatal(err)
 	}
 	moved("c2/0", 0, false)

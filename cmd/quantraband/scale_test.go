@@ -84,15 +84,22 @@ func newPooled(t *testing.T) *pooled {
 	p.run("set", "hello", "2")
 	t.Cleanup(func() { p.run("set", "hello", "0") })
 
-	var o upOptions
-	o.engine.flags(&cobra.Command{})
-	log := slog.New(slog.DiscardHandler)
-	data := t.TempDir()
-	changes, err := openPolicy(data, p.policy, os.Getenv, log)
+	changes, err := openPolicy(t.TempDir(), p.policy, os.Getenv, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	changes.now, changes.tick, changes.consider = p.now, 20*time.Millisecond, 20*time.Millisecond
+	p.base, p.secret = startWhole(t, changes)
+	return p
+}
+
+// startWhole starts a whole server within the test, whose data folder is that of changes.
+func startWhole(t *testing.T, changes changesOptions) (base, secret string) {
+	t.Helper()
+	var o upOptions
+	o.engine.flags(&cobra.Command{})
+	log := slog.New(slog.DiscardHandler)
+	data := changes.dir
 	e, err := (&app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard}).openEngine(t.Context(), data, o.engine, log)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +123,6 @@ func newPooled(t *testing.T) *pooled {
 	}
 	stop := inBackground(context.Background(), all.optimizer.Run)
 	srv := httptest.NewServer(all)
-	p.base, p.secret = srv.URL, door.secret
 	t.Cleanup(func() {
 		stop()
 		srv.Close()
@@ -128,7 +134,7 @@ func newPooled(t *testing.T) *pooled {
 			t.Error(err)
 		}
 	})
-	return p
+	return srv.URL, door.secret
 }
 
 func (p *pooled) now() time.Time { return time.Unix(0, p.clock.Load()).UTC() }

@@ -18,10 +18,11 @@ type Mover interface {
 	Check(ctx context.Context, service string, m Move) error
 	// Move moves peers, gracefully: what they have in flight is done first. It does not wait for that.
 	Move(ctx context.Context, service, id string, m Move) error
-	// Back takes a move back: those of its peers that are still where it took them. A move that was never made is no error.
-	Back(ctx context.Context, service, id string) error
+	// Back takes the move m back that was made under an ID: those of its peers that are still where it took them. A move that was never made is
+	// no error. That it may not is not final: it is in force until it can be taken back.
+	Back(ctx context.Context, service, id string, m Move) error
 	// Moved is how many peers of a move are where it took them, and whether there is such a move that was not taken back.
-	Moved(ctx context.Context, service, id string) (peers int, made bool, err error)
+	Moved(ctx context.Context, service, id string, m Move) (peers int, made bool, err error)
 }
 
 // Actuator makes changes of the kind [optimize.Rebalance]. It implements [optimize.Actuator], and keeps nothing.
@@ -38,6 +39,8 @@ func NewActuator(m Mover) (*Actuator, error) {
 // snapshot is how many peers the nodes of the moves had.
 type snapshot struct {
 	Peers map[string]int `json:"peers"`
+	// Began is when the change was begun, in Unix milliseconds; 0 is not known.
+	Began int64 `json:"began,omitempty"`
 }
 
 // Traits implements [optimize.Actuator]: what leaves a node comes to another, so the service is changed as a whole.
@@ -60,8 +63,14 @@ func spec(c *optimize.Change) (s Spec, err error) {
 	return s, nil
 }
 
-// id is a move's: a change that is made again is another change.
-func id(c *optimize.Change, i int) string { return fmt.Sprintf("%s/%d", c.ID, i) }
+// id is a move's. A change that is begun again has other moves than the first time: those were taken back, and are not made a second time.
+func id(c *optimize.Change, snap json.RawMessage, i int) string {
+	var s snapshot
+	if err := json.Unmarshal(snap, &s); err != nil || s.Began == 0 {
+		return fmt.Sprintf("%s/%d", c.ID, i)
+	}
+	return fmt.Sprintf("%s/%d/%d", c.ID, s.Began, i)
+}
 
 // Targets implements [optimize.Actuator]: the service, if all nodes of the moves are there.
 func (a *Actuator) Targets(ctx context.Context, c *optimize.Change) ([]optimize.Target, error) {
@@ -90,6 +99,9 @@ func (a *Actuator) Snapshot(ctx context.Context, c *optimize.Change, _ optimize.
 		has[n.ID] = n
 	}
 	out := snapshot{Peers: map[string]int{}}
+	if !c.StartedAt.IsZero() {
+		out.Began = c.StartedAt.UnixMilli()
+	}
 	for _, m := range s.Moves {
 		for _, id := range []string{m.From, m.To} {
 			n, ok := has[id]
@@ -121,7 +133,7 @@ func (a *Actuator) Apply(ctx context.Context, c *optimize.Change, t optimize.Tar
 		return err
 	}
 	for i, m := range s.Moves {
-		err := a.m.Move(ctx, c.Service, id(c, i), m)
+		err := a.m.Move(ctx, c.Service, id(c, snap, i), m)
 		if errors.Is(err, optimize.ErrRefused) || errors.Is(err, optimize.ErrGone) {
 			if uerr := a.Undo(ctx, c, t, snap); uerr != nil {
 				return fmt.Errorf("rebalance: %v; and what was moved could not be taken back: %v", err, uerr) // not final
@@ -135,7 +147,7 @@ func (a *Actuator) Apply(ctx context.Context, c *optimize.Change, t optimize.Tar
 }
 
 // Undo implements [optimize.Actuator]: the moves backwards. All are tried.
-func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, _ optimize.Target, _ json.RawMessage) error {
+func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, _ optimize.Target, snap json.RawMessage) error {
 	s, err := spec(c)
 	if err != nil {
 		return err
@@ -143,7 +155,7 @@ func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, _ optimize.Targ
 	var errs []error
 	for i := len(s.Moves) - 1; i >= 0; i-- {
 		// A node that is gone has taken its peers with it: there is nothing to take back.
-		if err := a.m.Back(ctx, c.Service, id(c, i)); err != nil && !errors.Is(err, optimize.ErrGone) {
+		if err := a.m.Back(ctx, c.Service, id(c, snap, i), s.Moves[i]); err != nil && !errors.Is(err, optimize.ErrGone) {
 			errs = append(errs, err)
 		}
 	}
@@ -151,14 +163,14 @@ func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, _ optimize.Targ
 }
 
 // Standing implements [optimize.Actuator]. Peers come and go by themselves, so four fifths of those that were moved are enough.
-func (a *Actuator) Standing(ctx context.Context, c *optimize.Change, _ optimize.Target, _ json.RawMessage) (optimize.Standing, string, error) {
+func (a *Actuator) Standing(ctx context.Context, c *optimize.Change, _ optimize.Target, snap json.RawMessage) (optimize.Standing, string, error) {
 	s, err := spec(c)
 	if err != nil {
 		return "", "", err
 	}
 	made, peers, want := 0, 0, 0
 	for i, m := range s.Moves {
-		n, ok, err := a.m.Moved(ctx, c.Service, id(c, i))
+		n, ok, err := a.m.Moved(ctx, c.Service, id(c, snap, i), m)
 		if err != nil && !errors.Is(err, optimize.ErrGone) {
 			return "", "", err
 		}

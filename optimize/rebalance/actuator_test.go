@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/quantra-l/quantra/optimize"
 )
@@ -49,7 +50,7 @@ func (h *holder) Move(ctx context.Context, service, id string, m Move) error {
 	return nil
 }
 
-func (h *holder) Back(_ context.Context, _, id string) error {
+func (h *holder) Back(_ context.Context, _, id string, _ Move) error {
 	if h.err != nil {
 		return h.err
 	}
@@ -60,7 +61,7 @@ func (h *holder) Back(_ context.Context, _, id string) error {
 	return nil
 }
 
-func (h *holder) Moved(_ context.Context, _, id string) (int, bool, error) {
+func (h *holder) Moved(_ context.Context, _, id string, _ Move) (int, bool, error) {
 	m, ok := h.made[id]
 	return m.Peers, ok, nil
 }
@@ -160,5 +161,40 @@ func TestNodeGone(t *testing.T) {
 	}
 	if _, err := NewActuator(nil); err == nil {
 		t.Error("nobody is taken for a mover")
+	}
+}
+
+// TestBegunAgain: a change that was undone and is begun again makes its moves anew, under names of their own.
+func TestBegunAgain(t *testing.T) {
+	h := newHolder()
+	a, err := NewActuator(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, seen := change(Move{"a", "c", 20}), map[string]bool{}
+	for i := range 3 {
+		c.StartedAt = time.UnixMilli(int64(1767225600000 + i))
+		snap, err := a.Snapshot(t.Context(), c, optimize.Target{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Apply(t.Context(), c, optimize.Target{}, snap); err != nil {
+			t.Fatal(err)
+		}
+		for name := range h.made {
+			if seen[name] {
+				t.Errorf("a move %s there was before", name)
+			}
+			seen[name] = true
+		}
+		if st, _, err := a.Standing(t.Context(), c, optimize.Target{}, snap); st != optimize.InForce || err != nil {
+			t.Errorf("%s, %v", st, err)
+		}
+		if err := a.Undo(t.Context(), c, optimize.Target{}, snap); err != nil || len(h.made) != 0 {
+			t.Errorf("%v, %v", h.made, err)
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("the moves are %v", seen)
 	}
 }

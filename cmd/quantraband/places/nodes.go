@@ -1,10 +1,12 @@
 package places
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -126,36 +128,46 @@ func (m *Nodes) Move(ctx context.Context, _, id string, move rebalance.Move) err
 	return err
 }
 
-// Back implements [rebalance.Mover]. Who gives is stopped first, and then who has got leads back.
-func (m *Nodes) Back(ctx context.Context, _, id string) error {
-	_, stopped := m.all(ctx, p2p.RequestStop(id))
-	answers, errs := m.all(ctx, p2p.RequestMoved(id))
-	errs = append(errs, stopped...)
-	for i, a := range answers {
-		if a.From == "" || a.Here == 0 {
-			continue
-		}
-		home, err := peer.Decode(a.From)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("places: node %s: %w", m.Members[i], err))
-			continue
-		}
-		t, err := m.ask(ctx, home, p2p.RequestTake(id, m.Members[i], a.Here, true))
-		if err == nil {
-			_, err = m.ask(ctx, m.Members[i], p2p.RequestBack(id, t.Ticket))
-		}
-		errs = append(errs, err)
+// end asks one of the two nodes of a move that may have been made, which is a member or was one. That it is denied is not final: what is in force
+// there stays so. A node that is no member any more and is not reached is gone.
+func (m *Nodes) end(ctx context.Context, text string, q p2p.MoveRequest) (a p2p.MoveAnswer, p peer.ID, err error) {
+	if p, err = peer.Decode(text); err != nil {
+		return a, "", fmt.Errorf("places: %w: node %.80q: %w", optimize.ErrRefused, text, err)
 	}
-	return errors.Join(errs...)
+	if a, err = m.By.AskMove(ctx, p, q); err == nil {
+		return a, p, nil
+	}
+	if errors.Is(err, p2p.ErrUnavailable) && !slices.Contains(m.Members, p) {
+		return a, p, fmt.Errorf("places: %w: node %s is not reached, and is none of the members: %w", optimize.ErrGone, p, err)
+	}
+	return a, p, fmt.Errorf("places: node %s: %w", p, err)
+}
+
+// Back implements [rebalance.Mover]. Both nodes are told that the move is taken back: who gives stops, and who has got turns back who comes later. Then
+// who is there is led back.
+func (m *Nodes) Back(ctx context.Context, _, id string, move rebalance.Move) error {
+	_, from, errFrom := m.end(ctx, move.From, p2p.RequestStop(id))
+	_, to, errTo := m.end(ctx, move.To, p2p.RequestStop(id))
+	if err := cmp.Or(errFrom, errTo); err != nil {
+		return err
+	}
+	a, _, err := m.end(ctx, move.To, p2p.RequestMoved(id))
+	if err != nil || a.Here == 0 {
+		return err
+	}
+	if a, _, err = m.end(ctx, move.From, p2p.RequestTake(id, to, a.Here, true)); err != nil {
+		return fmt.Errorf("%w: peers of %s are still at %s", err, from, to)
+	}
+	_, _, err = m.end(ctx, move.To, p2p.RequestBack(id, a.Ticket))
+	return err
 }
 
 // Moved implements [rebalance.Mover].
-func (m *Nodes) Moved(ctx context.Context, _, id string) (peers int, made bool, err error) {
-	answers, errs := m.all(ctx, p2p.RequestMoved(id))
-	for _, a := range answers {
-		peers += a.Here
-		made = made || a.Given
+func (m *Nodes) Moved(ctx context.Context, _, id string, move rebalance.Move) (peers int, made bool, err error) {
+	given, _, err := m.end(ctx, move.From, p2p.RequestMoved(id))
+	if err != nil {
+		return 0, false, err // of a node that is gone there is nobody to take back, or nobody to take anybody back
 	}
-	// A node that was started anew has forgotten that it gave; where its peers have gone they are still known.
-	return peers, made || peers > 0, errors.Join(errs...)
+	got, _, err := m.end(ctx, move.To, p2p.RequestMoved(id))
+	return got.Here, given.Given || got.Here > 0, err
 }

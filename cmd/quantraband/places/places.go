@@ -295,21 +295,21 @@ func (m mover) Move(ctx context.Context, service, id string, move rebalance.Move
 }
 
 // Back implements [rebalance.Mover].
-func (m mover) Back(ctx context.Context, service, id string) error {
+func (m mover) Back(ctx context.Context, service, id string, move rebalance.Move) error {
 	c, err := m.of(service)
 	if err != nil {
 		return err
 	}
-	return c.Back(ctx, service, id)
+	return c.Back(ctx, service, id, move)
 }
 
 // Moved implements [rebalance.Mover].
-func (m mover) Moved(ctx context.Context, service, id string) (n int, made bool, err error) {
+func (m mover) Moved(ctx context.Context, service, id string, move rebalance.Move) (n int, made bool, err error) {
 	c, err := m.of(service)
 	if err != nil {
 		return 0, false, err
 	}
-	return c.Moved(ctx, service, id)
+	return c.Moved(ctx, service, id, move)
 }
 
 // balancer is the actuator of moves, for services that have peers in the file.

@@ -181,13 +181,13 @@ func (c *Commands) Move(ctx context.Context, service, id string, m rebalance.Mov
 }
 
 // Back implements [rebalance.Mover].
-func (c *Commands) Back(ctx context.Context, service, id string) error {
+func (c *Commands) Back(ctx context.Context, service, id string, _ rebalance.Move) error {
 	_, err := c.call(ctx, "back", c.back, argument{Service: service, ID: id})
 	return err
 }
 
 // Moved implements [rebalance.Mover].
-func (c *Commands) Moved(ctx context.Context, service, id string) (peers int, made bool, err error) {
+func (c *Commands) Moved(ctx context.Context, service, id string, _ rebalance.Move) (peers int, made bool, err error) {
 	out, err := c.call(ctx, "moved", c.made, argument{Service: service, ID: id})
 	if err != nil {
 		return 0, false, err

@@ -225,7 +225,7 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Back(t.Context(), "feed", "--all"); !errors.Is(err, optimize.ErrRefused) {
+	if err := m.Back(t.Context(), "feed", "--all", rebalance.Move{}); !errors.Is(err, optimize.ErrRefused) {
 		t.Errorf("an ID that is an option: %v", err)
 	}
 }
