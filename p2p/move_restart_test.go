@@ -99,9 +99,16 @@ func (m *movers) ask(i int, q MoveRequest) MoveAnswer {
 func (m *movers) move(id string, from, to int, p *Node) {
 	m.t.Helper()
 	t := m.ask(to, RequestTake(id, m.node[from].ID(), 1, false))
+	m.has(from, 1)
 	m.ask(from, RequestGive(id, 1, t.Ticket, nil))
 	m.is(p, to)
 	m.here(id, to, 1)
+}
+
+// has waits until a node knows of so many peers that they could be moved: what a peer speaks is said after it was let in.
+func (m *movers) has(at, want int) {
+	m.t.Helper()
+	eventually(m.t, fmt.Sprintf("%d has %d peers", at, want), func() bool { return m.ask(at, RequestNode(nil)).Node.Peers >= want })
 }
 
 func (m *movers) here(id string, at, want int) {
@@ -168,6 +175,7 @@ func TestMoveRestarts(t *testing.T) {
 func (m *movers) move1(ps ...*Node) {
 	m.t.Helper()
 	t := m.ask(1, RequestTake("c1/0", m.node[0].ID(), 1, false))
+	m.has(0, len(ps))
 	m.ask(0, RequestGive("c1/0", 1, t.Ticket, nil))
 	eventually(m.t, "one has moved", func() bool {
 		n := 0
@@ -217,11 +225,16 @@ func TestMoveAway(t *testing.T) {
 	}
 }
 
-// silent keeps a peer from saying by which move it is where it is.
+// silent keeps a peer from saying by which move it is where it is, once it is done with following.
 func (m *movers) silent(p *Node, is bool) {
-	p.moves.mu.Lock()
-	defer p.moves.mu.Unlock()
-	p.moves.going = is
+	m.t.Helper()
+	eventually(m.t, "it does not follow", func() bool {
+		p.moves.mu.Lock()
+		defer p.moves.mu.Unlock()
+		was := p.moves.going
+		p.moves.going = is
+		return was != is
+	})
 }
 
 // TestMoveTakerEnds: where the taker's process is another, who was there comes again or goes home, and is home when the move was taken back.
