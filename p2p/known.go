@@ -283,22 +283,27 @@ func (k *known) write() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(k.dir, knownFile)
-	if err := k.fs.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) { // what a crash has left
+	return replaceFile(k.fs, k.dir, knownFile, append(raw, '\n'))
+}
+
+// replaceFile writes a file of a folder anew, durably: it is there whole or as it was.
+func replaceFile(f vfs.FS, dir, name string, raw []byte) error {
+	path := filepath.Join(dir, name)
+	if err := f.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) { // what a crash has left
 		return err
 	}
-	f, err := k.fs.Create(path + ".new")
+	w, err := f.Create(path + ".new")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(raw, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	_, err = w.Write(raw)
+	if err = errors.Join(err, w.Sync(), w.Close()); err != nil {
 		return err
 	}
-	if err := k.fs.Rename(path+".new", path); err != nil {
+	if err := f.Rename(path+".new", path); err != nil {
 		return err
 	}
-	return k.fs.SyncDir(k.dir)
+	return f.SyncDir(dir)
 }
 
 // addressesOf are addresses as text, so many as are kept.

@@ -119,20 +119,5 @@ func (k *keptMoves) write() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(k.dir, movesFile)
-	if err := k.fs.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) { // what a crash has left
-		return err
-	}
-	f, err := k.fs.Create(path + ".new")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(raw, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := k.fs.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return k.fs.SyncDir(k.dir)
+	return replaceFile(k.fs, k.dir, movesFile, append(raw, '\n'))
 }
