@@ -338,7 +338,14 @@ func (n *Node) ended(l *link, g *guarded, why error, broken bool) {
 	n.inner.ConnManager().UntagPeer(g.peer, "guard")
 	n.opt.Log.Info("a peer's session has ended", "peer", g.peer, "why", why)
 	n.tellLost(g.peer)
-	defer n.wake() // libp2p may have told of the connection's end before this, when the peer still counted as let in
+	defer func() { // libp2p may have told of the connection's end before this, when the peer still counted as let in
+		n.mu.Lock()
+		gone := n.links[g.peer] == nil
+		n.mu.Unlock()
+		if gone {
+			n.wake()
+		}
+	}()
 	if !broken && errors.Is(why, ErrDenied) {
 		n.refused(l, g.peer, why)
 		return
