@@ -84,7 +84,7 @@ var law = map[string][]string{
 	"p2p/chaostest":                   nil,
 	"p2p/cpace":                       nil,
 	"p2p/nodeapi":                     {"integrity", "internal/jsonapi", "p2p", "p2p/broadcast", "p2p/direct", "zerotrust"},
-	"p2p/noise":                       nil,
+	"p2p/noise":                       {"seal"},
 	"profile":                         nil,
 	"sandbox":                         {"sandbox/channel"},
 	"sandbox/channel":                 nil,

@@ -13,6 +13,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/security/noise/pb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/quantra-l/quantra/seal"
 )
 
 const (
@@ -127,15 +129,30 @@ func verify(payload, static []byte) (crypto.PubKey, []protocol.ID, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("its identity key: %w", err)
 	}
-	switch ok, err := key.Verify(signed(static), said.GetIdentitySig()); {
-	case err != nil:
-		return nil, nil, fmt.Errorf("its identity's signature of its Noise key: %w", err)
-	case !ok:
-		return nil, nil, errors.New("its identity has not signed its Noise key")
+	if err := verifySignature(key, signed(static), said.GetIdentitySig()); err != nil {
+		return nil, nil, err
 	}
 	muxers := said.GetExtensions().GetStreamMuxers()
 	if len(muxers) > maxMuxers {
 		muxers = nil
 	}
 	return key, protocol.ConvertFromStrings(muxers), nil
+}
+
+// verifySignature verifies what an identity has signed: Ed25519 as everywhere in this program, by seal's rule, which is also the faster one; other
+// kinds of keys as libp2p does.
+func verifySignature(key crypto.PubKey, message, signature []byte) error {
+	ok, err := false, error(nil)
+	if raw, rawErr := key.Raw(); key.Type() == crypto.Ed25519 && rawErr == nil && len(raw) == seal.PublicKeySize {
+		ok = len(signature) == seal.SignatureSize && seal.PublicKey(raw).VerifyNote(message, seal.Signature(signature)) == nil
+	} else {
+		ok, err = key.Verify(message, signature)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("its identity's signature of its Noise key: %w", err)
+	case !ok:
+		return errors.New("its identity has not signed its Noise key")
+	}
+	return nil
 }

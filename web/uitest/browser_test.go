@@ -222,10 +222,13 @@ func (b *tab) quiet() {
 
 func (b *tab) visit(path string) { b.t.Helper(); b.do(chromedp.Navigate(b.base + path)) }
 
+// patience is how long a test waits for a page. It is no promise about speed: only what hangs takes that long.
+const patience = time.Minute
+
 // until waits for a condition in the page's own language.
 func (b *tab) until(js string) {
 	b.t.Helper()
-	if _, err := chromedp.Run(b.ctx, chromedp.Poll[any](js, chromedp.WithPollingTimeout(20*time.Second))); err != nil {
+	if _, err := chromedp.Run(b.ctx, chromedp.Poll[any](js, chromedp.WithPollingTimeout(patience))); err != nil {
 		b.fail(fmt.Errorf("waiting until %s: %w", js, err))
 	}
 }
