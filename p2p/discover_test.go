@@ -20,7 +20,9 @@ func TestDHT(t *testing.T) {
 	address := middle.Addrs()[0].String()
 	near := func(o *Options) { table(o); o.Bootstrap = []string{address} }
 	a, b := newNode(t, near), newNode(t, near)
-	eventually(t, "both are in the table of the one in the middle", func() bool { return middle.dht.RoutingTable().Size() == 2 })
+	eventually(t, "both are in the table of the one in the middle, and it is in theirs", func() bool {
+		return middle.dht.RoutingTable().Size() == 2 && a.dht.RoutingTable().Size() > 0 && b.dht.RoutingTable().Size() > 0
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := a.Connect(ctx, peer.AddrInfo{ID: b.ID()}); err != nil {
