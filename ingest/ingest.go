@@ -333,10 +333,8 @@ func (in *Ingest) keep(ctx context.Context, h *hold, b *batch) error {
 		}
 	}
 	if err := b.each(func(p *Push) error {
-		if err := checkTypes(p.Profile); err != nil || !withoutColons(p.Profile) {
-			return err
-		}
-		if err := checkTypes(p.Profile); err != nil { // two that were one but for that
+		changed := withoutColons(p.Profile)
+		if err := checkTypes(p.Profile); err != nil || !changed {
 			return err
 		}
 		return encoded(h, p)

@@ -58,23 +58,27 @@ func openKnown(f vfs.FS, dir string) (*known, error) {
 	if err := f.MkdirAll(dir); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, knownFile)
-	r, err := f.Open(path)
+	raw, err := readWhole(f, dir, knownFile, maxKnownFile)
+	if raw == nil || err != nil {
+		return k, err
+	}
+	if err := k.decode(raw); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, knownFile), err)
+	}
+	return k, nil
+}
+
+// readWhole is a file of a folder, nil where there is none. Of one that is larger than most it is most+1 bytes, which its decoder refuses.
+func readWhole(f vfs.FS, dir, name string, most int64) ([]byte, error) {
+	r, err := f.Open(filepath.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return k, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, maxKnownFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if err := k.decode(raw); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return k, nil
+	return io.ReadAll(io.LimitReader(r, most+1))
 }
 
 // decode reads the file's bytes.

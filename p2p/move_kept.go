@@ -2,10 +2,7 @@ package p2p
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -40,21 +37,12 @@ func openKeptMoves(f vfs.FS, dir string) (*keptMoves, error) {
 	if dir == "" {
 		return k, nil
 	}
-	path := filepath.Join(dir, movesFile)
-	r, err := f.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return k, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, maxMovesFile+1))
-	if err != nil {
-		return nil, err
+	raw, err := readWhole(f, dir, movesFile, maxMovesFile)
+	if raw == nil || err != nil {
+		return k, err
 	}
 	if k.list, err = decodeKeptMoves(raw); err != nil {
-		return nil, fmt.Errorf("%s: %w; without the file the node knows of no moves, and peers that were moved stay where they are", path, err)
+		return nil, fmt.Errorf("%s: %w; without the file the node knows of no moves, and peers that were moved stay where they are", filepath.Join(dir, movesFile), err)
 	}
 	return k, nil
 }

@@ -28,7 +28,13 @@ const (
 )
 
 // handshake is XX: e to the responder, e ee s es back, s se to it. The second message and the third bear who sent them.
-func (s *session) handshake(initiator bool) error {
+// A panic of a library over what came is an error: the connection is lost, and not the node.
+func (s *session) handshake(initiator bool) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
 	state, err := noise.NewHandshakeState(noise.Config{CipherSuite: suite, Pattern: noise.HandshakeXX, Initiator: initiator, StaticKeypair: s.transport.static})
 	if err != nil {
 		return err

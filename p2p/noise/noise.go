@@ -1,7 +1,7 @@
 // Package noise is libp2p's Noise security transport (the spec is noise/README.md of libp2p's specs): Noise_XX_25519_ChaChaPoly_SHA256, in which each
 // side's Noise key is signed by its libp2p identity. On the wire it is go-libp2p's own; what differs is what a connection costs. The Diffie-Hellman
 // function is curve25519-voi's X25519, where flynn/noise takes one that makes the public key anew at every step; the Noise key is made and signed once
-// for all connections, as the spec allows; and the handshake has no goroutine of its own.
+// for all connections, as the spec allows; identities of Ed25519 are verified by seal's rule; and the handshake has no goroutine of its own.
 package noise
 
 import (
@@ -106,7 +106,7 @@ func (t *Transport) secure(ctx context.Context, insecure net.Conn, p peer.ID, in
 	s := &session{Conn: insecure, transport: t, remote: p}
 	// The connection is closed when ctx ends, its deadline with it: so none is set, and none has to be taken back.
 	stop := context.AfterFunc(ctx, func() { _ = insecure.Close() })
-	err := s.handshakeSafe(initiator)
+	err := s.handshake(initiator)
 	if !stop() {
 		err = ctx.Err() // what else went wrong came of it
 	}
@@ -115,16 +115,6 @@ func (t *Transport) secure(ctx context.Context, insecure net.Conn, p peer.ID, in
 		return nil, fmt.Errorf("noise: handshake with %v: %w", insecure.RemoteAddr(), err)
 	}
 	return s, nil
-}
-
-// handshakeSafe is handshake, in which a panic of a library over bytes from outside is an error: the connection is lost, and not the node.
-func (s *session) handshakeSafe(initiator bool) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v", r)
-		}
-	}()
-	return s.handshake(initiator)
 }
 
 // chosen is the multiplexer of both: the first of the initiator's that the responder has, and none where there is none.

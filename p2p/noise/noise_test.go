@@ -772,3 +772,20 @@ func TestTooLarge(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPanic: a panic while what came is read ends the handshake with an error, and the connection with it.
+func TestPanic(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	_, err := ours(t, identity(t, crypto.Ed25519, 1)).SecureInbound(t.Context(), panics{a}, "")
+	if err == nil || !strings.Contains(err.Error(), "panic: what came") {
+		t.Errorf("%v", err)
+	}
+	if _, err := a.Write([]byte{1}); err == nil {
+		t.Error("the connection is open")
+	}
+}
+
+type panics struct{ net.Conn }
+
+func (panics) Read([]byte) (int, error) { panic("what came") }
