@@ -79,7 +79,7 @@ var law = map[string][]string{
 	"optimize/pull":                   nil,
 	"optimize/pull/pulltest":          nil,
 	"p2p/broadcast":                   {"internal/vfs", "seal"},
-	"p2p/direct":                      {"internal/vfs", "seal"},
+	"p2p/direct":                      {"internal/vfs", "p2p/noise", "seal"},
 	"p2p":                             {"internal/strictyaml", "internal/vfs", "p2p/cpace", "p2p/noise", "seal", "zerotrust", "zerotrust/policy"},
 	"p2p/chaostest":                   nil,
 	"p2p/cpace":                       nil,

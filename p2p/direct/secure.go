@@ -9,6 +9,8 @@ import (
 	"github.com/flynn/noise"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	transport "github.com/quantra-l/quantra/p2p/noise"
 )
 
 // Sessions are Noise_KK_25519_AESGCM_SHA256 (Noise protocol framework, revision 34, section 7.5): both sides know each other's static key
@@ -21,7 +23,7 @@ const (
 	rekeyAfter = 1 << 14
 )
 
-var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSHA256)
+var suite = noise.NewCipherSuite(transport.X25519, noise.CipherAESGCM, noise.HashSHA256)
 
 // secured is a stream whose both ends have shown who they are and what they say is read by nobody between. One goroutine reads, one
 // writes.

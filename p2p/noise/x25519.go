@@ -8,8 +8,11 @@ import (
 	"github.com/oasisprotocol/curve25519-voi/primitives/x25519"
 )
 
+// X25519 is Noise's Diffie-Hellman function 25519 (revision 34, section 12.1). flynn/noise's own makes the public key anew at every step.
+var X25519 noise.DHFunc = x25519DH{}
+
 // suite is the only one that the spec has.
-var suite = noise.NewCipherSuite(x25519DH{}, noise.CipherChaChaPoly, noise.HashSHA256)
+var suite = noise.NewCipherSuite(X25519, noise.CipherChaChaPoly, noise.HashSHA256)
 
 // x25519DH is X25519 (RFC 7748, section 5) as Noise has it, under the name 25519.
 type x25519DH struct{}
