@@ -190,6 +190,16 @@ func (k *known) homeOf(p peer.ID) (home peer.ID, ok bool) {
 	return "", false
 }
 
+// at is who stands for one that is kept to now: itself, or to whom it has led us.
+func (k *known) at(home peer.ID) peer.ID {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if to, led := k.moved[home]; led {
+		return to.ID
+	}
+	return home
+}
+
 // move keeps to another in the place of one, until it leads back, or is not reached any more. It says who was in that place.
 func (k *known) move(home peer.ID, to peer.AddrInfo) (was peer.AddrInfo) {
 	k.mu.Lock()

@@ -258,6 +258,10 @@ func (n *Node) AllowAuthor(author, _ peer.ID, resource string) error {
 // LetIn says that there is a session with a peer.
 func (n *Node) LetIn(p peer.ID) bool { return n.guards.get(p) != nil }
 
+// At is whom to ask in the place of a node that this one keeps to: the node itself, or the one that it has led this one to. It is the new one as soon as
+// that has let this node in; what the old one was asked before is still answered.
+func (n *Node) At(home peer.ID) peer.ID { return n.known.at(home) }
+
 // Connect connects to a peer, and is nil when both ends have let each other in.
 func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTime+n.opt.JudgeTime)

@@ -187,18 +187,18 @@ func openNode(ctx context.Context, p nodeParts) (n *runningNode, err error) {
 
 // speak opens what peers say to each other, before the first of them is there.
 func (n *runningNode) speak(ctx context.Context, key seal.Key, p nodeParts) (err error) {
-	var tracer trace.Tracer
+	var ofBroadcast, ofDirect trace.Tracer
 	if p.tracer != nil {
-		tracer = p.tracer.Tracer("github.com/quantra-l/quantra/p2p/broadcast")
+		ofBroadcast, ofDirect = p.tracer.Tracer("github.com/quantra-l/quantra/p2p/broadcast"), p.tracer.Tracer("github.com/quantra-l/quantra/p2p/direct")
 	}
 	n.broadcast, err = broadcast.New(ctx, n.core.Host(), broadcast.Options{
-		Key: key, Allow: n.core.Allow, Author: n.core.AllowAuthor, Dir: filepath.Join(n.dir, "broadcast"), Log: p.log, Metrics: n.registry, Tracer: tracer, History: p.opt.history,
+		Key: key, Allow: n.core.Allow, Author: n.core.AllowAuthor, Dir: filepath.Join(n.dir, "broadcast"), Log: p.log, Metrics: n.registry, Tracer: ofBroadcast, History: p.opt.history,
 	})
 	if err != nil {
 		return err
 	}
 	n.direct, err = direct.New(n.core.Host(), direct.Options{
-		Key: key, Allow: n.core.Allow, Dir: filepath.Join(n.dir, "direct"), Log: p.log, Registry: n.registry, Deliver: n.hub.deliver,
+		Key: key, Allow: n.core.Allow, Dir: filepath.Join(n.dir, "direct"), Log: p.log, Registry: n.registry, Tracer: ofDirect, Deliver: n.hub.deliver,
 		AcceptFile: n.inbox.accept, FileEnded: n.inbox.ended,
 	})
 	if err != nil {
@@ -251,9 +251,9 @@ func (n *runningNode) ready(p peer.ID) {
 // load is p2p.Options.Load.
 func (n *runningNode) load() (inFlight, latency float64) { return n.direct.Load() }
 
-// settle is p2p.Options.Settle: what waits for the peer is said, and no topic is heard by it alone.
+// settle is p2p.Options.Settle: what waits for the peer is said, what it was asked is answered, and no topic is heard by it alone.
 func (n *runningNode) settle(ctx context.Context, p peer.ID) {
-	if err := cmp.Or(n.direct.Flush(ctx, p), n.broadcast.Spare(ctx, p)); err != nil {
+	if err := cmp.Or(n.direct.Settle(ctx, p), n.broadcast.Spare(ctx, p)); err != nil {
 		n.log.Debug("a peer goes before all is done", "peer", p, "why", err) // what waits for it is on disk
 	}
 }
@@ -379,6 +379,13 @@ func (a *app) node(ctx context.Context, o nodeCommandOptions, c p2p.Config) (err
 	return nil
 }
 
+// nodeSpans counts a node's spans. Samples have labels of what is done for one request.
+func nodeSpans() *spans.Processor {
+	return spans.New(spans.Options{LocalRootOnly: true, Filter: func(s sdktrace.ReadOnlySpan) bool {
+		return s.Name() != direct.SpanMessage && s.Name() != direct.SpanPost
+	}})
+}
+
 // profileNode has the node profile itself to a server, with a span for each connection and each traced message. "" is that nothing is.
 func profileNode(ctx context.Context, dir, server string, log *slog.Logger) (trace.TracerProvider, func(), error) {
 	if server == "" {
@@ -388,7 +395,7 @@ func profileNode(ctx context.Context, dir, server string, log *slog.Logger) (tra
 	if err != nil {
 		return nil, nil, err
 	}
-	traced := spans.New(spans.Options{})
+	traced := nodeSpans()
 	self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantra-node", Server: server, KeyFile: keyFile, Sources: []agent.Source{traced.Source()}, Logger: log})
 	if err != nil {
 		return nil, nil, usagef("--server: %w", err)

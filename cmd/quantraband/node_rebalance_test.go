@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,7 +54,7 @@ func newAsked(t *testing.T, with string, work takes, bootstrap ...*asked) *asked
 		Listen: []string{"/ip4/127.0.0.1/tcp/0"},
 		Lost:   func(p peer.ID) { a.direct.Lost(p) }, Ready: func(p peer.ID) { a.direct.Ready(p) },
 		Load:   func() (float64, float64) { return a.direct.Load() },
-		Settle: func(ctx context.Context, p peer.ID) { _ = a.direct.Flush(ctx, p) }, // what is left is sent when they meet again
+		Settle: func(ctx context.Context, p peer.ID) { _ = a.direct.Settle(ctx, p) }, // what is left is sent when they meet again
 	}
 	for _, b := range bootstrap {
 		o.Bootstrap = append(o.Bootstrap, b.core.Addrs()[0].String())
@@ -112,7 +113,7 @@ type crowd struct {
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 	told    atomic.Int64 // windows
-	cut     atomic.Int64 // requests whose connection ended: they were asked again
+	cut     atomic.Int64 // requests whose connection ended
 
 	mu   sync.Mutex
 	took []map[time.Duration]int64 // of a window, by member: how many took up to so long, a power of two
@@ -124,13 +125,13 @@ func newCrowd(t *testing.T, base string, members, peers []*asked) *crowd {
 	c := &crowd{t: t, base: base, members: members, peers: peers, stop: cancel, took: []map[time.Duration]int64{{}, {}}, sent: map[string]bool{}}
 	for i, p := range peers {
 		workers, pause := 4, time.Duration(0)
-		if i == len(peers)-1 { // the one whose home is the second
+		if c.home(i) == 1 {
 			workers, pause = 1, 50*time.Millisecond
 		} else {
 			c.wg.Go(func() { c.says(ctx, i, p) })
 		}
 		for range workers {
-			c.wg.Go(func() { c.asks(ctx, p, pause) })
+			c.wg.Go(func() { c.asks(ctx, i, pause) })
 		}
 	}
 	c.wg.Go(func() { c.tells(ctx) })
@@ -152,22 +153,26 @@ func rests(ctx context.Context, d time.Duration) {
 	}
 }
 
-// at is the member that a peer is at; while it moves it is at both, and asks the newer.
-func (c *crowd) at(p *asked) int {
-	for i := len(c.members) - 1; i >= 0; i-- {
-		if p.core.LetIn(c.members[i].core.ID()) {
-			return i
-		}
+// at is the member that a peer is at, -1 while it is at none.
+func (c *crowd) at(i int) int {
+	at := c.peers[i].core.At(c.members[c.home(i)].core.ID())
+	return slices.IndexFunc(c.members, func(m *asked) bool { return m.core.ID() == at && c.peers[i].core.LetIn(at) })
+}
+
+// home is the member that a peer keeps to: the last one's is the second.
+func (c *crowd) home(i int) int {
+	if i == len(c.peers)-1 {
+		return 1
 	}
-	return -1
+	return 0
 }
 
 // asks asks one request after the other.
-func (c *crowd) asks(ctx context.Context, p *asked, pause time.Duration) {
+func (c *crowd) asks(ctx context.Context, of int, pause time.Duration) {
 	for ctx.Err() == nil {
-		began, i := time.Now(), c.at(p)
+		began, i := time.Now(), c.at(of)
 		if i >= 0 {
-			if _, err := p.direct.Request(ctx, c.members[i].core.ID(), []byte("what?")); err == nil {
+			if _, err := c.peers[of].direct.Request(ctx, c.members[i].core.ID(), []byte("what?")); err == nil {
 				le := time.Duration(1) << bits.Len64(uint64(time.Since(began)))
 				c.mu.Lock()
 				c.took[i][le]++
@@ -338,9 +343,7 @@ func TestNodeRebalance(t *testing.T) {
 	b.takes.Store(&takes{time.Second, false}) // the planted fault
 	p.ask("POST", changePath(id), `{"do":"start","by":"ada"}`, &answer)
 	reaches(optimize.Dwelling)
-	if n := moved(); n < 1 {
-		t.Errorf("%d peers have moved a second time", n)
-	}
+	soon(t, "peers have moved a second time", func() (string, bool) { n := moved(); return fmt.Sprint(n), n >= 1 })
 	end := reaches(optimize.Failed, optimize.Undone)
 	t.Logf("%s: %s", end, answer.Change.Reason)
 	soon(t, "all are at home again", func() (string, bool) { return fmt.Sprint(moved()), home() })
@@ -361,5 +364,8 @@ func TestNodeRebalance(t *testing.T) {
 			t.Errorf("%q is there %d times", text, a.got[text])
 		}
 	}
-	t.Logf("%d messages, each once; %d requests were cut and asked again", len(c.sent), c.cut.Load())
+	if n := c.cut.Load(); n > 2 { // one that is asked of the old node in its last moment may be
+		t.Errorf("%d requests were cut off", n)
+	}
+	t.Logf("%d messages, each once", len(c.sent))
 }

@@ -320,6 +320,41 @@ func TestNodeSocket(t *testing.T) {
 	}
 }
 
+// TestNodeSpans: a node that profiles itself, by itself or as part of a server, sends how long connections and messages took, step by step.
+func TestNodeSpans(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "node.yaml")
+	if err := os.WriteFile(config, []byte("listen: [/ip4/127.0.0.1/tcp/0]\nmdns: false\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data")
+	s := mustStart(t, "--data", data, "--isolations", "none", "--node-config", config)
+	node := startNode(t, filepath.Join(dir, "node"), "--server", s.base)
+	up := &nodeProcess{t: t, data: data}
+	up.must("ping", node.address("/tcp/"))
+	up.must("send", "--to", node.id, "--message", "to the node", "--wait")
+	node.must("send", "--to", ownPeer(t, up), "--message", "to the server", "--wait")
+	for service, stop := range map[string]func(){"quantra-node": func() { node.stop(syscall.SIGTERM) }, "quantraband": func() {}} {
+		stop() // what was not sent yet is
+		soon(t, "the spans of "+service, func() (string, bool) {
+			var out, errs bytes.Buffer
+			code := run(t.Context(), []string{"query", "export", "-s", service, "-t", "spans:spans:count:spans:count", "--format", "folded", "--since", "10m", "--server", s.base}, strings.NewReader(""), &out, &errs)
+			lacks := slices.DeleteFunc([]string{"direct.message;receive", "direct.message;verify", "direct.message;route", "direct.message;send", ";p2p.guard"}, func(path string) bool { return strings.Contains(out.String(), path) })
+			return fmt.Sprintf("%d: %s%s lacks %q", code, &out, &errs, lacks), code == exitOK && len(lacks) == 0
+		})
+	}
+}
+
+// ownPeer is the id of the node itself.
+func ownPeer(t *testing.T, n *nodeProcess) string {
+	t.Helper()
+	st := nodeStatus{Status: &p2p.Status{}}
+	if err := json.Unmarshal([]byte(n.must("peers", "--json")), &st); err != nil || st.ID == "" {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	return st.ID
+}
+
 // TestUpNode: up --node has the node beside the server, behind the same guard: on the page's API, in the metrics, and for commands.
 func TestUpNode(t *testing.T) {
 	dir := t.TempDir()

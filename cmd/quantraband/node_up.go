@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/quantra-l/quantra/internal/jsonapi"
 	"github.com/quantra-l/quantra/p2p/nodeapi"
@@ -47,7 +48,12 @@ func (g *given) openNode(ctx context.Context, d *door) (*runningNode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openNode(ctx, nodeParts{dir: g.dir, opt: opt, config: c, guard: d.guard, issuer: issuer, log: g.log})
+	p := nodeParts{dir: g.dir, opt: opt, config: c, guard: d.guard, issuer: issuer, log: g.log}
+	if !g.noSelfProfile {
+		g.spans = nodeSpans()
+		p.tracer = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(g.spans))
+	}
+	return openNode(ctx, p)
 }
 
 // page answers what the node is doing, also where there is none.

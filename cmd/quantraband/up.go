@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quantra-l/quantra/agent"
+	"github.com/quantra-l/quantra/agent/spans"
 	"github.com/quantra-l/quantra/cmd/quantraband/demo"
 )
 
@@ -120,6 +121,7 @@ type given struct {
 	changes changesOptions // its places are to be closed
 	secured *serving       // nil is without TLS
 	keys    *agentKeys
+	spans   *spans.Processor // of the server's node, where the server profiles itself
 }
 
 func (a *app) readGiven(o upOptions) (*given, error) {
@@ -271,7 +273,11 @@ func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string,
 func (g *given) senders(ctx context.Context, base, key string) (stop func(), err error) {
 	stop = func() {}
 	if !g.noSelfProfile {
-		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: g.engine.region, KeyFile: key, HTTPClient: g.secured.ownClient(), SpoolBytes: -1, Logger: g.log})
+		var sources []agent.Source
+		if g.spans != nil {
+			sources = append(sources, g.spans.Source())
+		}
+		self, err := agent.Start(context.WithoutCancel(ctx), agent.Options{Service: "quantraband", Server: base, Region: g.engine.region, KeyFile: key, HTTPClient: g.secured.ownClient(), SpoolBytes: -1, Sources: sources, Logger: g.log})
 		if err != nil {
 			return stop, err
 		}

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -25,6 +26,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/quantra-l/quantra/internal/vfs"
 	"github.com/quantra-l/quantra/seal"
@@ -94,6 +96,10 @@ type Options struct {
 	Stall      time.Duration // a peer that takes nothing, or acknowledges nothing, for so long is given up; 0 is a minute
 
 	Registry prometheus.Registerer // where metrics go; nil is nowhere
+	// Tracer gets spans of what comes: of each request, each durable message, and one post in TraceEvery, with one in it for each step:
+	// receive, verify, route and, where something is said back, send. nil is none.
+	Tracer     trace.Tracer
+	TraceEvery int // 0 is 1,000
 }
 
 func (o *Options) check(self peer.ID) error {
@@ -126,6 +132,12 @@ func (o *Options) check(self peer.ID) error {
 			return fmt.Errorf("direct: Options.%s is %d", d.name, *d.v)
 		}
 	}
+	if o.TraceEvery == 0 {
+		o.TraceEvery = 1000
+	}
+	if o.TraceEvery < 0 {
+		return fmt.Errorf("direct: Options.TraceEvery is %d", o.TraceEvery)
+	}
 	if o.HistoryBytes < 2*o.OutboxBytes {
 		return fmt.Errorf("direct: Options.HistoryBytes is %d, less than twice OutboxBytes, which is %d", o.HistoryBytes, o.OutboxBytes)
 	}
@@ -157,6 +169,7 @@ type Service struct {
 	tagKey []byte // of the tags of what is left with keepers
 	files  fileRoom
 	load   load
+	posts  atomic.Uint64 // that came, for those that are followed
 	m      *metrics
 	notify *network.NotifyBundle
 
@@ -185,6 +198,7 @@ func New(h host.Host, o Options) (*Service, error) {
 	if err := s.o.check(s.self); err != nil {
 		return nil, err
 	}
+	s.load.since = s.o.Now()
 	s.files = fileRoom{room: make(chan struct{}, maxTransfers), every: syncEvery, parts: map[string]bool{}, streams: map[network.Stream]peer.ID{}}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("direct: %w", err)
@@ -347,6 +361,33 @@ func (s *Service) Flush(ctx context.Context, p peer.ID) error {
 	}
 }
 
+// Settle waits until nothing is under way with a peer that is about to go: what is pending for it is said, and the session of ours ends in order, once
+// all that was asked on it is answered. What is asked meanwhile is asked on another one.
+func (s *Service) Settle(ctx context.Context, p peer.ID) error {
+	if err := s.Flush(ctx, p); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	sl := s.slots[p]
+	s.mu.Unlock()
+	if sl == nil {
+		return nil
+	}
+	x := sl.current.Load()
+	if x == nil {
+		return nil
+	}
+	s.retire(x)
+	select {
+	case <-x.ctx.Done():
+		return nil
+	case <-ctx.Done():
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return fmt.Errorf("%w: %d requests to %s are not answered", context.Cause(ctx), len(x.calls), p)
+	}
+}
+
 // Pending is how many messages wait for a peer.
 func (s *Service) Pending(p peer.ID) int { return s.ledger.count(p) }
 
@@ -356,7 +397,7 @@ func (s *Service) History(p peer.ID, limit int) ([]Message, error) {
 }
 
 // Load is what this service bears: requests and durable messages of peers that are being worked on or written to disk, on average over the last
-// minute, and the median of how many seconds one takes. Both are 0 where none came.
+// minute or since it began, and the median of how many seconds one takes. Both are 0 where none came.
 func (s *Service) Load() (inFlight, latency float64) { return s.load.at(s.o.Now()) }
 
 // Healthy is why the last write to disk failed, nil where it did not.

@@ -346,7 +346,7 @@ func (s *Service) takeHanded(ctx context.Context, by peer.ID, sealed []byte) err
 		return nil
 	}
 	done := make(chan error, 1)
-	if err := s.receive(ctx, from, &e, func(err error) { done <- err }); err != nil {
+	if err := s.receive(ctx, from, &e, nil, func(err error) { done <- err }); err != nil {
 		done <- err
 	}
 	select {

@@ -7,17 +7,18 @@ import (
 )
 
 const (
-	// loadSpan is over what time load is taken.
-	loadSpan = time.Minute
+	// loadSpan is over what time load is taken, and loadLeast of a service that has just begun.
+	loadSpan, loadLeast = time.Minute, time.Second
 	// loadKept are the requests that it is taken of: where more come in that time, it is of a shorter one.
 	loadKept = 1024
 )
 
-// load is how long the last requests took. Its zero value has none.
+// load is how long the last requests took. One with no time of beginning has been there for ever.
 type load struct {
-	mu   sync.Mutex
-	last [loadKept]worked
-	n    int // that were added ever
+	since time.Time // its beginning
+	mu    sync.Mutex
+	last  [loadKept]worked
+	n     int // that were added ever
 }
 
 // worked is one request.
@@ -54,7 +55,7 @@ func (l *load) at(now time.Time) (inFlight, latency float64) {
 	if len(took) == 0 {
 		return 0, 0
 	}
-	span := loadSpan
+	span := min(loadSpan, max(now.Sub(l.since), loadLeast))
 	if full {
 		span = max(now.Sub(first), time.Millisecond)
 	}

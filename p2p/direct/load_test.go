@@ -39,4 +39,12 @@ func TestLoad(t *testing.T) {
 	rif, latency = l.at(now.Add(3 * time.Second))
 	is("in flight of many", rif, 5)
 	is("median of many", latency, 0.005)
+	// A service that has been there for ten seconds: over these, not a minute; in its first moments over a second.
+	young := load{since: now.Add(-10 * time.Second)}
+	young.add(now.Add(-2*time.Second), now)
+	rif, _ = young.at(now)
+	is("in flight of one that is young", rif, 0.2)
+	young.since = now.Add(-time.Millisecond)
+	rif, _ = young.at(now)
+	is("in flight of one that has just begun", rif, 2)
 }

@@ -34,6 +34,23 @@ const (
 	methodHand    = 4 // asked: sealed bytes that were kept for who is asked; answered when they are on its disk
 )
 
+// methodName is what spans of requests by a method are called.
+func methodName(method byte) string {
+	switch method {
+	case methodApp:
+		return "direct.request"
+	case methodWhere:
+		return "direct.where"
+	case methodKeys:
+		return "direct.keys"
+	case methodDeposit:
+		return "direct.deposit"
+	case methodHand:
+		return "direct.hand"
+	}
+	return "direct.unknown"
+}
+
 // records are buffers of records; an idle session has none.
 var records = sync.Pool{New: func() any { return new(record) }}
 
@@ -497,16 +514,7 @@ func (x *session) theirs(kind byte, id uint64, payload []byte) error {
 	}
 	switch kind {
 	case frameOneWay:
-		if err := x.s.mayWrite(x.peer); err != nil {
-			x.s.refuse(codeDenied)
-			return nil
-		}
-		if len(payload) > MaxMessage {
-			return fmt.Errorf("%w: a message of %d bytes, of at most %d", ErrCorrupt, len(payload), MaxMessage)
-		}
-		x.s.m.posts.Inc()
-		x.said.in.Add(1)
-		return x.s.receivePost(x.peer, payload)
+		return x.post(payload)
 	case frameRequest:
 		x.said.in.Add(1)
 		return x.request(id, payload)
@@ -519,14 +527,35 @@ func (x *session) theirs(kind byte, id uint64, payload []byte) error {
 		}
 		return nil
 	case frameEnvelope:
+		f := x.s.follow(x.peer, SpanMessage, len(payload))
 		e, err := decodeEnvelope(payload)
 		if err != nil {
 			x.s.refuse(codeNever)
+			f.end(err)
 			return err // whose envelope it would be cannot be said
 		}
-		return x.envelope(&e)
+		return x.envelope(&e, f)
 	}
 	return fmt.Errorf("%w: a frame of kind %d from who opened the session", ErrCorrupt, kind)
+}
+
+// post takes what is kept nowhere.
+func (x *session) post(body []byte) (err error) {
+	f := x.s.followPost(x.peer, len(body))
+	f.step("verify")
+	if err := x.s.mayWrite(x.peer); err != nil {
+		x.s.refuse(codeDenied)
+		f.end(err)
+		return nil
+	}
+	defer func() { f.end(err) }()
+	if len(body) > MaxMessage {
+		return fmt.Errorf("%w: a message of %d bytes, of at most %d", ErrCorrupt, len(body), MaxMessage)
+	}
+	f.step("route")
+	x.s.m.posts.Inc()
+	x.said.in.Add(1)
+	return x.s.receivePost(x.peer, body)
 }
 
 func (s *Service) receivePost(p peer.ID, body []byte) (err error) {
@@ -538,9 +567,11 @@ func (s *Service) receivePost(p peer.ID, body []byte) (err error) {
 }
 
 // envelope takes a durable message and acknowledges it when it is on disk.
-func (x *session) envelope(e *envelope) error {
+func (x *session) envelope(e *envelope, f *followed) error {
 	epoch, seq := e.epoch, e.seq
 	answer := func(err error) {
+		f.step("send")
+		defer f.end(err)
 		var b [17]byte
 		binary.BigEndian.PutUint64(b[:], epoch)
 		binary.BigEndian.PutUint64(b[8:], seq)
@@ -553,14 +584,17 @@ func (x *session) envelope(e *envelope) error {
 		x.s.o.Log.Debug("a message was refused", "from", x.peer, "error", err)
 		x.out.force(frameNack, 0, b[:])
 	}
+	f.step("verify")
 	if e.kind == kindReceipt {
-		return fmt.Errorf("%w: a receipt on a session", ErrCorrupt)
+		err := fmt.Errorf("%w: a receipt on a session", ErrCorrupt)
+		f.end(err)
+		return err
 	}
 	err := x.s.mayWrite(x.peer)
 	if err == nil {
 		x.said.in.Add(1)
 		came := x.s.o.Now()
-		err = x.s.receive(x.ctx, x.peer, e, func(err error) {
+		err = x.s.receive(x.ctx, x.peer, e, f, func(err error) {
 			x.s.load.add(came, x.s.o.Now())
 			answer(err)
 		})
@@ -572,7 +606,7 @@ func (x *session) envelope(e *envelope) error {
 }
 
 // receive makes a message durable and calls done when it is, from another goroutine. With an error done is not called.
-func (s *Service) receive(ctx context.Context, from peer.ID, e *envelope, done func(error)) error {
+func (s *Service) receive(ctx context.Context, from peer.ID, e *envelope, f *followed, done func(error)) error {
 	s.m.received.Inc()
 	var raw []byte
 	if e.kind != kindMessage {
@@ -582,6 +616,7 @@ func (s *Service) receive(ctx context.Context, from peer.ID, e *envelope, done f
 		}
 		e.body, raw = body, newer
 	}
+	f.step("route")
 	return s.ledger.receive(ctx, from, e, raw, done)
 }
 
@@ -593,9 +628,11 @@ func (x *session) request(id uint64, payload []byte) error {
 	if f.bad {
 		return fmt.Errorf("%w: a request of %d bytes", ErrCorrupt, len(payload))
 	}
+	way := x.s.follow(x.peer, methodName(method), len(body))
 	select {
 	case x.running <- struct{}{}:
 	case <-x.ctx.Done():
+		way.end(x.ctx.Err())
 		return x.ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(x.ctx, min(time.Duration(millis)*time.Millisecond, maxRequest))
@@ -605,23 +642,29 @@ func (x *session) request(id uint64, payload []byte) error {
 	x.mu.Unlock()
 	if !x.s.run(func() {
 		came := x.s.o.Now()
-		answer, err := x.s.answer(ctx, x.peer, method, body)
+		way.live(ctx)
+		way.step("verify")
+		answer, err := x.s.answer(ctx, x.peer, method, body, way)
 		x.s.load.add(came, x.s.o.Now())
+		way.step("send")
+		if err == nil && len(answer) > maxFrame-frameHead {
+			err = fmt.Errorf("%w: an answer of %d bytes, of at most %d", errAnswer, len(answer), maxFrame-frameHead)
+		}
 		x.mu.Lock()
 		delete(x.cancel, id)
 		x.mu.Unlock()
 		if err != nil {
 			x.refuse(id, err)
-		} else if len(answer) > maxFrame-frameHead {
-			x.refuse(id, fmt.Errorf("%w: an answer of %d bytes, of at most %d", errAnswer, len(answer), maxFrame-frameHead))
 		} else {
 			_ = x.out.put(x.ctx, frameAnswer, id, answer, nil) // it fails when the session has ended: nobody waits
 		}
+		way.end(err)
 		stop(nil)
 		cancel()
 		<-x.running
 	}) {
 		cancel()
+		way.end(errClosed)
 		return errClosed
 	}
 	return nil
@@ -637,13 +680,16 @@ func (x *session) refuse(id uint64, err error) {
 }
 
 // answer is what a request is answered by.
-func (s *Service) answer(ctx context.Context, p peer.ID, method byte, body []byte) ([]byte, error) {
-	switch method {
-	case methodApp:
+func (s *Service) answer(ctx context.Context, p peer.ID, method byte, body []byte, way *followed) ([]byte, error) {
+	if method == methodApp {
 		if err := s.mayWrite(p); err != nil {
 			return nil, err
 		}
-		return s.answerApp(ctx, p, body)
+	}
+	way.step("route")
+	switch method {
+	case methodApp:
+		return s.answerApp(way.within(ctx), p, body)
 	case methodWhere:
 		f := scan{b: body}
 		epoch := f.u64()
