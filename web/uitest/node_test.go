@@ -119,6 +119,9 @@ func TestNodeOfTwo(t *testing.T) {
 	b := open(t, serveNode(t, api.Handler()).URL)
 	b.visit("/node")
 	b.until(`/Nobody is connected/.test(` + text(".n-body") + `) && /quantraband p2p invite/.test(` + text(".n-body") + `) && ` + text(".n-body") + `.includes("` + here.core.ID().String() + `")`)
+	if over := eval[int](b, `[...document.querySelectorAll(".code")].filter((e) => e.querySelector("pre").getBoundingClientRect().right > e.querySelector("button").getBoundingClientRect().left).length`); over != 0 {
+		t.Errorf("%d buttons cover what they copy", over)
+	}
 
 	// A peer comes; the page finds out by itself.
 	here.hear(t, "news")
