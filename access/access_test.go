@@ -35,6 +35,7 @@ type house struct {
 
 	mu     sync.Mutex
 	events []zerotrust.Event
+	full   error // why nothing can be recorded
 	inside func(w http.ResponseWriter, r *http.Request) // what is behind the door
 }
 
@@ -43,6 +44,9 @@ func (h *house) now() time.Time { return time.Unix(0, h.clock.Load()).UTC() }
 func (h *house) record(_ context.Context, e zerotrust.Event) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.full != nil {
+		return h.full
+	}
 	h.events = append(h.events, e)
 	return nil
 }
@@ -258,6 +262,14 @@ func TestLink(t *testing.T) {
 	h.clock.Add(int64(LinkTTL))
 	if a := h.do("GET", "/login?code="+code, ""); a.header.Get("Location") != "/?login=used" {
 		t.Error("an old link still opens")
+	}
+	// Nobody comes in unrecorded; the page says so, not bare JSON.
+	code = link()
+	h.mu.Lock()
+	h.full = errors.New("the disk is full")
+	h.mu.Unlock()
+	if a := h.do("GET", "/login?code="+code, ""); a.header.Get("Location") != "/?login=undecided" || len(a.header["Set-Cookie"]) > 0 {
+		t.Errorf("where nothing can be recorded: %d %v", a.status, a.header)
 	}
 }
 

@@ -297,12 +297,15 @@ func (a *Access) openLink(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := a.enter(w, r, code); err != nil {
-		var f *Refusal
-		if errors.As(err, &f) && f.Status == http.StatusUnauthorized {
+		f := a.refusal(err)
+		switch f.Status {
+		case http.StatusUnauthorized:
 			http.Redirect(w, r, "/?login=used", http.StatusSeeOther)
-			return
+		case http.StatusServiceUnavailable:
+			http.Redirect(w, r, "/?login=undecided", http.StatusSeeOther)
+		default:
+			a.refuse(w, r, f)
 		}
-		a.refuse(w, r, err)
 		return
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +16,26 @@ import (
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/zerotrust/audit"
 )
+
+// TestAuditGone: a log whose folder was removed is missed when the server starts, not when the first request is refused for it.
+func TestAuditGone(t *testing.T) {
+	dir, keyFile := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "audit.key")
+	a, err := openAuditLog(dir, keyFile, silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.record(t.Context(), optimize.Entry{Time: time.Now(), Act: "start", Actor: "ann"}), a.Close(), os.RemoveAll(dir)); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	if a, err = openAuditLog(dir, keyFile, slog.New(slog.NewTextHandler(&said, nil))); err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if !errors.Is(a.fault, audit.ErrBroken) || !strings.Contains(said.String(), "is gone or was begun anew") {
+		t.Errorf("%v; it says %q", a.fault, &said)
+	}
+}
 
 // TestAuditLive: a log in use changes its key and loses what is old, and nothing that is recorded meanwhile is refused or missing.
 func TestAuditLive(t *testing.T) {

@@ -89,13 +89,16 @@ type auditLog struct {
 	recent *nodeapi.Events // the last of what was recorded of peers and files
 }
 
-// openAuditLog opens the log if it is there. That it cannot is said, and tried again at each act.
+// openAuditLog opens the log if it is there, or should be. That it cannot is said, and tried again at each act.
 func openAuditLog(data, key string, log *slog.Logger) (*auditLog, error) {
 	a := &auditLog{data: data, key: key, log: log, recent: &nodeapi.Events{}}
-	if _, err := placeOf(data, key); err != nil { // where it is to be is checked at once
+	p, err := placeOf(data, key) // where it is to be is checked at once
+	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(data, auditDir)); errors.Is(err, fs.ErrNotExist) {
+	_, err = os.Stat(p.dir)
+	_, was := os.Stat(p.anchor) // what is known of one that was there
+	if errors.Is(err, fs.ErrNotExist) && errors.Is(was, fs.ErrNotExist) {
 		return a, nil
 	}
 	if _, _, err := a.open(); err != nil {

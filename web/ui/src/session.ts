@@ -60,6 +60,7 @@ const said: { [word: string]: string } = {
   used: "The link has been used, or is too old.",
   refused: "The identity provider's answer was refused: the login took too long, was begun in another browser, or your account may not come in. The audit log has the reason.",
   norole: "The identity provider knows you, and nobody here has given you a role. Ask an admin.",
+  undecided: "Who may come in cannot be decided or recorded now, so nobody is let in. The server's log says why, and what to do; then make another link.",
   away: "The identity provider does not answer. Try again in a moment, or use a one-time link.",
 };
 
