@@ -313,6 +313,12 @@ func TestDiffNamesThePlanted(t *testing.T) {
 	if got := eval[string](b, `document.querySelector(".t-inner .t-row .fn-name").title`); got != planted {
 		t.Errorf("the first row of the table by change is %s", got)
 	}
+	for _, w := range []int64{1440, 1320, 1200, 1181, 1100} {
+		b.do(chromedp.EmulateViewport(w, 800))
+		if cut := eval[int](b, `[...document.querySelectorAll(".diff .t-row")].filter((e) => e.lastElementChild.getBoundingClientRect().right > e.closest(".table").getBoundingClientRect().right + 1).length`); cut != 0 {
+			t.Errorf("at %d px %d rows of the table are cut off", w, cut)
+		}
+	}
 	b.quiet()
 }
 
