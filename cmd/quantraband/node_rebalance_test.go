@@ -3,11 +3,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/bits"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -19,7 +19,9 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
+	"github.com/quantra-l/quantra/agent/spans"
 	"github.com/quantra-l/quantra/optimize"
 	"github.com/quantra-l/quantra/p2p"
 	"github.com/quantra-l/quantra/p2p/direct"
@@ -34,8 +36,9 @@ type asked struct {
 	direct *direct.Service
 	turn   chan struct{}         // one request is worked on at a time
 	takes  atomic.Pointer[takes] // by which time each
-	got    map[string]int        // durable messages, by what they say
-	mu     sync.Mutex            // of got
+	spans  *spans.Processor
+	got    map[string]int // durable messages, by what they say
+	mu     sync.Mutex     // of got
 }
 
 // takes is how long a request takes: by turns, or each by itself.
@@ -46,7 +49,9 @@ type takes struct {
 
 func newAsked(t *testing.T, with string, work takes, bootstrap ...*asked) *asked {
 	t.Helper()
-	a := &asked{turn: make(chan struct{}, 1), got: map[string]int{}}
+	a := &asked{turn: make(chan struct{}, 1), spans: nodeSpans(), got: map[string]int{}}
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(a.spans)).Tracer("feed")
+	a.spans.Source() // they are counted from here on
 	a.takes.Store(&work)
 	key, dir := seal.NewKey(), t.TempDir()
 	o := p2p.Options{
@@ -62,7 +67,7 @@ func newAsked(t *testing.T, with string, work takes, bootstrap ...*asked) *asked
 	o.Before = func(core *p2p.Node) (err error) {
 		a.core = core
 		a.direct, err = direct.New(core.Host(), direct.Options{
-			Key: key, Allow: core.Allow, Dir: filepath.Join(dir, "direct"), Answer: a.answer,
+			Key: key, Allow: core.Allow, Dir: filepath.Join(dir, "direct"), Answer: a.answer, Tracer: tracer,
 			Deliver: func(_ context.Context, m direct.Message) error {
 				a.mu.Lock()
 				defer a.mu.Unlock()
@@ -116,13 +121,12 @@ type crowd struct {
 	cut     atomic.Int64 // requests whose connection ended
 
 	mu   sync.Mutex
-	took []map[time.Duration]int64 // of a window, by member: how many took up to so long, a power of two
-	sent map[string]bool           // durable messages to the first member
+	sent map[string]bool // durable messages to the first member
 }
 
 func newCrowd(t *testing.T, base string, members, peers []*asked) *crowd {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	c := &crowd{t: t, base: base, members: members, peers: peers, stop: cancel, took: []map[time.Duration]int64{{}, {}}, sent: map[string]bool{}}
+	c := &crowd{t: t, base: base, members: members, peers: peers, stop: cancel, sent: map[string]bool{}}
 	for i, p := range peers {
 		workers, pause := 4, time.Duration(0)
 		if c.home(i) == 1 {
@@ -170,14 +174,9 @@ func (c *crowd) home(i int) int {
 // asks asks one request after the other.
 func (c *crowd) asks(ctx context.Context, of int, pause time.Duration) {
 	for ctx.Err() == nil {
-		began, i := time.Now(), c.at(of)
+		i := c.at(of)
 		if i >= 0 {
-			if _, err := c.peers[of].direct.Request(ctx, c.members[i].core.ID(), []byte("what?")); err == nil {
-				le := time.Duration(1) << bits.Len64(uint64(time.Since(began)))
-				c.mu.Lock()
-				c.took[i][le]++
-				c.mu.Unlock()
-			} else if ctx.Err() == nil {
+			if _, err := c.peers[of].direct.Request(ctx, c.members[i].core.ID(), []byte("what?")); err != nil && ctx.Err() == nil {
 				c.cut.Add(1)
 			}
 		}
@@ -201,8 +200,9 @@ func (c *crowd) says(ctx context.Context, i int, p *asked) {
 	}
 }
 
-// tells tells the server each second how long requests took, as the members' agents would.
+// tells tells the server each second of the members' spans, as agents of them would: there is one agent in a process, and they are in one here.
 func (c *crowd) tells(ctx context.Context) {
+	told := make([]*profile.Profile, len(c.members))
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for from := time.Now(); ; {
@@ -213,35 +213,45 @@ func (c *crowd) tells(ctx context.Context) {
 			return
 		}
 		for i, m := range c.members {
-			c.mu.Lock()
-			took := c.took[i]
-			c.took[i] = map[time.Duration]int64{}
-			c.mu.Unlock()
-			spans := profile.NewBuilder(profile.ValueType{Type: "spans", Unit: "count"})
-			for le, n := range took {
-				set := spans.LabelSet([]profile.SampleLabel{{Key: spans.String("le"), Num: int64(le), Unit: spans.String("nanoseconds")}})
-				spans.Add(spans.Stack(0, spans.Location(profile.Location{}, profile.Line{Function: spans.Function(profile.Function{Name: spans.String("what")})})), set, n)
+			since, err := m.newSpans(&told[i])
+			if err != nil {
+				c.t.Error(err)
+				return
 			}
 			figures := profile.NewBuilder(profile.ValueType{Type: "process_cpu", Unit: "nanoseconds"})
 			figures.Add(figures.Stack(0, figures.Location(profile.Location{}, profile.Line{Function: figures.Function(profile.Function{Name: figures.String("all")})})), 0, 1e8)
-			for name, b := range map[string]*profile.Builder{"spans": spans, "runtime": figures} {
-				p := b.Profile()
-				p.Period, p.PeriodType = 1, profile.ValueType{Type: name, Unit: "count"}
-				if name == "runtime" {
-					p.Period, p.PeriodType = 0, profile.ValueType{}
-				}
+			for name, p := range map[string]*profile.Profile{"spans": since, "runtime": figures.Profile()} {
 				q := url.Values{
 					"name": {name}, "service_name": {"feed"}, "service_version": {"v1"}, "service_instance_id": {m.core.ID().String()},
 					"from": {fmt.Sprint(from.UnixNano())}, "until": {fmt.Sprint(to.UnixNano())},
 				}
 				if code, err := push(c.base, q.Encode(), p.AppendPprof(nil)); ctx.Err() == nil && (err != nil || code/100 != 2) {
-					c.t.Errorf("a profile: %d, %v", code, err)
+					c.t.Errorf("a profile of %s: %d, %v", name, code, err)
 				}
 			}
 		}
 		c.told.Add(1)
 		from = to
 	}
+}
+
+// newSpans is a profile of the spans that have ended since the last one.
+func (a *asked) newSpans(last **profile.Profile) (*profile.Profile, error) {
+	var raw bytes.Buffer
+	if err := a.spans.WriteProfile(&raw); err != nil {
+		return nil, err
+	}
+	all, err := profile.Decode(&raw, profile.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	m := profile.NewMerger(all.SampleTypes...)
+	err = m.Add(all, 1)
+	if *last != nil {
+		err = errors.Join(err, m.Add(*last, -1))
+	}
+	*last = all
+	return m.Profile(), err
 }
 
 // membersPolicy has the two members; its times are short, as the test is.
