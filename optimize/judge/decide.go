@@ -36,6 +36,9 @@ func Judge(in Input, o Options) Verdict {
 			return j.fail(fmt.Sprintf("%s costs %s of the service's CPU more than it did", f.guilty, percentOf(f.grew)), f)
 		}
 	}
+	if why := j.versions(); why != "" {
+		return j.fail(why, f)
+	}
 	return j.passOrHold()
 }
 

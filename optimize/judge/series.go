@@ -29,7 +29,8 @@ type grid struct {
 }
 
 // gridOf cuts time by the length of a metric's windows. The baseline is at most twice as long as the stage, or 120 windows: differences between
-// hosts drift, so what is long ago says less.
+// hosts drift, so what is long ago says less. It is counted from its newest window: a later stage begins long after the baseline has ended, as what
+// lies between is neither, and an old baseline says more than none.
 func gridOf(in *Input, name string) (grid, error) {
 	g := grid{from: in.From, to: in.To, width: 10 * time.Second}
 	stage := g.to.Sub(g.from)
@@ -55,8 +56,28 @@ func gridOf(in *Input, name string) (grid, error) {
 		g.width = stage/maxSlots + 1
 	}
 	g.live = int(stage/g.width) + 1
-	g.base = max(120, 2*g.live)
+	g.base = max(120, 2*g.live) + gapOf(in, name, &g)
 	return g, nil
+}
+
+// gapOf is how many slots lie between the newest window of before the stage and the stage; 0 where there is none.
+func gapOf(in *Input, name string, g *grid) int {
+	gap := int64(math.MaxInt64)
+	for _, side := range [2][]Member{in.Treated, in.Control} {
+		for i := range side {
+			s := side[i].Series[name]
+			for j := len(s) - 1; j >= 0; j-- {
+				if to := g.since(s[j].To); to <= 0 {
+					gap = min(gap, -max(to, -math.MaxInt64))
+					break
+				}
+			}
+		}
+	}
+	if gap == math.MaxInt64 {
+		return 0
+	}
+	return int(min(gap/int64(g.width), maxSlots))
 }
 
 func clock(t time.Time) string {
