@@ -254,13 +254,25 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
-	for what, raw := range map[string]string{
-		"no JSON": "<sarif>", "another version": `{"version":"2.0.0","runs":[]}`, "two": `{"version":"2.1.0"}{}`, "numbers that are none": `{"version":"2.1.0","runs":[{"results":[{"fixes":[{"artifactChanges":[{"replacements":[{"deletedRegion":{"startLine":1e99}}]}]}]}]}]}`,
-		"too deep": strings.Repeat(`{"runs":[`, 1e5), "too long": strings.Repeat(" ", MaxReport+1),
+	for _, c := range []struct{ what, raw, want string }{
+		{"no JSON", "<sarif>", "no SARIF"},
+		{"another version", `{"version":"2.0.0","runs":[]}`, "only SARIF 2.1.0"},
+		{"two", `{"version":"2.1.0"}{}`, "behind the report"},
+		{"numbers that are none", `{"version":"2.1.0","runs":[{"results":[{"fixes":[{"artifactChanges":[{"replacements":[{"deletedRegion":{"startLine":1e99}}]}]}]}]}]}`, "startLine"},
+		{"too deep", strings.Repeat(`{"runs":[`, 1e5), "no SARIF"},
+		{"too long", strings.Repeat(" ", MaxReport+1), "more than 16777216 bytes"},
 	} {
-		if _, err := Read(strings.NewReader(raw), Options{}); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: %v", what, err)
+		if _, err := Read(strings.NewReader(c.raw), Options{}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.what, err)
 		}
+	}
+	// Names may not climb out of the folder that the report is of, be that in the repository or not.
+	r := report(t, sarifOf(codePoints, "../a.txt", edit(`"startLine":1`, "x"), ""), Options{Under: "svc"})
+	if _, err := r.Findings()[0].Apply(1, files(src)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "leads out") {
+		t.Errorf("out of --under: %v", err)
+	}
+	if _, err := Read(bytes.NewReader(sarifOf("", "a.txt", "", "")), Options{Under: "../x"}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("--under leads out: %v", err)
 	}
 }
 
@@ -489,6 +501,13 @@ func TestFind(t *testing.T) {
 			t.Errorf("%s: has %t, had %t, back %q", what, has, had, back)
 		}
 	}
+	joins, err := ParseDiff("--- a/a.txt\n+++ b/a.txt\n@@ -1 +1,2 @@\n one\n\\ No newline at end of file\n+two\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := joins[0].Apply([]byte("one")); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a line that goes on behind its missing end: %q, %v", got, err)
+	}
 	if _, err := fs[0].Apply([]byte("new\n" + before)); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a file that is another one: %v", err)
 	}
@@ -500,7 +519,7 @@ func TestParseDiff(t *testing.T) {
 	for what, d := range map[string]string{
 		"nothing": "", "no head": "@@ -1 +1 @@\n-a\n+b\n", "two names": "--- a/a.txt\n+++ b/b.txt\n@@ -1 +1 @@\n-a\n+b\n", "no hunk": head, "out": "--- a/../x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n",
 		"a short hunk": head + "@@ -1,2 +1 @@\n-a\n+b\n", "a long hunk": head + "@@ -1 +1 @@\n-a\n-a\n+b\n", "backwards": head + "@@ -9 +9 @@\n-a\n+b\n@@ -1 +1 @@\n-a\n+b\n", "no change": head + "@@ -1 +1 @@\n a\n",
-		"another mark": head + "@@ -1 +1 @@\n?a\n+b\n", "huge": head + "@@ -1,99999999 +1 @@\n-a\n+b\n", "negative": head + "@@ --1 +1 @@\n-a\n+b\n", "no end": head + "@@ -1 +1 @@\n-a\n+b", "twice": head + "@@ -1 +1 @@\n-a\n+b\n" + head + "@@ -1 +1 @@\n-a\n+b\n",
+		"another mark": head + "@@ -1 +1 @@\n?a\n+b\n", "huge": head + "@@ -1,99999999 +1 @@\n-a\n+b\n", "negative": head + "@@ --1 +1 @@\n-a\n+b\n", "no end": head + "@@ -1 +1 @@\n-a\n+b", "moved": head + "@@ -1 +5 @@\n-a\n+b\n", "twice": head + "@@ -1 +1 @@\n-a\n+b\n" + head + "@@ -1 +1 @@\n-a\n+b\n",
 		"CI": "--- a/.github/x\n+++ b/.github/x\n@@ -1 +1 @@\n-a\n+b\n", "long": head + "@@ -1 +1 @@\n-" + strings.Repeat("a", MaxDiff) + "\n+b\n",
 	} {
 		if _, err := ParseDiff(d); !errors.Is(err, ErrInvalid) {

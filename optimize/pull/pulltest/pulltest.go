@@ -303,6 +303,18 @@ func (h *Hub) Merge(number int, at time.Time) {
 	}
 }
 
+// Pull is a pull request as it is now: from which branch, and open or closed; "" is that there is none.
+func (h *Hub) Pull(number int) (head, state string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.Pulls {
+		if p["number"] == number {
+			head, state = p["head"].(map[string]any)["ref"].(string), p["state"].(string)
+		}
+	}
+	return head, state
+}
+
 // Branch is the files of a branch, with their contents.
 func (h *Hub) Branch(name string) map[string]string {
 	h.mu.Lock()
