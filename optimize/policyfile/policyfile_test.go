@@ -64,7 +64,7 @@ func TestExample(t *testing.T) {
 	if k := p.For(optimize.Scale, "checkout"); k.Mode != optimize.Propose || !k.Approve || metric(&k.Plan, "rss").Tolerate != 0.1 {
 		t.Errorf("%+v", k)
 	}
-	if k := p.For(optimize.Patch, "x"); k.Mode != optimize.Off {
+	if k := p.For(optimize.Rebalance, "x"); k.Mode != optimize.Off {
 		t.Errorf("%+v", k)
 	}
 	if k := p.For(optimize.Machine, "x"); k.Mode != optimize.Propose || !k.Approve || metric(&k.Plan, "latency_p99").Bound != 2 {
@@ -86,6 +86,9 @@ func TestExample(t *testing.T) {
 		{Service: "search", Repository: "shop/search", Path: "cmd/search/default.pgo", Base: "main", Since: 72 * time.Hour, After: 12 * time.Hour},
 	}; !reflect.DeepEqual(f.PGO, want) {
 		t.Errorf("%+v", f.PGO)
+	}
+	if want := []policyfile.Patch{{Service: "checkout", Repository: "shop/checkout", Base: "main"}}; !reflect.DeepEqual(f.Patch, want) || p.For(optimize.Patch, "checkout").Mode != optimize.Propose {
+		t.Errorf("%+v", f.Patch)
 	}
 	build := p.For(optimize.PGO, "checkout")
 	if m := metric(&build.Plan, "stacks"); build.Mode != optimize.Propose || len(build.Plan.Stages) != 1 || build.Plan.Stages[0].Dwell != time.Hour || build.Plan.ApplyWithin != 14*24*time.Hour || !m.Critical || m.Tolerate != 0.2 {
