@@ -215,7 +215,7 @@ func body(c *optimize.Change, mind string) string {
 
 // Snapshot implements [optimize.Actuator].
 func (a *Actuator) Snapshot(ctx context.Context, c *optimize.Change, _ optimize.Target) (json.RawMessage, error) {
-	j, place, _, _, err := a.put(c, nil)
+	j, place, p, _, err := a.put(c, nil)
 	if err == nil {
 		err = a.allowed(c.Service, c.Spec)
 	}
@@ -227,7 +227,7 @@ func (a *Actuator) Snapshot(ctx context.Context, c *optimize.Change, _ optimize.
 		return nil, err
 	}
 	snap := snapshot{At: a.now().UTC()}
-	if snap.Was, err = place.Was(ctx, files); err != nil {
+	if snap.Was, err = place.Was(ctx, p, files); err != nil {
 		return nil, err
 	}
 	for _, i := range a.instances(c.Tenant, c.Service) {

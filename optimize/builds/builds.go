@@ -106,7 +106,7 @@ func (s Spec) raw() json.RawMessage {
 // [optimize.ErrRefused] are final, all others worth another try.
 type Place interface {
 	// Was is what is there now: all that the other calls need to know of it, but for bytes that Rehearse keeps.
-	Was(ctx context.Context, files map[string][]byte) (json.RawMessage, error)
+	Was(ctx context.Context, p Put, files map[string][]byte) (json.RawMessage, error)
 	// Rehearse proves that the files can be put there, and what is there now be put back, and leaves what builds read as it is.
 	Rehearse(ctx context.Context, p Put, files map[string][]byte) error
 	// Put puts the files there, or asks people to.

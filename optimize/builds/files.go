@@ -56,7 +56,7 @@ func (f *Files) read(ctx context.Context, p Put) (was fileWas, b []byte, now str
 }
 
 // Was implements [Place].
-func (f *Files) Was(ctx context.Context, files map[string][]byte) (json.RawMessage, error) {
+func (f *Files) Was(ctx context.Context, _ Put, files map[string][]byte) (json.RawMessage, error) {
 	_, now, err := f.now(ctx)
 	if err != nil {
 		return nil, err

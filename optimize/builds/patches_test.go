@@ -203,6 +203,17 @@ func TestPatchPeople(t *testing.T) {
 		t.Errorf("%+v", w.hub.Pulls)
 	}
 
+	// Started again, it is asked for anew: what became of the first pull request is of that time.
+	if _, err := w.o.Act(t.Context(), "t", id, optimize.Action{Do: "start", By: "ada"}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("it waits again", id, 10*window, func(c *optimize.Change) bool { return awaiting(c) && strings.Contains(c.Held, "pull request 8 waits") })
+	w.hub.Merge(8, w.now)
+	w.until("it is judged", id, 3*time.Hour, is(optimize.Dwelling))
+	if len(w.hub.Pulls) != 2 || w.hub.Pulls[0]["state"] != "closed" {
+		t.Errorf("%+v", w.hub.Pulls)
+	}
+
 	for what, c := range map[string]struct{ file, want string }{
 		"taken back":     {"// First.\n" + price(t), "taken back since"},
 		"changed itself": {strings.Replace(price(t), "time.Now().Sub(made)", "time.Until(made)", 1), "somebody has changed cart/price.go"},
@@ -416,4 +427,31 @@ func FuzzPatchSpec(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestOldSnapshot: a change that was under way before there were patches goes on: its snapshot has the names of one file.
+func TestOldSnapshot(t *testing.T) {
+	w := newWorld(t)
+	w.hub = pulltest.New(t, map[string]string{name: "a profile"})
+	place, err := w.open(Where{Pull: &Pull{Repository: "shop/checkout", Path: name}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := place.(*Pulls)
+	was := func(raw string) (pullWas, error) { return s.was(Put{Was: json.RawMessage(raw)}) }
+	if got, err := was(`{"was":"","ours":"b"}`); err != nil || got.Files[name] != (fileNames{"", "b"}) || len(got.Files) != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	raw, err := s.Was(t.Context(), Put{Change: "c", Service: "checkout"}, map[string][]byte{name: []byte("another")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := was(string(raw)); err != nil || got.Files[name] != (fileNames{pull.BlobID([]byte("a profile")), pull.BlobID([]byte("another"))}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{`{}`, `x`, `{"files":{}}`} {
+		if _, err := was(bad); !errors.Is(err, optimize.ErrRefused) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
 }

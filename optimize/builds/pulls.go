@@ -31,8 +31,10 @@ type Pulls struct {
 
 // pullWas are git's names of what the base had ("" is no file), and of what is to be there, by the paths of files.
 type pullWas struct {
-	Files     map[string]fileNames `json:"files,omitempty"`
-	fileNames                      // of the one file, as snapshots had it before there were patches
+	Files map[string]fileNames `json:"files,omitempty"`
+	// Old is the newest pull request that there was of the change already, from when it was started before: it, and those before it, say nothing of this time.
+	Old       int `json:"old,omitempty"`
+	fileNames     // of the one file, as snapshots had it before there were patches
 }
 
 type fileNames struct {
@@ -184,9 +186,13 @@ func (s *Pulls) file(ctx context.Context, name string, n fileNames) (f fileNow, 
 	return f, nil
 }
 
-func (s *Pulls) find(ctx context.Context, branch string) (pull.Found, error) {
+// find is the newest pull request from a branch that is newer than old.
+func (s *Pulls) find(ctx context.Context, branch string, old int) (pull.Found, error) {
 	owner, repo := s.names()
 	f, err := s.Client.Find(ctx, owner, repo, branch)
+	if f.Number <= old {
+		f = pull.Found{}
+	}
 	return f, worded(err)
 }
 
@@ -199,8 +205,15 @@ func worded(err error) error {
 }
 
 // Was implements [Place].
-func (s *Pulls) Was(ctx context.Context, files map[string][]byte) (json.RawMessage, error) {
+func (s *Pulls) Was(ctx context.Context, p Put, files map[string][]byte) (json.RawMessage, error) {
 	w := pullWas{Files: map[string]fileNames{}}
+	for _, b := range []string{s.branch(p), s.undoBranch(p)} {
+		f, err := s.find(ctx, b, w.Old)
+		if err != nil {
+			return nil, err
+		}
+		w.Old = max(w.Old, f.Number)
+	}
 	same := true
 	for name, b := range files {
 		now, err := s.now(ctx, name)
@@ -218,7 +231,8 @@ func (s *Pulls) Was(ctx context.Context, files map[string][]byte) (json.RawMessa
 	}
 	return json.Marshal(struct {
 		Files map[string]fileNames `json:"files"`
-	}{w.Files})
+		Old   int                  `json:"old,omitempty"`
+	}{w.Files, w.Old})
 }
 
 // Rehearse implements [Place]: both pull requests are opened but for what would write. While the base has what it had, the one back has
@@ -239,7 +253,11 @@ func (s *Pulls) Rehearse(ctx context.Context, p Put, files map[string][]byte) er
 
 // Put implements [Place]. One that was opened is left as it is, whatever became of it.
 func (s *Pulls) Put(ctx context.Context, p Put, files map[string][]byte) error {
-	f, err := s.find(ctx, s.branch(p))
+	w, err := s.was(p)
+	if err != nil {
+		return err
+	}
+	f, err := s.find(ctx, s.branch(p), w.Old)
 	if err != nil || f.Number != 0 {
 		return err
 	}
@@ -253,7 +271,7 @@ func (s *Pulls) Back(ctx context.Context, p Put) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.find(ctx, s.branch(p))
+	f, err := s.find(ctx, s.branch(p), w.Old)
 	switch {
 	case err != nil:
 		return err
@@ -270,7 +288,7 @@ func (s *Pulls) Back(ctx context.Context, p Put) error {
 	case all == Other:
 		return fmt.Errorf("builds: %s: %w: somebody has changed %s since pull request %d: it is left so", s, optimize.ErrRefused, other, f.Number)
 	}
-	if back, err := s.find(ctx, s.undoBranch(p)); err != nil || back.Open {
+	if back, err := s.find(ctx, s.undoBranch(p), w.Old); err != nil || back.Open {
 		return err
 	}
 	r := s.back(p, &w)
@@ -299,7 +317,7 @@ func (s *Pulls) Look(ctx context.Context, p Put) (Look, error) {
 	if err != nil {
 		return Look{}, err
 	}
-	f, err := s.find(ctx, s.branch(p))
+	f, err := s.find(ctx, s.branch(p), w.Old)
 	switch {
 	case err != nil:
 		return Look{}, err
@@ -319,7 +337,7 @@ func (s *Pulls) Look(ctx context.Context, p Put) (Look, error) {
 	case all == Other:
 		return Look{State: Other, Note: fmt.Sprintf("somebody has changed %s since pull request %d", other, f.Number)}, nil
 	}
-	back, err := s.find(ctx, s.undoBranch(p))
+	back, err := s.find(ctx, s.undoBranch(p), w.Old)
 	if err != nil {
 		return Look{}, err
 	}
