@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -144,7 +145,13 @@ func (a *app) cutReport(o *patchOptions, name string) ([]byte, error) {
 			return nil, usagef("--checkout: %w", pathError("open", o.checkout, err))
 		}
 		defer root.Close()
-		opt.Local = func(p string) ([]byte, bool) { return linted(root, p) }
+		opt.Local = func(p string) ([]byte, bool) {
+			b, ok := linted(root, p)
+			if rest, under := strings.CutPrefix(p, path.Clean(opt.Under)+"/"); !ok && under { // the folder is that which the report is of
+				b, ok = linted(root, rest)
+			}
+			return b, ok
+		}
 	}
 	rep, err := patch.Read(r, opt)
 	if err != nil {

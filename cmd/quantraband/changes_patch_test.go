@@ -107,6 +107,8 @@ func TestChangesPatch(t *testing.T) {
 	}
 	write(price + "\n// Mine.\n")
 	has(do(exitUsage, "patch", "-s", "shop", report, "--rule", "S1012", "--checkout", checkout), "by its sha-256")
+	under := do(exitUsage, "patch", "-s", "shop", report, "--rule", "S1012", "--checkout", checkout, "--under", "svc")
+	has(under, "svc/cart/price.go is not there")
 	write(price)
 	proposed := do(exitOK, "patch", "-s", "shop", report, "--rule", "S1012", "--checkout", checkout, "--by", "ada")
 	id, rest, _ := strings.Cut(proposed, " ")
@@ -167,4 +169,35 @@ func TestChangesPatch(t *testing.T) {
 	}
 	hub.Close()
 	has(do(exitUnavailable, add(report, "--rule", "S1012")...), "cannot do it now")
+}
+
+// TestCutReport: what was linted is found in the folder of the repository, and in that which the report is of; its hash goes with the report.
+func TestCutReport(t *testing.T) {
+	report, err := filepath.Abs(filepath.Join("..", "..", "optimize", "patch", "testdata", "staticcheck.sarif"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "svc", "cart"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "svc", "cart", "price.go")
+	a := &app{stdin: strings.NewReader("")}
+	for _, c := range []struct {
+		checkout, text string
+		hashed         bool
+	}{{dir, "package cart\n", true}, {filepath.Join(dir, "svc"), "package cart\n", true}, {t.TempDir(), "package cart\n", false}, {"", "package cart\n", false}, {dir, "package cart\r\n", false}} {
+		if err := os.WriteFile(file, []byte(c.text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		o := patchOptions{rule: "S1012", fix: 1, checkout: c.checkout}
+		o.report.Under = "svc"
+		cut, err := a.cutReport(&o, report)
+		if err != nil || !strings.Contains(string(cut), `"uri":"svc/cart/price.go"`) || strings.Contains(string(cut), "sha-256") != c.hashed || strings.Contains(string(cut), "S1011") {
+			t.Errorf("%q: %v: %s", c.checkout, err, cut)
+		}
+	}
+	if _, err := a.cutReport(&patchOptions{rule: "S1012", fix: 1, checkout: filepath.Join(dir, "nothing")}, report); exitCode(err) != exitUsage {
+		t.Errorf("a folder that is not there: %v", err)
+	}
 }

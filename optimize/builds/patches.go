@@ -197,13 +197,16 @@ type Gain struct {
 	Warnings         []string
 }
 
+// named takes out of a title what GitHub takes for names of people and of issues, which the message of a merge may close.
+var named = strings.NewReplacer("@", "-", "#", "-")
+
 // patchStands is how long a patch is worth something: it is refused once its files have changed.
 const patchStands = 14 * 24 * time.Hour
 
 // ProposePatch is the change that opens the patch's pull request. What it can gain is at most what its functions take now; where profiles do not know them it
 // says so, and expects nothing. The same finding of the same files gives the same change, however its figures moved.
 func ProposePatch(in PatchInput) (*optimize.Proposal, error) {
-	s := PatchSpec{Source: in.Source, Diff: in.Patch.Diff, Title: plain("Patch: "+in.Finding, maxTitle)}
+	s := PatchSpec{Source: in.Source, Diff: in.Patch.Diff, Title: plain("Patch: "+named.Replace(in.Finding), maxTitle)}
 	for i := range in.Patch.Files {
 		f := &in.Patch.Files[i]
 		s.Files = append(s.Files, PatchFile{f.Path, pull.BlobID(f.Before), pull.BlobID(f.After)})

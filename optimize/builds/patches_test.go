@@ -376,6 +376,13 @@ func TestProposePatch(t *testing.T) {
 	if math.Abs(p.Saving-2.4) > 1e-9 || p.Expected["cpu_per_request"] != (analyze.Estimate{Value: -0.12, Low: -0.12}) || p.Stands != patchStands || p.Kind != optimize.Patch {
 		t.Errorf("%+v", p)
 	}
+	hostile := input(t)
+	hostile.Finding, hostile.Text = "lint fixes #1\n@ada", "closes #2 \x1b[2J<img src=x>\n"
+	if q, err := ProposePatch(hostile); err != nil || strings.ContainsAny(q.Sentence+q.Subject, "\n\x1b") {
+		t.Errorf("%+v, %v", q, err)
+	} else if s, _, err := ParsePatchSpec(q.Spec); err != nil || s.Title != "Patch: lint fixes -1 -ada" {
+		t.Errorf("%q, %v", s.Title, err)
+	}
 	in.Gain.Functions = 0.2
 	if again, err := ProposePatch(in); err != nil || again.ID() != p.ID() {
 		t.Errorf("other figures are another change: %v", err)

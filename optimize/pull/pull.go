@@ -477,7 +477,10 @@ func (c *Client) modes(ctx context.Context, r Request, root string) (map[string]
 			switch {
 			case e == nil:
 				return nil, fmt.Errorf("%w: %s is not in the tree of %s", ErrRefused, p, r.Base)
-			case i == len(parts)-1:
+			case i < len(parts)-1:
+			case e.GetMode() != plainFile && e.GetMode() != "100755":
+				return nil, fmt.Errorf("%w: %s is no plain file in %s (mode %s): a link, or another repository", ErrRefused, p, r.Base, e.GetMode())
+			default:
 				out[p] = e.GetMode()
 			}
 			id = e.GetSHA()

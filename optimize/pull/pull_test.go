@@ -385,6 +385,11 @@ func TestWas(t *testing.T) {
 	if got := hub.Branch(r.Branch); got[script] != "#!/bin/bash\n" || got["a.go"] != "package b\n" {
 		t.Errorf("the branch has %q", got)
 	}
+	hub.Modes["a.go"] = "120000"
+	r.Branch = "quantraband/link"
+	if _, err := c.Open(t.Context(), r); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "a.go is no plain file") || hub.Refs[r.Branch] != "" {
+		t.Errorf("a link: %v", err)
+	}
 	hub.Commit("main", map[string]string{"a.go": "package c\n"})
 	r.Branch = "quantraband/late"
 	if _, err := c.Open(t.Context(), r); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "a.go has changed in main since") || hub.Refs[r.Branch] != "" {
