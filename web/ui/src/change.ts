@@ -121,7 +121,7 @@ export class ChangePage implements Page {
     const patch = patchOf(c), began = c.plan.stages.length > 0;
     this.parts.diff.parentElement!.hidden = !patch;
     this.part("diff", patch, () => patch ? diff(patch) : []);
-    this.part("stages", [c.plan.stages, c.stage, c.state, c.stage_until, c.deadline, c.frozen_at, stage, [...runs.keys()]], () => began ? this.stages(c, stage, runs) : [h("p", { class: "muted" }, "It has not been started. The first stage is the smallest; each further one begins only once the one before is shown to be no worse than tolerated.")]);
+    this.part("stages", [c.plan.stages, c.stage, c.state, c.stage_until, c.deadline, c.frozen_at, stage, [...runs.keys()]], () => began ? this.stages(c, stage, runs) : [h("p", { class: "muted" }, c.kind === "pgo" || c.kind === "patch" ? "It has not been started. Then it waits for people to take it and roll a build out, for two weeks unless the policy says else, and is judged beside the version before." : "It has not been started. The first stage is the smallest; each further one begins only once the one before is shown to be no worse than tolerated.")]);
     this.buttons(c);
     this.charts.set(c, stage);
     const v = runs.get(stage)?.verdict ?? (stage === c.stage ? (acting(c) ? (latest ?? c.verdict) : (c.verdict ?? latest)) : undefined) ?? null;
