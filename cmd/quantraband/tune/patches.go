@@ -24,6 +24,9 @@ import (
 // gainOf is how much of the past says what a patch can gain.
 const gainOf = 3 * time.Hour
 
+// mostFocus bounds a function's name in a link.
+const mostFocus = 1000
+
 // Patches makes proposals of linters' findings. It reads the files itself, from the branch that they would be merged into, with the server's token: of what is sent only
 // the replacements are taken, and they are held against those files.
 type Patches struct {
@@ -80,7 +83,7 @@ func (p *Patches) Propose(ctx context.Context, tenant string, a optimize.PatchAs
 		return none, fmt.Errorf("tune: %w", err)
 	}
 	in := builds.PatchInput{Service: a.Service, Source: src, Finding: f.Name(), Text: f.Text, Patch: made, Gain: gain}
-	if focus != "" {
+	if focus != "" && len(focus) <= mostFocus {
 		q := url.Values{"service": {a.Service}, "type": {cpuType.String()}, "from": {fmt.Sprint(gain.From.UnixMilli())}, "to": {fmt.Sprint(gain.To.UnixMilli())}, "focus": {"^" + regexp.QuoteMeta(focus) + "$"}}
 		in.Evidence = []optimize.Evidence{{What: "what it takes", Link: "/flame?" + q.Encode()}}
 	}
@@ -176,11 +179,17 @@ func shares(p *profile.Profile, made *patch.Patch) (functions, lines float64, fo
 	return functions, lines, focus
 }
 
+// mostNested is how deep type arguments are taken out of names.
+const mostNested = 8
+
 var brackets = regexp.MustCompile(`\[[^\[\]]*\]`)
 
 // isOf says that a function of a profile, as example.com/shop/cart.(*Cart).Total.func1, is one of source, as Cart.Total, or a closure in it.
 func isOf(name, want string) bool {
-	for brackets.MatchString(name) { // type arguments may have type arguments
+	for range mostNested { // type arguments may have type arguments, and names be made to cost time
+		if !brackets.MatchString(name) {
+			break
+		}
 		name = brackets.ReplaceAllString(name, "")
 	}
 	_, name, _ = strings.Cut(path.Base(name), ".")
