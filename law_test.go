@@ -59,7 +59,7 @@ var law = map[string][]string{
 	"internal/vfs":                    nil,
 	"optimize":                        {"analyze", "internal/jsonapi", "profile", "optimize/judge"},
 	"optimize/commands":               {"optimize"},
-	"optimize/builds":                 {"analyze", "optimize", "optimize/pgo", "optimize/pull"},
+	"optimize/builds":                 {"analyze", "optimize", "optimize/patch", "optimize/pgo", "optimize/pull"},
 	"optimize/journal":                {"control", "optimize"},
 	"optimize/judge":                  {"analyze", "profile"},
 	"optimize/simulate":               {"analyze", "optimize", "optimize/judge", "profile"},
@@ -75,6 +75,7 @@ var law = map[string][]string{
 	"optimize/scale/kube":             {"optimize", "optimize/scale"},
 	"optimize/scale/kube/kubetest":    nil,
 	"optimize/scale/scaletest":        {"optimize", "optimize/scale"},
+	"optimize/patch":                  nil,
 	"optimize/pgo":                    {"profile"},
 	"optimize/pull":                   nil,
 	"optimize/pull/pulltest":          nil,
@@ -124,7 +125,7 @@ var law = map[string][]string{
 const importsTesting = "github.com/libp2p/go-libp2p-kad-dht"
 
 // pure are the rooms that may not import wire.
-var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/judge", "optimize/pgo", "profile"}
+var pure = []string{"agent", "agent/live", "agent/lock", "agent/spans", "analyze", "analyze/change", "analyze/price", "analyze/sched", "analyze/simulate", "optimize/judge", "optimize/patch", "optimize/pgo", "profile"}
 
 // roomOf is the room that a package belongs to: itself, but for the tree of generated code.
 func roomOf(pkg string) string {

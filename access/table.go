@@ -152,6 +152,7 @@ func Rows() []Row {
 		// Changes.
 		row("GET /api/v1/changes", decided, "read", "changes", fromQuery),
 		row("POST /api/v1/changes", decided, "change", "changes", fromBody),
+		row("POST /api/v1/changes/patch", decided, "change", "changes", fromBody),
 		row("GET /api/v1/changes/status", decided, "read", "changes", ofAll),
 		row("GET /api/v1/changes/{id}", decided, "read", "changes", ofChange),
 		row("POST /api/v1/changes/{id}", decided, "change", "changes", ofChange),

@@ -21,11 +21,12 @@ const (
 
 // Bounds of answers and questions.
 const (
-	maxListed    = 1000
-	defaultList  = 200
-	maxHistory   = 500       // events of an answer, where no number is given: the last ones
-	maxQuestion  = 256 << 10 // a policy, or a webhook's list of alerts
-	maxHoldsTime = 365 * 24 * time.Hour
+	maxListed     = 1000
+	defaultList   = 200
+	maxListedSpec = 4 << 10   // bytes of a spec in a list: that of a patch has its diff
+	maxHistory    = 500       // events of an answer, where no number is given: the last ones
+	maxQuestion   = 256 << 10 // a policy, or a webhook's list of alerts
+	maxHoldsTime  = 365 * 24 * time.Hour
 )
 
 // Handler answers those who ask for changes, and does what people decide. It lets in everyone but web pages of other origins: put it
@@ -35,6 +36,7 @@ func (r *Runner) Handler() http.Handler {
 	door := &jsonapi.Door{Tenant: r.run.Tenant, Fault: fault, Logger: r.o.Logger, MaxBody: maxQuestion}
 	door.Handle(mux, "GET "+ChangesPath, []string{"service", "kind", "state", "since", "limit"}, r.askChanges)
 	door.Handle(mux, "POST "+ChangesPath, nil, r.askSubmit)
+	door.Handle(mux, "POST "+ChangesPath+"/patch", nil, r.askPatch)
 	door.Handle(mux, "GET "+ChangesPath+"/status", nil, func(q *http.Request, tenant string) (any, error) {
 		status, holds, err := r.Status(q.Context(), tenant)
 		return map[string]any{"status": status, "holds": holds}, err
@@ -68,7 +70,7 @@ func fault(err error) *jsonapi.Fault {
 	return f
 }
 
-// Listed is a change in a list: without its nodes, which are counted by their states, the verdicts of stages that are over, and functions.
+// Listed is a change in a list: without its nodes, which are counted by their states, the verdicts of stages that are over, functions, and a spec that is long (null).
 type Listed struct {
 	Change
 	Nodes map[UnitState]int `json:"nodes"`
@@ -82,6 +84,9 @@ func listed(c Change) Listed {
 		}
 	}
 	l.Units, l.Verdicts, l.Periods = nil, nil, nil
+	if len(l.Spec) > maxListedSpec {
+		l.Spec = nil
+	}
 	if c.Verdict != nil {
 		v := *c.Verdict
 		v.Functions = nil
@@ -267,6 +272,9 @@ func (r *Runner) askSubmit(q *http.Request, tenant string) (any, error) {
 	var s submission
 	if err := jsonapi.Body(q, &s); err != nil {
 		return nil, err
+	}
+	if s.Kind == Patch { // what it changes, and gains, is found here, and not said by who asks
+		return nil, jsonapi.Invalid("kind patch: send the linter's report to %s/patch", ChangesPath)
 	}
 	c, err := r.Submit(q.Context(), tenant, Proposal{Kind: s.Kind, Service: s.Service, Subject: s.Subject, Basis: s.Basis, Spec: s.Spec, Sentence: s.Sentence, Cost: s.Cost}, r.by(q, s.By))
 	if err != nil {

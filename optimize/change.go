@@ -26,6 +26,9 @@ const (
 // Kinds is all of them.
 var Kinds = []Kind{Runtime, PGO, Scale, Machine, Rebalance, Patch}
 
+// ByPerson says that only a person starts changes of the kind, whatever a policy says: they change what people have written.
+func (k Kind) ByPerson() bool { return k == Patch }
+
 // Proposal is a change that could be made, as a pure function of what was measured makes it.
 type Proposal struct {
 	Kind    Kind   `json:"kind"`

@@ -34,7 +34,7 @@ func (p Plan) For(k Kind) Plan {
 	switch k {
 	case Machine:
 		p.ApplyWithin = max(p.ApplyWithin, 20*time.Minute) // a machine that stops and starts takes minutes
-	case PGO:
+	case PGO, Patch:
 		// People merge, and roll out as they do. Then it is judged in one stage, however much of it they have rolled out: three times as long as others, as what has just
 		// started is no node like the rest yet, and as long as it takes them to have enough of it run beside what ran before.
 		p.ApplyWithin = max(p.ApplyWithin, 14*24*time.Hour)

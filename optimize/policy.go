@@ -102,6 +102,9 @@ func (p *Policy) For(k Kind, service string) KindPolicy {
 	if !ok {
 		return KindPolicy{Mode: Propose, Plan: DefaultPlan().For(k)}
 	}
+	if kp.Mode == Auto && k.ByPerson() { // Check refuses it: nobody who forgot to ask has it all the same
+		kp.Mode = Propose
+	}
 	return kp
 }
 
@@ -118,6 +121,9 @@ func (p *Policy) Check() error {
 			kp := m[k]
 			if kp.Mode != Off && kp.Mode != Propose && kp.Mode != Auto {
 				return wrong("%s%s: mode %q: it must be off, propose or auto", where, k, kp.Mode)
+			}
+			if kp.Mode == Auto && k.ByPerson() {
+				return wrong("%s%s: mode auto: only a person starts changes of this kind: it must be off or propose", where, k)
 			}
 			if err := kp.Plan.check(); err != nil {
 				return wrong("%s%s: %v", where, k, err)

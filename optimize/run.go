@@ -34,6 +34,9 @@ type RunOptions struct {
 	PolicyFile func() PolicyFile
 	// DecodePolicy reads a policy that somebody asks about; nil is that none can be asked about.
 	DecodePolicy func(io.Reader) (*Policy, error)
+	// Patch makes a proposal of a linter's finding. Errors are [ErrInvalid] and [ErrState]; all others are that somebody else does not answer now. nil is that this
+	// server makes none.
+	Patch func(ctx context.Context, tenant string, a PatchAsk) (Proposal, error)
 
 	// Beside runs while this server is the one that acts, until its context ends: as what tells people does. nil is nothing.
 	Beside func(ctx context.Context)

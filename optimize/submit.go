@@ -20,11 +20,10 @@ type Checker interface {
 	Check(p *Proposal) error
 }
 
-// Submit keeps a proposal of a person's: it goes the way of all others, through stages and under the judge. One that is the same as
-// one that is known is that one; one that failed on the same basis is refused with [ErrState]. Other errors: ErrInvalid.
-func (o *Optimizer) Submit(ctx context.Context, tenant string, p Proposal, by string) (Change, error) {
-	wrong := func(format string, args ...any) (Change, error) {
-		return Change{}, fmt.Errorf("optimize: %w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+// check says what is wrong with a proposal of a person's, before it is kept. Errors are [ErrInvalid] and [ErrState].
+func (o *Optimizer) check(p *Proposal, by string) error {
+	wrong := func(format string, args ...any) error {
+		return fmt.Errorf("optimize: %w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case !slices.Contains(Kinds, p.Kind):
@@ -42,12 +41,21 @@ func (o *Optimizer) Submit(ctx context.Context, tenant string, p Proposal, by st
 	case by == "" || len(by) > maxBy:
 		return wrong("by: it has 1 to %d bytes", maxBy)
 	case o.o.Policy().For(p.Kind, p.Service).Mode == Off:
-		return Change{}, fmt.Errorf("optimize: %w: the policy has changes of the kind %s of %s off", ErrState, p.Kind, p.Service)
+		return fmt.Errorf("optimize: %w: the policy has changes of the kind %s of %s off", ErrState, p.Kind, p.Service)
 	}
 	if c, ok := o.o.Actuators[p.Kind].(Checker); ok {
-		if err := c.Check(&p); err != nil {
+		if err := c.Check(p); err != nil {
 			return wrong("spec: %v", err)
 		}
+	}
+	return nil
+}
+
+// Submit keeps a proposal of a person's: it goes the way of all others, through stages and under the judge. One that is the same as
+// one that is known is that one; one that failed on the same basis is refused with [ErrState]. Other errors: ErrInvalid.
+func (o *Optimizer) Submit(ctx context.Context, tenant string, p Proposal, by string) (Change, error) {
+	if err := o.check(&p, by); err != nil {
+		return Change{}, err
 	}
 	if p.Subject == "" {
 		p.Subject = "by hand"

@@ -21,7 +21,7 @@ import (
 )
 
 func (a *app) changesCommand() *cobra.Command {
-	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesPropose(), a.changesLog(), a.changesPlan(), a.changesPlaces(), a.changesSimulate(), a.changesPolicy()}
+	held := []*cobra.Command{a.changesList(), a.changesShow(), a.changesPropose(), a.changesPatch(), a.changesLog(), a.changesPlan(), a.changesPlaces(), a.changesSimulate(), a.changesPolicy()}
 	for _, do := range []struct{ name, long string }{
 		{"start", "Start a change that is proposed, or one that was undone again. Rails hold it all the same: list says which."},
 		{"approve", "Approve what a change adds to the bill, or its kind. One that is proposed is started with it."},
@@ -35,7 +35,7 @@ func (a *app) changesCommand() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "changes",
 		GroupID: "main",
-		Short:   "What a running server proposes to change, and does: list, show, propose, start, approve, pause, resume, undo, reject, log, plan, places, simulate, policy",
+		Short:   "What a running server proposes to change, and does: list, show, propose, patch, start, approve, pause, resume, undo, reject, log, plan, places, simulate, policy",
 		Long: `The server proposes changes that would make services cheaper or faster; one that is started goes from one node to all,
 and is undone if it does harm. docs/changes.md tells of it, and of the file that up --policy names.`,
 		Example: `  quantraband changes list
@@ -227,7 +227,11 @@ func (a *app) showChange(answer *changeAnswer) error {
 		}
 	}
 	row("kind", "%s of %s%s", c.Kind, c.Service, map[bool]string{true: ", " + c.Subject}[c.Subject != ""])
-	row("does", "%s", c.Spec)
+	does := string(c.Spec)
+	if c.Kind == optimize.Patch {
+		does = cmp.Or(patchText(c.Spec), does)
+	}
+	row("does", "%s", does)
 	row("saves", "%s a month", savingText(c))
 	if c.Cost > 0 {
 		row("adds", "%.0f a month to the bill", c.Cost)
@@ -255,6 +259,12 @@ func (a *app) showChange(answer *changeAnswer) error {
 	}
 	if _, err := a.stdout.Write([]byte(b.String())); err != nil {
 		return err
+	}
+	if c.Kind == optimize.Patch {
+		fmt.Fprintln(a.stdout)
+		if err := a.showDiff(c.Spec); err != nil {
+			return err
+		}
 	}
 	if answer.Latest != nil {
 		if err := a.showVerdict(answer.Latest); err != nil {

@@ -118,6 +118,11 @@ func openOptimizer(e *engine, c changesOptions, audit *auditLog, agents *fleet.F
 		return nil, err
 	}
 	opt.Actuators[optimize.PGO], opt.Propose = build, append(opt.Propose, proposeBuilds)
+	patcher, patches, err := openPatches(e, &c, agents)
+	if err != nil {
+		return nil, err
+	}
+	opt.Actuators[optimize.Patch], run.Patch = patcher, patches.Propose
 	if err := c.placed(&opt, &run, e, agents, reader, price); err != nil {
 		return nil, err
 	}

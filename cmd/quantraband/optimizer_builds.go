@@ -52,6 +52,24 @@ func goalOf(g *policyfile.PGO) tune.Goal {
 	return tune.Goal{Service: g.Service, Where: w, Since: g.Since, After: g.After}
 }
 
+// source is where a service's source is, as the policy has it now.
+func (c *changesOptions) source(service string) (builds.Source, bool) {
+	if c.policy != nil {
+		for _, p := range c.policy.File().Patch {
+			if p.Service == service {
+				return builds.Source{Repository: p.Repository, Base: p.Base, API: p.API}, true
+			}
+		}
+	}
+	return builds.Source{}, false
+}
+
+// openPatches is how this server patches source, and what makes proposals of linters' findings.
+func openPatches(e *engine, c *changesOptions, agents *fleet.Fleet) (optimize.Actuator, *tune.Patches, error) {
+	act, err := builds.NewPatcher(builds.PatchOptions{Source: c.source, Clients: c.places.Clients, Instances: tune.Instances(agents), Now: c.now})
+	return act, &tune.Patches{Store: e.db, Source: c.source, Clients: c.places.Clients, Now: c.now}, err
+}
+
 // demoFile is the file from which the demo's builds take a profile; "" where they take it from elsewhere.
 func (c *changesOptions) demoFile() string {
 	for _, g := range c.goals() {

@@ -38,10 +38,14 @@ type Options struct {
 	Now        func() time.Time // nil is time.Now
 }
 
-// Actuator makes changes of the kind [optimize.PGO]. It implements [optimize.Actuator] and [optimize.Versioned]. It keeps nothing but, for a
-// while, what places elsewhere have answered.
+// Actuator makes changes of the kind [optimize.PGO], or of the kind [optimize.Patch]: what is put where is another job, and all else the same. It implements
+// [optimize.Actuator] and [optimize.Versioned]. It keeps nothing but, for a while, what places elsewhere have answered.
 type Actuator struct {
-	o Options
+	instances func(tenant, service string) []Instance
+	now       func() time.Time
+	// job reads a change's spec, and allowed says why the policy does not have it there.
+	job     func(service string, spec json.RawMessage) (*job, error)
+	allowed func(service string, spec json.RawMessage) error
 
 	mu    sync.Mutex
 	looks map[string]looked // by change
@@ -58,35 +62,64 @@ const skew = 2 * time.Minute
 // maxLooks bounds what is remembered of places.
 const maxLooks = 1000
 
-// NewActuator makes one of options that are complete.
+// job is what one change puts where.
+type job struct {
+	where string // as the target is called
+	title string // of its pull request
+	what  string // for people: "the profile"
+	mind  string // for those who merge; "" is nothing
+	sum   string // of a profile
+	// version is that which new ones are compared with, where it runs; "" is all that ran before. any is that every new version has it.
+	version string
+	any     bool
+
+	open  func() (Place, error)
+	files func(ctx context.Context) (map[string][]byte, error)
+}
+
+// NewActuator makes one for profiles, of options that are complete.
 func NewActuator(o Options) (*Actuator, error) {
 	if o.Where == nil || o.Open == nil || o.Profile == nil || o.Instances == nil {
 		return nil, errors.New("builds: Options.Where, Open, Profile and Instances are needed")
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	return newActuator(o.Instances, o.Now, o.job, o.allowed), nil
+}
+
+func newActuator(instances func(tenant, service string) []Instance, now func() time.Time, j func(string, json.RawMessage) (*job, error), allowed func(string, json.RawMessage) error) *Actuator {
+	if now == nil {
+		now = time.Now
 	}
-	return &Actuator{o: o, looks: map[string]looked{}}, nil
+	return &Actuator{instances: instances, now: now, job: j, allowed: allowed, looks: map[string]looked{}}
 }
 
-// snapshot is what was there before the change, and what ran.
-type snapshot struct {
-	At       time.Time       `json:"at"`
-	Versions []string        `json:"versions"`
-	Was      json.RawMessage `json:"was"`
+// job is that of a change which puts a profile to its place.
+func (o *Options) job(service string, raw json.RawMessage) (*job, error) {
+	s, err := ParseSpec(raw)
+	if err != nil {
+		return nil, err
+	}
+	name := s.Where.String()
+	j := &job{
+		where: name, what: "the profile", sum: s.Profile, version: s.Version, any: o.AnyVersion,
+		title: name[strings.LastIndexAny(name, "/:")+1:] + ": profile of " + plain(service, 80) + " for the compiler",
+		open:  func() (Place, error) { return o.Open(s.Where) },
+	}
+	if s.Where.Pull != nil {
+		name = s.Where.Pull.Path
+	}
+	j.files = func(ctx context.Context) (map[string][]byte, error) {
+		b, err := o.Profile(ctx, s.Profile)
+		return map[string][]byte{name: b}, err
+	}
+	return j, nil
 }
 
-// Check implements [optimize.Checker]: a proposal may go only where the policy has the service's profile, whoever makes it.
-func (a *Actuator) Check(p *optimize.Proposal) error {
-	s, err := ParseSpec(p.Spec)
+func (o *Options) allowed(service string, raw json.RawMessage) error {
+	s, err := ParseSpec(raw)
 	if err != nil {
 		return err
 	}
-	return a.allowed(p.Service, s)
-}
-
-func (a *Actuator) allowed(service string, s Spec) error {
-	w, ok := a.o.Where(service)
+	w, ok := o.Where(service)
 	switch {
 	case !ok:
 		return fmt.Errorf("builds: %w: the policy has no place for %s's profile: name it under pgo", optimize.ErrRefused, service)
@@ -96,40 +129,45 @@ func (a *Actuator) allowed(service string, s Spec) error {
 	return nil
 }
 
+// snapshot is what was there before the change, and what ran.
+type snapshot struct {
+	At       time.Time       `json:"at"`
+	Versions []string        `json:"versions"`
+	Was      json.RawMessage `json:"was"`
+}
+
+// Check implements [optimize.Checker]: a proposal may go only where the policy has the service's profile, or its source, whoever makes it.
+func (a *Actuator) Check(p *optimize.Proposal) error { return a.allowed(p.Service, p.Spec) }
+
 // Traits implements [optimize.Actuator]: a build is of the service as a whole.
 func (*Actuator) Traits(*optimize.Change) optimize.Traits { return optimize.Traits{Whole: true} }
 
 // Targets implements [optimize.Actuator]: the place.
 func (a *Actuator) Targets(_ context.Context, c *optimize.Change) ([]optimize.Target, error) {
-	s, err := ParseSpec(c.Spec)
+	j, err := a.job(c.Service, c.Spec)
 	if err != nil {
 		return nil, err
 	}
-	if !c.State.Acting() && a.allowed(c.Service, s) != nil {
+	if !c.State.Acting() && a.allowed(c.Service, c.Spec) != nil {
 		return nil, nil
 	}
-	return []optimize.Target{{ID: s.Where.String()}}, nil
+	return []optimize.Target{{ID: j.where}}, nil
 }
 
 // put is what a change does, at the place where it does it.
-func (a *Actuator) put(c *optimize.Change, raw json.RawMessage) (place Place, p Put, snap snapshot, err error) {
-	s, err := ParseSpec(c.Spec)
+func (a *Actuator) put(c *optimize.Change, raw json.RawMessage) (j *job, place Place, p Put, snap snapshot, err error) {
+	j, err = a.job(c.Service, c.Spec)
 	if err != nil {
-		return nil, p, snap, fmt.Errorf("%w: %w", optimize.ErrRefused, err)
+		return nil, nil, p, snap, fmt.Errorf("%w: %w", optimize.ErrRefused, err)
 	}
 	if raw != nil {
 		if err := json.Unmarshal(raw, &snap); err != nil {
-			return nil, p, snap, fmt.Errorf("builds: %w: the snapshot cannot be read: %v", optimize.ErrRefused, err)
+			return nil, nil, p, snap, fmt.Errorf("builds: %w: the snapshot cannot be read: %v", optimize.ErrRefused, err)
 		}
 	}
-	place, err = a.o.Open(s.Where)
-	p = Put{Change: c.ID, Service: c.Service, Sum: s.Profile, Was: snap.Was, Title: title(c.Service, s), Body: body(c)}
-	return place, p, snap, err
-}
-
-func title(service string, s Spec) string {
-	name := s.Where.String()
-	return name[strings.LastIndexAny(name, "/:")+1:] + ": profile of " + plain(service, 80) + " for the compiler"
+	place, err = j.open()
+	p = Put{Change: c.ID, Service: c.Service, Sum: j.sum, Was: snap.Was, Title: j.title, Body: body(c, j.mind)}
+	return j, place, p, snap, err
 }
 
 // plain is text of at most n bytes in one line.
@@ -160,13 +198,16 @@ func markdown(s string, n int) string {
 }
 
 // body is a pull request's description.
-func body(c *optimize.Change) string {
+func body(c *optimize.Change, mind string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\nIt is change `%s`. When a build with it runs beside one without, it is judged; what it is then is told there.\n", markdown(c.Sentence, 2000), c.ID)
 	if c.State == optimize.Undoing {
 		fmt.Fprintf(&b, "\n**It is taken back:** %s Roll back what was built with it: this pull request alone changes nothing that runs.\n", markdown(c.Reason, 2000))
 	}
-	for _, w := range c.Warnings {
+	for _, w := range append(slices.Clone(c.Warnings), mind) {
+		if w == "" {
+			continue
+		}
 		fmt.Fprintf(&b, "\n- Mind: %s", markdown(w, 500))
 	}
 	return b.String()
@@ -174,26 +215,22 @@ func body(c *optimize.Change) string {
 
 // Snapshot implements [optimize.Actuator].
 func (a *Actuator) Snapshot(ctx context.Context, c *optimize.Change, _ optimize.Target) (json.RawMessage, error) {
-	place, p, _, err := a.put(c, nil)
-	if err != nil {
-		return nil, err
-	}
-	s, err := ParseSpec(c.Spec)
+	j, place, p, _, err := a.put(c, nil)
 	if err == nil {
-		err = a.allowed(c.Service, s)
+		err = a.allowed(c.Service, c.Spec)
 	}
 	if err != nil {
 		return nil, err
 	}
-	profile, err := a.o.Profile(ctx, p.Sum)
+	files, err := j.files(ctx)
 	if err != nil {
 		return nil, err
 	}
-	snap := snapshot{At: a.o.Now().UTC()}
-	if snap.Was, err = place.Was(ctx, profile); err != nil {
+	snap := snapshot{At: a.now().UTC()}
+	if snap.Was, err = place.Was(ctx, p, files); err != nil {
 		return nil, err
 	}
-	for _, i := range a.o.Instances(c.Tenant, c.Service) {
+	for _, i := range a.instances(c.Tenant, c.Service) {
 		snap.Versions = append(snap.Versions, i.Version)
 	}
 	if len(snap.Versions) == 0 {
@@ -206,34 +243,34 @@ func (a *Actuator) Snapshot(ctx context.Context, c *optimize.Change, _ optimize.
 
 // Rehearse implements [optimize.Actuator].
 func (a *Actuator) Rehearse(ctx context.Context, c *optimize.Change, _ optimize.Target, raw json.RawMessage) error {
-	place, p, _, err := a.put(c, raw)
+	j, place, p, _, err := a.put(c, raw)
 	if err != nil {
 		return err
 	}
-	profile, err := a.o.Profile(ctx, p.Sum)
+	files, err := j.files(ctx)
 	if err != nil {
 		return err
 	}
-	return place.Rehearse(ctx, p, profile)
+	return place.Rehearse(ctx, p, files)
 }
 
 // Apply implements [optimize.Actuator].
 func (a *Actuator) Apply(ctx context.Context, c *optimize.Change, _ optimize.Target, raw json.RawMessage) error {
-	place, p, _, err := a.put(c, raw)
+	j, place, p, _, err := a.put(c, raw)
 	if err != nil {
 		return err
 	}
-	profile, err := a.o.Profile(ctx, p.Sum)
+	files, err := j.files(ctx)
 	if err != nil {
 		return err
 	}
 	a.forget(c)
-	return place.Put(ctx, p, profile)
+	return place.Put(ctx, p, files)
 }
 
 // Undo implements [optimize.Actuator].
 func (a *Actuator) Undo(ctx context.Context, c *optimize.Change, _ optimize.Target, raw json.RawMessage) error {
-	place, p, _, err := a.put(c, raw)
+	_, place, p, _, err := a.put(c, raw)
 	if err != nil {
 		return err
 	}
@@ -250,7 +287,7 @@ func (a *Actuator) look(ctx context.Context, c *optimize.Change, place Place, p 
 	a.mu.Lock()
 	had, ok := a.looks[c.ID]
 	a.mu.Unlock()
-	now := a.o.Now()
+	now := a.now()
 	if ok && now.Sub(had.at) < place.Every() {
 		return had.look, nil
 	}
@@ -275,7 +312,7 @@ func (a *Actuator) forget(c *optimize.Change) {
 
 // Standing implements [optimize.Actuator].
 func (a *Actuator) Standing(ctx context.Context, c *optimize.Change, _ optimize.Target, raw json.RawMessage) (optimize.Standing, string, error) {
-	place, p, snap, err := a.put(c, raw)
+	j, place, p, snap, err := a.put(c, raw)
 	if err != nil {
 		return "", "", err
 	}
@@ -284,7 +321,7 @@ func (a *Actuator) Standing(ctx context.Context, c *optimize.Change, _ optimize.
 		return "", "", err
 	}
 	if c.State == optimize.Undoing {
-		s, why := a.undone(c, l, &snap)
+		s, why := a.undone(c, j, l, &snap)
 		return s, why, nil
 	}
 	switch l.State {
@@ -295,15 +332,15 @@ func (a *Actuator) Standing(ctx context.Context, c *optimize.Change, _ optimize.
 	case Waiting:
 		return optimize.Pending, l.Note, nil
 	}
-	treated, control := a.sides(c, &snap, l)
+	treated, control := a.sides(c, j, &snap, l)
 	if len(treated) > 0 {
 		return optimize.InForce, "", nil
 	}
-	return optimize.Pending, fmt.Sprintf("the profile is in place; no new version of %s that was built with it runs yet, there is %s", c.Service, versionsOf(control)), nil
+	return optimize.Pending, fmt.Sprintf("%s is in place; no new version of %s that was built with it runs yet, there is %s", j.what, c.Service, versionsOf(control)), nil
 }
 
-// undone is how an undo stands: it is not done before what was built with the profile runs no more.
-func (a *Actuator) undone(c *optimize.Change, l Look, snap *snapshot) (optimize.Standing, string) {
+// undone is how an undo stands: it is not done before what was built with it runs no more.
+func (a *Actuator) undone(c *optimize.Change, j *job, l Look, snap *snapshot) (optimize.Standing, string) {
 	running := map[string]bool{}
 	for i := range c.Units {
 		if u := &c.Units[i]; !u.Place && !u.Applied.IsZero() {
@@ -312,7 +349,7 @@ func (a *Actuator) undone(c *optimize.Change, l Look, snap *snapshot) (optimize.
 	}
 	left := 0
 	var version string
-	for _, i := range a.o.Instances(c.Tenant, c.Service) {
+	for _, i := range a.instances(c.Tenant, c.Service) {
 		if running[i.Version] && !slices.Contains(snap.Versions, i.Version) {
 			left, version = left+1, i.Version
 		}
@@ -322,19 +359,20 @@ func (a *Actuator) undone(c *optimize.Change, l Look, snap *snapshot) (optimize.
 	case l.State == Kept:
 		return optimize.Absent, l.Note // that is what people want
 	case l.State == There || l.State == Asked || l.State == Waiting:
+		still := cmp.Or(l.Note, j.what+" is still in place")
 		if left > 0 {
-			return optimize.Pending, cmp.Or(l.Note, "the profile is still in place") + "; " + rollBack
+			return optimize.Pending, still + "; " + rollBack
 		}
-		return optimize.Pending, cmp.Or(l.Note, "the profile is still in place")
+		return optimize.Pending, still
 	case left > 0:
-		return optimize.Pending, "no new build takes the profile; " + rollBack
+		return optimize.Pending, "no new build takes " + j.what + "; " + rollBack
 	}
 	return optimize.Absent, l.Note
 }
 
 // Sides implements [optimize.Versioned].
 func (a *Actuator) Sides(ctx context.Context, c *optimize.Change, _ optimize.Target, raw json.RawMessage) (optimize.Sides, error) {
-	place, p, snap, err := a.put(c, raw)
+	j, place, p, snap, err := a.put(c, raw)
 	if err != nil {
 		return optimize.Sides{}, err
 	}
@@ -342,23 +380,23 @@ func (a *Actuator) Sides(ctx context.Context, c *optimize.Change, _ optimize.Tar
 	if err != nil {
 		return optimize.Sides{}, err
 	}
-	treated, control := a.sides(c, &snap, l)
+	treated, control := a.sides(c, j, &snap, l)
 	return optimize.Sides{Treated: targets(treated), Control: targets(control)}, nil
 }
 
-// sides are the instances of versions that came since the profile has been in place, and the others. Versions that ran together with what was there
+// sides are the instances of versions that came since the profile, or the patch, has been in place, and the others. Versions that ran together with what was there
 // before, and of which none was built with a profile, do not count. Where several ran before, new ones are compared with the one that the profile is of.
-func (a *Actuator) sides(c *optimize.Change, snap *snapshot, l Look) (treated, control []Instance) {
+func (a *Actuator) sides(c *optimize.Change, j *job, snap *snapshot, l Look) (treated, control []Instance) {
 	since := snap.At
 	if l.Since.After(since) {
 		since = l.Since
 	}
 	since = since.Add(-skew)
-	all := a.o.Instances(c.Tenant, c.Service)
+	all := a.instances(c.Tenant, c.Service)
 	fresh := map[string]bool{}
 	for _, i := range all {
 		had, known := fresh[i.Version]
-		is := !slices.Contains(snap.Versions, i.Version) && !i.Started.Before(since) && (a.o.AnyVersion || i.Profiled == nil || *i.Profiled)
+		is := !slices.Contains(snap.Versions, i.Version) && !i.Started.Before(since) && (j.any || i.Profiled == nil || *i.Profiled)
 		fresh[i.Version] = is && (had || !known)
 	}
 	for _, i := range all {
@@ -368,9 +406,8 @@ func (a *Actuator) sides(c *optimize.Change, snap *snapshot, l Look) (treated, c
 			control = append(control, i)
 		}
 	}
-	var s Spec
-	if json.Unmarshal(c.Spec, &s) == nil && slices.ContainsFunc(control, func(i Instance) bool { return i.Version == s.Version }) {
-		control = slices.DeleteFunc(control, func(i Instance) bool { return i.Version != s.Version })
+	if j.version != "" && slices.ContainsFunc(control, func(i Instance) bool { return i.Version == j.version }) {
+		control = slices.DeleteFunc(control, func(i Instance) bool { return i.Version != j.version })
 	}
 	return treated, control
 }

@@ -1,10 +1,10 @@
-// Package builds changes what a service is built with: it puts a profile for the Go compiler where builds take it from, a file or a pull request, waits
-// for somebody to build and roll out, and has the new version judged beside the old one.
+// Package builds changes what a service is built with: it puts a profile for the Go compiler where builds take it from, a file or a pull request, or a patch of its
+// source into a pull request, waits for somebody to build and roll out, and has the new version judged beside the old one.
 //
 // It rolls nothing out, merges nothing, and cannot: undoing puts the file back as it was, or opens the pull request that does, and is not done before the builds
 // with the profile run no more. So a person who rolls back is part of every undo, and [Actuator.Standing] says what is to be done.
 //
-// [Propose] is a pure function of a profile and what is known of it. [Actuator] acts through a [Place] and func fields, and keeps nothing.
+// [Propose] is a pure function of a profile and what is known of it, and [ProposePatch] of a patch. [Actuator] acts through a [Place] and func fields, and keeps nothing.
 package builds
 
 import (
@@ -102,15 +102,16 @@ func (s Spec) raw() json.RawMessage {
 	return b
 }
 
-// Place is where builds take a profile from. Each call may be repeated. Errors that are [optimize.ErrRefused] are final, all others worth another try.
+// Place is where builds take a profile, or a service's source, from. What is to be put there is by the names of files. Each call may be repeated. Errors that are
+// [optimize.ErrRefused] are final, all others worth another try.
 type Place interface {
-	// Was is what is there now: all that the other calls need to know of it, but for bytes that Rehearse keeps. profile is what is to be put there.
-	Was(ctx context.Context, profile []byte) (json.RawMessage, error)
-	// Rehearse proves that the profile can be put there, and what is there now be put back, and leaves what builds read as it is.
-	Rehearse(ctx context.Context, p Put, profile []byte) error
-	// Put puts the profile there, or asks people to.
-	Put(ctx context.Context, p Put, profile []byte) error
-	// Back puts back what was there, or asks people to. What is neither that nor the profile is somebody else's, and is left: [optimize.ErrRefused].
+	// Was is what is there now: all that the other calls need to know of it, but for bytes that Rehearse keeps.
+	Was(ctx context.Context, p Put, files map[string][]byte) (json.RawMessage, error)
+	// Rehearse proves that the files can be put there, and what is there now be put back, and leaves what builds read as it is.
+	Rehearse(ctx context.Context, p Put, files map[string][]byte) error
+	// Put puts the files there, or asks people to.
+	Put(ctx context.Context, p Put, files map[string][]byte) error
+	// Back puts back what was there, or asks people to. What is neither that nor ours is somebody else's, and is left: [optimize.ErrRefused].
 	Back(ctx context.Context, p Put) error
 	// Look is how it is.
 	Look(ctx context.Context, p Put) (Look, error)
@@ -118,10 +119,10 @@ type Place interface {
 	Every() time.Duration
 }
 
-// Put is one profile that goes to a place, or comes back from there.
+// Put is what goes to a place, or comes back from there, for one change.
 type Put struct {
 	Change, Service string
-	Sum             string // of the profile
+	Sum             string // of a profile
 	Was             json.RawMessage
 	Title, Body     string // for people, the body in Markdown
 }
@@ -138,7 +139,7 @@ type State string
 
 // The states.
 const (
-	There   State = "there"   // the profile
+	There   State = "there"   // the profile, or the patch: it stands for both below
 	Before  State = "before"  // what was there before
 	Waiting State = "waiting" // what was there before, and people are asked to take the profile
 	Asked   State = "asked"   // the profile, and people are asked to take it back

@@ -41,7 +41,8 @@ type world struct {
 	guilty    bool    // main.hash costs more with the new build
 	late      bool    // profiles come late: there are none before it is being undone
 	profile   []byte
-	rename    bool // each process has a name of its own
+	rename    bool               // each process has a name of its own
+	patch     *optimize.Proposal // what is proposed is this, and no profile
 
 	// What people do: they roll out one instance of what they built so long after the profile came, all others later, and roll back so long after it went.
 	first, rest, back time.Duration
@@ -132,10 +133,12 @@ func (w *world) start() {
 	policy := optimize.DefaultPolicy()
 	plan := optimize.DefaultPlan().For(optimize.PGO)
 	plan.Stages[0].Dwell, plan.Stages[0].Deadline, plan.Baseline = 10*time.Minute, time.Hour, 15*time.Minute
-	policy.Kinds[optimize.PGO] = optimize.KindPolicy{Mode: optimize.Auto, Plan: plan}
+	for _, k := range []optimize.Kind{optimize.PGO, optimize.Patch} {
+		policy.Kinds[k] = optimize.KindPolicy{Mode: optimize.Auto, Plan: plan} // which starts no patch
+	}
 	var err error
 	w.o, err = optimize.New(optimize.Options{
-		Journal: journal{&w.journal, w}, Actuators: map[optimize.Kind]optimize.Actuator{optimize.PGO: w.actuator()},
+		Journal: journal{&w.journal, w}, Actuators: map[optimize.Kind]optimize.Actuator{optimize.PGO: w.actuator(), optimize.Patch: w.patcher()},
 		Policy: func() *optimize.Policy { return policy }, Look: w.look, Now: func() time.Time { return w.now },
 		Record: func(context.Context, optimize.Entry) error { return w.effect(func() error { return nil }) },
 	})
@@ -203,7 +206,11 @@ func (w *world) people() {
 	if w.hub != nil {
 		now = []byte(w.hub.Branch("main")[name])
 	}
-	if !bytes.Equal(now, w.profile) {
+	has := bytes.Equal(now, w.profile)
+	if w.patch != nil {
+		has = strings.Contains(w.hub.Branch("main")[priceFile], "time.Since(made)")
+	}
+	if !has {
 		if w.there = (time.Time{}); w.gone.IsZero() {
 			w.gone = w.now
 		}
@@ -241,6 +248,9 @@ func (w *world) restart(k int, version string) {
 }
 
 func (w *world) proposal() optimize.Proposal {
+	if w.patch != nil {
+		return *w.patch
+	}
 	return optimize.Proposal{Kind: optimize.PGO, Service: "checkout", Subject: "profile", Basis: "v1", Sentence: "checkout is built without a profile.",
 		Spec: Spec{Where: w.where, Profile: Sum(w.profile), Version: "v1"}.raw()}
 }
@@ -559,6 +569,10 @@ func TestProfiled(t *testing.T) {
 	no, yes := false, true
 	a := w.actuator()
 	c := &optimize.Change{Proposal: w.proposal()}
+	j, err := a.job(c.Service, c.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
 	snap := &snapshot{At: w.now, Versions: []string{"v1"}}
 	for what, s := range map[string]struct {
 		i    Instance
@@ -571,14 +585,14 @@ func TestProfiled(t *testing.T) {
 		"of the version before, new": {Instance{ID: "a", Version: "v1", Started: w.now.Add(time.Hour)}, 0},
 	} {
 		w.instances = append(w.instances[:4:4], s.i)
-		treated, control := a.sides(c, snap, Look{State: There})
+		treated, control := a.sides(c, j, snap, Look{State: There})
 		if len(treated) != s.want || len(control) < 4 {
 			t.Errorf("%s: %d treated, %d control", what, len(treated), len(control))
 		}
 	}
 	// Between two merges: what came before the second is not of it.
 	w.instances = append(w.instances[:4:4], Instance{ID: "a", Version: "v2", Started: w.now.Add(time.Hour)})
-	if treated, _ := a.sides(c, snap, Look{State: There, Since: w.now.Add(2 * time.Hour)}); len(treated) > 0 {
+	if treated, _ := a.sides(c, j, snap, Look{State: There, Since: w.now.Add(2 * time.Hour)}); len(treated) > 0 {
 		t.Errorf("built before the merge: %v", treated)
 	}
 }

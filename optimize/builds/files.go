@@ -11,7 +11,7 @@ import (
 	"github.com/quantra-l/quantra/optimize"
 )
 
-// Files is a [Place] that is a file among others: in a folder, or an object in a bucket. What was there is kept beside it, as NAME.before-CHANGE, so
+// Files is a [Place] that is a file among others, for a profile: in a folder, or an object in a bucket. What was there is kept beside it, as NAME.before-CHANGE, so
 // that whoever undoes has it.
 type Files struct {
 	Name string // of the file
@@ -28,6 +28,14 @@ type fileWas struct {
 }
 
 func (f *Files) before(p Put) string { return f.Name + ".before-" + p.Change }
+
+// only is the one file that there is: here it has the place's name, whatever who puts it calls it.
+func only(files map[string][]byte) []byte {
+	for _, b := range files {
+		return b
+	}
+	return nil
+}
 
 // now is what is there, "" for no file.
 func (f *Files) now(ctx context.Context) (b []byte, sum string, err error) {
@@ -48,19 +56,19 @@ func (f *Files) read(ctx context.Context, p Put) (was fileWas, b []byte, now str
 }
 
 // Was implements [Place].
-func (f *Files) Was(ctx context.Context, profile []byte) (json.RawMessage, error) {
+func (f *Files) Was(ctx context.Context, _ Put, files map[string][]byte) (json.RawMessage, error) {
 	_, now, err := f.now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if now == Sum(profile) {
+	if now == Sum(only(files)) {
 		return nil, fmt.Errorf("builds: %s is there already, byte by byte: %w", f.Name, optimize.ErrRefused)
 	}
 	return json.Marshal(fileWas{now})
 }
 
 // Rehearse implements [Place]: what is there is kept beside it and read again; the profile, too, which is removed again then.
-func (f *Files) Rehearse(ctx context.Context, p Put, profile []byte) error {
+func (f *Files) Rehearse(ctx context.Context, p Put, files map[string][]byte) error {
 	was, b, now, err := f.read(ctx, p)
 	switch {
 	case err != nil:
@@ -74,7 +82,7 @@ func (f *Files) Rehearse(ctx context.Context, p Put, profile []byte) error {
 		}
 	}
 	trial := f.Name + ".trial-" + p.Change
-	return errors.Join(f.keep(ctx, trial, profile), f.Remove(ctx, trial))
+	return errors.Join(f.keep(ctx, trial, only(files)), f.Remove(ctx, trial))
 }
 
 // keep writes a file and reads it again.
@@ -90,7 +98,7 @@ func (f *Files) keep(ctx context.Context, name string, b []byte) error {
 }
 
 // Put implements [Place].
-func (f *Files) Put(ctx context.Context, p Put, profile []byte) error {
+func (f *Files) Put(ctx context.Context, p Put, files map[string][]byte) error {
 	was, _, now, err := f.read(ctx, p)
 	switch {
 	case err != nil:
@@ -100,7 +108,7 @@ func (f *Files) Put(ctx context.Context, p Put, profile []byte) error {
 	case now != was.Sum:
 		return f.other()
 	}
-	return f.Write(ctx, f.Name, profile)
+	return f.Write(ctx, f.Name, only(files))
 }
 
 func (f *Files) other() error {

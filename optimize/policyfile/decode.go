@@ -43,6 +43,8 @@ type File struct {
 	Places map[string]*Place
 	// PGO are where services' profiles for the Go compiler go.
 	PGO []PGO
+	// Patch are where services' source is, for patches of it.
+	Patch []Patch
 }
 
 // Decode reads a policy file: YAML of at most 256 KiB, with no field but those that docs/changes.md has, each once. What is not given is as
@@ -103,6 +105,7 @@ func decode(r io.Reader) (*File, error) {
 		},
 		"places":    func(n *node, field string) error { return readPlaces(n, field, f.Places) },
 		"pgo":       pgo(&f.PGO),
+		"patch":     patches(&f.Patch),
 		"kill_file": func(n *node, field string) (err error) { f.KillFile, err = strictyaml.Text(n, field); return err },
 	}); err != nil {
 		return nil, err
@@ -183,6 +186,9 @@ func readKinds(n *node, field string, from, to map[optimize.Kind]optimize.KindPo
 			}
 			if !slices.Contains([]optimize.Mode{optimize.Off, optimize.Propose, optimize.Auto}, kp.Mode) {
 				return strictyaml.Wrong(n, f, "%.40q: it must be off, propose or auto", n.Value)
+			}
+			if kp.Mode == optimize.Auto && k.ByPerson() {
+				return strictyaml.Wrong(n, f, "auto: only a person starts a %s: it must be off or propose", k)
 			}
 			return nil
 		}

@@ -42,9 +42,6 @@ func pgo(to *[]PGO) strictyaml.Reader {
 
 func pgoItem(n *node, field string) (g PGO, err error) {
 	g.Since, g.After = 7*24*time.Hour, 24*time.Hour
-	text := func(to *string) strictyaml.Reader {
-		return func(n *node, f string) (err error) { *to, err = strictyaml.Text(n, f); return err }
-	}
 	seen, err := strictyaml.Fields(n, field, map[string]strictyaml.Reader{
 		"service": text(&g.Service),
 		"file": func(n *node, f string) error {
@@ -56,7 +53,7 @@ func pgoItem(n *node, field string) (g PGO, err error) {
 			}
 			return nil
 		},
-		"pull_request": func(n *node, f string) error { return pgoPull(n, f, &g, text) },
+		"pull_request": func(n *node, f string) error { return pgoPull(n, f, &g) },
 		"since":        duration(time.Minute, &g.Since),
 		"after":        duration(time.Minute, &g.After),
 	})
@@ -73,28 +70,42 @@ func pgoItem(n *node, field string) (g PGO, err error) {
 	return g, nil
 }
 
-func pgoPull(n *node, field string, g *PGO, text func(*string) strictyaml.Reader) error {
+func text(to *string) strictyaml.Reader {
+	return func(n *node, f string) (err error) { *to, err = strictyaml.Text(n, f); return err }
+}
+
+// repository reads a repository's name on GitHub.
+func repository(to *string) strictyaml.Reader {
+	return func(n *node, f string) error {
+		if err := text(to)(n, f); err != nil {
+			return err
+		}
+		if owner, name, ok := strings.Cut(*to, "/"); !ok || owner == "" || name == "" || strings.Contains(name, "/") {
+			return strictyaml.Wrong(n, f, "%.80q: it must be OWNER/NAME", *to)
+		}
+		return nil
+	}
+}
+
+// api reads the address of GitHub's API.
+func api(to *string) strictyaml.Reader {
+	return func(n *node, f string) error {
+		if err := text(to)(n, f); err != nil {
+			return err
+		}
+		if !strings.HasPrefix(*to, "https://") && !strings.HasPrefix(*to, "http://") {
+			return strictyaml.Wrong(n, f, "%.80q: it must begin with https://, as https://HOST/api/v3", *to)
+		}
+		return nil
+	}
+}
+
+func pgoPull(n *node, field string, g *PGO) error {
 	seen, err := strictyaml.Fields(n, field, map[string]strictyaml.Reader{
-		"repository": func(n *node, f string) error {
-			if err := text(&g.Repository)(n, f); err != nil {
-				return err
-			}
-			if owner, name, ok := strings.Cut(g.Repository, "/"); !ok || owner == "" || name == "" || strings.Contains(name, "/") {
-				return strictyaml.Wrong(n, f, "%.80q: it must be OWNER/NAME", g.Repository)
-			}
-			return nil
-		},
-		"path": text(&g.Path),
-		"base": text(&g.Base),
-		"api": func(n *node, f string) error {
-			if err := text(&g.API)(n, f); err != nil {
-				return err
-			}
-			if !strings.HasPrefix(g.API, "https://") && !strings.HasPrefix(g.API, "http://") {
-				return strictyaml.Wrong(n, f, "%.80q: it must begin with https://, as https://HOST/api/v3", g.API)
-			}
-			return nil
-		},
+		"repository": repository(&g.Repository),
+		"path":       text(&g.Path),
+		"base":       text(&g.Base),
+		"api":        api(&g.API),
 	})
 	if err != nil {
 		return err

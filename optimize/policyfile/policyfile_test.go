@@ -64,7 +64,7 @@ func TestExample(t *testing.T) {
 	if k := p.For(optimize.Scale, "checkout"); k.Mode != optimize.Propose || !k.Approve || metric(&k.Plan, "rss").Tolerate != 0.1 {
 		t.Errorf("%+v", k)
 	}
-	if k := p.For(optimize.Patch, "x"); k.Mode != optimize.Off {
+	if k := p.For(optimize.Rebalance, "x"); k.Mode != optimize.Off {
 		t.Errorf("%+v", k)
 	}
 	if k := p.For(optimize.Machine, "x"); k.Mode != optimize.Propose || !k.Approve || metric(&k.Plan, "latency_p99").Bound != 2 {
@@ -86,6 +86,9 @@ func TestExample(t *testing.T) {
 		{Service: "search", Repository: "shop/search", Path: "cmd/search/default.pgo", Base: "main", Since: 72 * time.Hour, After: 12 * time.Hour},
 	}; !reflect.DeepEqual(f.PGO, want) {
 		t.Errorf("%+v", f.PGO)
+	}
+	if want := []policyfile.Patch{{Service: "checkout", Repository: "shop/checkout", Base: "main"}}; !reflect.DeepEqual(f.Patch, want) || p.For(optimize.Patch, "checkout").Mode != optimize.Propose {
+		t.Errorf("%+v", f.Patch)
 	}
 	build := p.For(optimize.PGO, "checkout")
 	if m := metric(&build.Plan, "stacks"); build.Mode != optimize.Propose || len(build.Plan.Stages) != 1 || build.Plan.Stages[0].Dwell != time.Hour || build.Plan.ApplyWithin != 14*24*time.Hour || !m.Critical || m.Tolerate != 0.2 {
@@ -130,9 +133,17 @@ func TestRefuses(t *testing.T) {
 		"a: [":                             "line 1",
 		"budget: 1\n---\nx: 1":             "more than one document",
 		"- 1":                              "line 1: it must be fields",
-		"pgo:\n  - file: a":                "line 2: pgo[0].service: it is missing",
-		"pgo:\n  - {service: a}":           "line 2: pgo[0]: it must have either file or pull_request",
-		"pgo:\n  - {service: a, file: b/}": "line 2: pgo[0].file: \"b/\" is a folder",
+		"kinds:\n  patch:\n    mode: auto": "line 3: kinds.patch.mode: auto: only a person starts a patch: it must be off or propose",
+		"services:\n  - match: a\n    kinds:\n      patch: {mode: auto}": "line 4: services[0].kinds.patch.mode: auto: only a person starts a patch",
+		"patch:\n  - service: a":                                                       "line 2: patch[0].repository: it is missing",
+		"patch:\n  - repository: a/b":                                                  "line 2: patch[0].service: it is missing",
+		"patch:\n  - {service: a, repository: ab}":                                     "line 2: patch[0].repository: \"ab\": it must be OWNER/NAME",
+		"patch:\n  - {service: a, repository: a/b, api: h}":                            "line 2: patch[0].api: \"h\": it must begin with https://",
+		"patch:\n  - {service: a, repository: a/b, path: c}":                           "line 2: patch[0].path: there is no such field",
+		"patch:\n  - {service: a, repository: a/b}\n  - {service: a, repository: c/d}": "line 3: patch[1].service: \"a\" is there twice",
+		"pgo:\n  - file: a":                                                            "line 2: pgo[0].service: it is missing",
+		"pgo:\n  - {service: a}":                                                       "line 2: pgo[0]: it must have either file or pull_request",
+		"pgo:\n  - {service: a, file: b/}":                                             "line 2: pgo[0].file: \"b/\" is a folder",
 		"pgo:\n  - {service: a, file: b, pull_request: {repository: c/d, path: e}}":    "line 2: pgo[0]: it must have either",
 		"pgo:\n  - service: a\n    pull_request:\n      repository: cd\n      path: e": "line 4: pgo[0].pull_request.repository: \"cd\": it must be OWNER/NAME",
 		"pgo:\n  - {service: a, pull_request: {repository: c/d}}":                      "line 2: pgo[0].pull_request.path: it is missing",
@@ -140,31 +151,31 @@ func TestRefuses(t *testing.T) {
 		"pgo:\n  - {service: a, file: b, since: 1h, after: 2h}":                        "line 2: pgo[0]: after 2h0m0s is more than since, 1h0m0s",
 		"pgo:\n  - {service: a, file: b}\n  - {service: a, file: c}":                   "line 3: pgo[1].service: \"a\" is there twice",
 		"pgo:\n  - {service: a, file: b, files: c}":                                    "line 2: pgo[0].files: there is no such field",
-		"budget: 1\nbudgett: 2":                                 "line 2: budgett: there is no such field; there are approve_above, breaker, budget",
-		"budget: 1\nbudget: 2":                                  "line 2: budget: it is there twice",
-		"budget: lots":                                          `line 1: budget: "lots": it must be a number from 0 to 1000000000`,
-		"budget: .nan":                                          "it must be a number",
-		"budget: -1":                                            "it must be a number",
-		"\nnode_every: 1 hour":                                  `line 2: node_every: "1 hour": it must be a time`,
-		"node_every: 9999h":                                     "from 0s to 8784h0m0s",
-		"breaker: {failures: 0}":                                "line 1: breaker.failures",
-		"breaker: {failures: 1.5}":                              "whole number",
-		"breaker: {open: 1s}":                                   "breaker.open",
-		"kinds:\n  magic: {mode: auto}":                         "line 2: kinds.magic: there is no such kind",
-		"kinds:\n  runtime: {mode: yes please}":                 "line 2: kinds.runtime.mode: \"yes please\": it must be off, propose or auto",
-		"kinds:\n  runtime: {mode: true}":                       "kinds.runtime.mode",
-		"kinds:\n  runtime:\n    approve: 1":                    "line 3: kinds.runtime.approve: it must be true or false",
-		"plan:\n  stages: []":                                   "line 2: plan: 0 stages: there must be 1 to 20",
-		"plan: {stages: {nodes: 1}}":                            "plan.stages: it must be a list",
-		"plan: {stages: [{nodes: 1, percent: 5, dwell: 1m}]}":   "plan.stages[0]: it must have either",
-		"plan: {stages: [{dwell: 1m}]}":                         "either nodes or percent",
-		"plan: {stages: [{nodes: 1}]}":                          "plan.stages[0].dwell: it is missing",
-		"plan: {stages: [{nodes: 1, dwell: 5m, deadline: 1m}]}": "before the end of the dwell",
-		"plan: {stages: [{percent: 101, dwell: 5m}]}":           "plan.stages[0].percent",
-		"plan: {stages: [" + strings.Repeat("{nodes: 1, dwell: 5m},", 21) + "]}": "more than 20",
-		"plan: {metrics: {speed: {tolerate: 1}}}":                                "plan.metrics.speed: there is no such metric; there are cpu, cpu_per_request",
-		"plan: {metrics: {rss: {tolerate: -1}}}":                                 "plan.metrics.rss.tolerate",
-		"plan: {metrics: {rss: {better: higher}}}":                               "there is no such field; there are bound, critical",
+		"budget: 1\nbudgett: 2":                                                        "line 2: budgett: there is no such field; there are approve_above, breaker, budget",
+		"budget: 1\nbudget: 2":                                                         "line 2: budget: it is there twice",
+		"budget: lots":                                                                 `line 1: budget: "lots": it must be a number from 0 to 1000000000`,
+		"budget: .nan":                                                                 "it must be a number",
+		"budget: -1":                                                                   "it must be a number",
+		"\nnode_every: 1 hour":                                                         `line 2: node_every: "1 hour": it must be a time`,
+		"node_every: 9999h":                                                            "from 0s to 8784h0m0s",
+		"breaker: {failures: 0}":                                                       "line 1: breaker.failures",
+		"breaker: {failures: 1.5}":                                                     "whole number",
+		"breaker: {open: 1s}":                                                          "breaker.open",
+		"kinds:\n  magic: {mode: auto}":                                                "line 2: kinds.magic: there is no such kind",
+		"kinds:\n  runtime: {mode: yes please}":                                        "line 2: kinds.runtime.mode: \"yes please\": it must be off, propose or auto",
+		"kinds:\n  runtime: {mode: true}":                                              "kinds.runtime.mode",
+		"kinds:\n  runtime:\n    approve: 1":                                           "line 3: kinds.runtime.approve: it must be true or false",
+		"plan:\n  stages: []":                                                          "line 2: plan: 0 stages: there must be 1 to 20",
+		"plan: {stages: {nodes: 1}}":                                                   "plan.stages: it must be a list",
+		"plan: {stages: [{nodes: 1, percent: 5, dwell: 1m}]}":                          "plan.stages[0]: it must have either",
+		"plan: {stages: [{dwell: 1m}]}":                                                "either nodes or percent",
+		"plan: {stages: [{nodes: 1}]}":                                                 "plan.stages[0].dwell: it is missing",
+		"plan: {stages: [{nodes: 1, dwell: 5m, deadline: 1m}]}":                        "before the end of the dwell",
+		"plan: {stages: [{percent: 101, dwell: 5m}]}":                                  "plan.stages[0].percent",
+		"plan: {stages: [" + strings.Repeat("{nodes: 1, dwell: 5m},", 21) + "]}":       "more than 20",
+		"plan: {metrics: {speed: {tolerate: 1}}}":                                      "plan.metrics.speed: there is no such metric; there are cpu, cpu_per_request",
+		"plan: {metrics: {rss: {tolerate: -1}}}":                                       "plan.metrics.rss.tolerate",
+		"plan: {metrics: {rss: {better: higher}}}":                                     "there is no such field; there are bound, critical",
 		"plan:\n  metrics: {cpu_per_request: {critical: false}, latency_p99: {critical: false}, rss: {off: true}, errors: {off: true}, throughput: {off: true}}": "line 2: plan: no metric is critical",
 		"plan: {judge: {alpha: 0.9}}":                                 "plan.judge.alpha",
 		"plan: {judge: {min_windows: 0}}":                             "plan.judge.min_windows",

@@ -6,6 +6,7 @@
 package pull
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1" // git's names of objects are SHA-1
 	"encoding/hex"
@@ -89,6 +90,9 @@ type Request struct {
 	Files       map[string][]byte
 	// Old are files that get a content that the repository has already, by git's name of it ([Client.Blob]); with "" the file goes.
 	Old map[string]string
+	// Was are, by path, git's names of what the commit that it is made upon must have ("" is no file): else it is [ErrRefused], as what the new content was made
+	// of is another. Such files keep their mode.
+	Was map[string]string
 }
 
 // contents are git's names of what all files are to have; "" is that there is no such file.
@@ -136,6 +140,13 @@ func (r *Request) check() error {
 		}
 		if _, twice := r.Files[p]; twice || id != "" && !blobName.MatchString(id) {
 			return fmt.Errorf("%w: %s has the old content %q: it must be a name of git's, and the file not a new one, too", ErrInvalid, p, id)
+		}
+	}
+	for p, id := range r.Was {
+		_, new := r.Files[p]
+		_, old := r.Old[p]
+		if !new && !old || id != "" && !blobName.MatchString(id) {
+			return fmt.Errorf("%w: %s was %q: it must be a name of git's, of a file that is to change", ErrInvalid, p, id)
 		}
 	}
 	for p, b := range r.Files {
@@ -190,6 +201,21 @@ func (c *Client) File(ctx context.Context, owner, repo, branch, p string) (b []b
 		return nil, false, fault("read "+p, err)
 	}
 	return b, true, nil
+}
+
+// Content is a content by git's name of it.
+func (c *Client) Content(ctx context.Context, owner, repo, id string) ([]byte, error) {
+	if !name.MatchString(owner) || !name.MatchString(repo) || !blobName.MatchString(id) {
+		return nil, fmt.Errorf("%w: repository %q, content %q", ErrInvalid, owner+"/"+repo, id)
+	}
+	b, _, err := c.gh.Git.GetBlobRaw(ctx, owner, repo, id)
+	if err != nil {
+		return nil, fault("read content "+id, err)
+	}
+	if len(b) > maxFileBytes {
+		return nil, fmt.Errorf("%w: content %s has %d bytes, more than %d", ErrRefused, id, len(b), maxFileBytes)
+	}
+	return b, nil
 }
 
 // Blob is git's name of a file's content in a branch ("" is the default one); "" is that there is no such file.
@@ -277,6 +303,9 @@ func (c *Client) Open(ctx context.Context, r Request) (Result, error) {
 	same, err := c.has(ctx, r, r.Base)
 	if err != nil || same {
 		return Result{Unchanged: same}, err
+	}
+	if err := c.was(ctx, r, base.GetObject().GetSHA()); err != nil {
+		return Result{}, err
 	}
 	tip, err := c.tip(ctx, r)
 	if err != nil {
@@ -370,16 +399,20 @@ func (c *Client) commit(ctx context.Context, r Request, parent string) (string, 
 	if err != nil {
 		return "", fault("read the last commit of "+r.Base, err)
 	}
+	modes, err := c.modes(ctx, r, on.GetTree().GetSHA())
+	if err != nil {
+		return "", err
+	}
 	var entries []*github.TreeEntry
 	for _, p := range slices.Sorted(maps.Keys(r.Files)) {
 		blob, _, err := c.gh.Git.CreateBlob(ctx, r.Owner, r.Repo, github.Blob{Content: new(base64Of(r.Files[p])), Encoding: new("base64")})
 		if err != nil {
 			return "", fault("send "+p, err)
 		}
-		entries = append(entries, &github.TreeEntry{Path: new(p), Mode: new("100644"), Type: new("blob"), SHA: blob.SHA})
+		entries = append(entries, &github.TreeEntry{Path: new(p), Mode: new(cmp.Or(modes[p], plainFile)), Type: new("blob"), SHA: blob.SHA})
 	}
 	for _, p := range slices.Sorted(maps.Keys(r.Old)) {
-		e := &github.TreeEntry{Path: new(p), Mode: new("100644"), Type: new("blob")} // without a name the file is removed
+		e := &github.TreeEntry{Path: new(p), Mode: new(cmp.Or(modes[p], plainFile)), Type: new("blob")} // without a name the file is removed
 		if id := r.Old[p]; id != "" {
 			e.SHA = new(id)
 		}
@@ -396,6 +429,64 @@ func (c *Client) commit(ctx context.Context, r Request, parent string) (string, 
 		return "", fault("send the commit", err)
 	}
 	return commit.GetSHA(), nil
+}
+
+// was checks that a commit has of the files what the request was made of.
+func (c *Client) was(ctx context.Context, r Request, commit string) error {
+	for _, p := range slices.Sorted(maps.Keys(r.Was)) {
+		id, _, err := c.blob(ctx, r.Owner, r.Repo, commit, p)
+		if err != nil {
+			return err
+		}
+		if id != r.Was[p] {
+			return fmt.Errorf("%w: %s has changed in %s since: what is to be put there was made of another version of it", ErrRefused, p, r.Base)
+		}
+	}
+	return nil
+}
+
+const plainFile = "100644" // git's mode of a file that is not to be run
+
+// modes are those of the files of r.Was in a tree, which is read folder by folder: as a whole it may be too large for one answer.
+func (c *Client) modes(ctx context.Context, r Request, root string) (map[string]string, error) {
+	out, trees := map[string]string{}, map[string]map[string]*github.TreeEntry{}
+	read := func(id string) (map[string]*github.TreeEntry, error) {
+		if trees[id] == nil {
+			tree, _, err := c.gh.Git.GetTree(ctx, r.Owner, r.Repo, id, false)
+			if err != nil {
+				return nil, fault("read a folder", err)
+			}
+			trees[id] = map[string]*github.TreeEntry{}
+			for _, e := range tree.Entries {
+				trees[id][e.GetPath()] = e
+			}
+		}
+		return trees[id], nil
+	}
+	for p, was := range r.Was {
+		if was == "" {
+			continue
+		}
+		id, parts := root, strings.Split(p, "/")
+		for i, part := range parts {
+			entries, err := read(id)
+			if err != nil {
+				return nil, err
+			}
+			e := entries[part]
+			switch {
+			case e == nil:
+				return nil, fmt.Errorf("%w: %s is not in the tree of %s", ErrRefused, p, r.Base)
+			case i < len(parts)-1:
+			case e.GetMode() != plainFile && e.GetMode() != "100755":
+				return nil, fmt.Errorf("%w: %s is no plain file in %s (mode %s): a link, or another repository", ErrRefused, p, r.Base, e.GetMode())
+			default:
+				out[p] = e.GetMode()
+			}
+			id = e.GetSHA()
+		}
+	}
+	return out, nil
 }
 
 // BlobID is git's name of a content.

@@ -366,3 +366,43 @@ func TestOld(t *testing.T) {
 		t.Errorf("one that is not there: %v", err)
 	}
 }
+
+// TestWas: what was made of another version of a file than the base has is not opened, whoever is quicker; files keep their modes.
+func TestWas(t *testing.T) {
+	const script = "scripts/run.sh"
+	hub := pulltest.New(t, map[string]string{"a.go": "package a\n", script: "#!/bin/sh\n"})
+	hub.Modes[script] = "100755"
+	c, err := New(Options{API: hub.URL + "/api/v3", Token: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Request{Owner: "shop", Repo: "checkout", Branch: "quantraband/patch", Title: "a patch",
+		Files: map[string][]byte{"a.go": []byte("package b\n"), script: []byte("#!/bin/bash\n")},
+		Was:   map[string]string{"a.go": BlobID([]byte("package a\n")), script: BlobID([]byte("#!/bin/sh\n"))}}
+	if _, err := c.Open(t.Context(), r); err != nil { // the hub refuses another mode
+		t.Fatal(err)
+	}
+	if got := hub.Branch(r.Branch); got[script] != "#!/bin/bash\n" || got["a.go"] != "package b\n" {
+		t.Errorf("the branch has %q", got)
+	}
+	hub.Modes["a.go"] = "120000"
+	r.Branch = "quantraband/link"
+	if _, err := c.Open(t.Context(), r); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "a.go is no plain file") || hub.Refs[r.Branch] != "" {
+		t.Errorf("a link: %v", err)
+	}
+	hub.Commit("main", map[string]string{"a.go": "package c\n"})
+	r.Branch = "quantraband/late"
+	if _, err := c.Open(t.Context(), r); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "a.go has changed in main since") || hub.Refs[r.Branch] != "" {
+		t.Errorf("upon another version: %v", err)
+	}
+	r.Was = map[string]string{"b.go": ""}
+	if _, err := c.Open(t.Context(), r); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a file that is not to change: %v", err)
+	}
+	if b, err := c.Content(t.Context(), "shop", "checkout", BlobID([]byte("package a\n"))); err != nil || string(b) != "package a\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := c.Content(t.Context(), "shop", "checkout", "../../user"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a name that is none: %v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package uitest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -751,3 +752,45 @@ const contrast = `(() => {
 	}
 	return [...out].join("; ");
 })()`
+
+// TestChangePatch: a patch shows its diff as text, what may come of it at most, and where it goes; other changes show none.
+func TestChangePatch(t *testing.T) {
+	const evil = `<img src=x onerror="window.__hit=1">`
+	diff := "--- a/cart/price.go\n+++ b/cart/price.go\n@@ -27,5 +27,5 @@\n \n // Age is how long ago it was made.\n-\treturn time.Now().Sub(made)\n+\treturn time.Since(made)\u202e // " + evil + "\n " + strings.Repeat("long ", 200) + "\n"
+	spec, err := json.Marshal(map[string]any{"repository": "shop/" + evil, "base": "main", "title": "x", "files": []any{}, "diff": diff})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := proposal("p1")
+	c.Kind, c.Subject, c.Spec, c.Sentence = optimize.Patch, "staticcheck S1012", spec, "checkout: staticcheck S1012 at cart/price.go:30 has “should use time.Since”: open a pull request for shop/checkout (main)."
+	c.Expected = map[string]analyze.Estimate{"cpu_per_request": est(-0.12, -0.12, 0)}
+	b := open(t, changing(t, ledgerOf(c, proposal("other"))).URL)
+	b.visit("/changes/p1?refresh=off")
+	b.until(`document.querySelector(".c-diff")`)
+	shown := eval[string](b, `document.querySelector(".c-diff").textContent`)
+	if want := strings.Replace(diff, "\u202e", `\u{202e}`, 1); shown != want {
+		t.Errorf("the diff is shown as\n%q, want\n%q", shown, want)
+	}
+	for kind, n := range map[string]int{"file": 2, "at": 1, "comes": 1, "goes": 1} {
+		if got := eval[int](b, fmt.Sprintf(`document.querySelectorAll(".c-diff .%s").length`, kind)); got != n {
+			t.Errorf("%d lines are %s, want %d", got, kind, n)
+		}
+	}
+	if n := eval[int](b, `document.querySelectorAll("main img, main script").length + (window.__hit ?? 0)`); n != 0 {
+		t.Error("text of the diff has become markup")
+	}
+	if got := eval[string](b, `document.querySelector('[data-part="diff"]').textContent + document.querySelector(".tiles").textContent`); !strings.Contains(got, "at most") || !strings.Contains(got, "into main") || !strings.Contains(got, "Source patch") && strings.Contains(got, "95 %") {
+		t.Errorf("it says %s", got)
+	}
+	for _, w := range []int64{1440, 640} {
+		b.do(chromedp.EmulateViewport(w, 900))
+		if !eval[bool](b, visible) {
+			t.Errorf("at %d px something is out of sight", w)
+		}
+	}
+	b.visit("/changes/other?refresh=off")
+	b.until(`document.querySelector('[data-part="head"], .f-title h1')`)
+	if eval[bool](b, `!document.querySelector('[data-part="diff"]').hidden`) {
+		t.Error("a change of settings shows a diff")
+	}
+}

@@ -25,6 +25,7 @@ type Hub struct {
 	Commits map[string]map[string]any    // name -> {message, tree}
 	Trees   map[string]map[string]string // name -> path -> blob
 	Blobs   map[string][]byte
+	Modes   map[string]string // path -> git's mode, where that is not 100644
 	Pulls   []map[string]any
 	Tokens  []string                                              // that came
 	Fault   func(w http.ResponseWriter, method, path string) bool // answers instead
@@ -33,7 +34,7 @@ type Hub struct {
 // New starts one with a repository shop/checkout whose branch main has these files; it ends with the test.
 func New(t testing.TB, files map[string]string) *Hub {
 	h := &Hub{Refs: map[string]string{"main": "c0"}, Commits: map[string]map[string]any{"c0": {"message": "first", "tree": "t0"}},
-		Trees: map[string]map[string]string{"t0": {}}, Blobs: map[string][]byte{}}
+		Trees: map[string]map[string]string{"t0": {}}, Blobs: map[string][]byte{}, Modes: map[string]string{}}
 	for p, text := range files {
 		id := blobID([]byte(text))
 		h.Blobs[id], h.Trees["t0"][p] = []byte(text), id
@@ -108,6 +109,8 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		h.Blobs[blobID(b)] = b
 		h.reply(w, 201, map[string]any{"sha": blobID(b), "url": "https://api.github.com/"})
+	case strings.HasPrefix(rest, "/git/trees/") && r.Method == http.MethodGet:
+		h.folder(w, strings.TrimPrefix(rest, "/git/trees/"))
 	case rest == "/git/trees":
 		id := fmt.Sprint("t", len(h.Trees))
 		tree := map[string]string{}
@@ -124,7 +127,7 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request) {
 				delete(tree, e["path"].(string))
 				continue
 			}
-			if _, ok := h.Blobs[e["sha"].(string)]; !ok || e["mode"] != "100644" || e["type"] != "blob" {
+			if _, ok := h.Blobs[e["sha"].(string)]; !ok || e["mode"] != h.mode(e["path"].(string)) || e["type"] != "blob" {
 				h.Refuse(w, 422, "tree.sha "+e["sha"].(string)+" is not a valid blob")
 				return
 			}
@@ -198,7 +201,10 @@ func (h *Hub) contents(w http.ResponseWriter, p, branch string) {
 	if branch == "" {
 		branch = "main"
 	}
-	commit, ok := h.Commits[h.Refs[branch]]
+	if id, ok := h.Refs[branch]; ok {
+		branch = id
+	}
+	commit, ok := h.Commits[branch]
 	if !ok {
 		h.Refuse(w, 404, "No commit found for the ref "+branch)
 		return
@@ -216,6 +222,57 @@ func (h *Hub) contents(w http.ResponseWriter, p, branch string) {
 		}
 	}
 	h.Refuse(w, 404, "Not Found")
+}
+
+func (h *Hub) mode(path string) string {
+	if m, ok := h.Modes[path]; ok {
+		return m
+	}
+	return "100644"
+}
+
+// folder answers with one folder of a tree; that of a folder in it is called TREE:FOLDER here.
+func (h *Hub) folder(w http.ResponseWriter, id string) {
+	id, in, _ := strings.Cut(id, ":")
+	tree, ok := h.Trees[id]
+	if !ok {
+		h.Refuse(w, 404, "Not Found")
+		return
+	}
+	entries, seen := []map[string]any{}, map[string]bool{}
+	for p, blob := range tree {
+		rest, ok := strings.CutPrefix(p, in)
+		if !ok {
+			continue
+		}
+		name, _, deeper := strings.Cut(rest, "/")
+		switch {
+		case !deeper:
+			entries = append(entries, map[string]any{"path": name, "mode": h.mode(p), "type": "blob", "sha": blob})
+		case !seen[name]:
+			seen[name] = true
+			entries = append(entries, map[string]any{"path": name, "mode": "040000", "type": "tree", "sha": id + ":" + in + name + "/"})
+		}
+	}
+	h.reply(w, 200, map[string]any{"sha": id, "tree": entries, "truncated": false})
+}
+
+// Commit commits files to a branch, as somebody else does; "" removes one.
+func (h *Hub) Commit(branch string, files map[string]string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	tree := map[string]string{}
+	for p, id := range h.Trees[h.Commits[h.Refs[branch]]["tree"].(string)] {
+		tree[p] = id
+	}
+	for p, text := range files {
+		id := blobID([]byte(text))
+		if h.Blobs[id], tree[p] = []byte(text), id; text == "" {
+			delete(tree, p)
+		}
+	}
+	t, c := fmt.Sprint("t", len(h.Trees)), fmt.Sprint("c", len(h.Commits))
+	h.Trees[t], h.Commits[c], h.Refs[branch] = tree, map[string]any{"message": "somebody's", "tree": t}, c
 }
 
 // Writes is what came and was no question.
@@ -244,6 +301,18 @@ func (h *Hub) Merge(number int, at time.Time) {
 		delete(h.Refs, head)
 		p["state"], p["merged_at"] = "closed", at.UTC().Format(time.RFC3339)
 	}
+}
+
+// Pull is a pull request as it is now: from which branch, and open or closed; "" is that there is none.
+func (h *Hub) Pull(number int) (head, state string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.Pulls {
+		if p["number"] == number {
+			head, state = p["head"].(map[string]any)["ref"].(string), p["state"].(string)
+		}
+	}
+	return head, state
 }
 
 // Branch is the files of a branch, with their contents.

@@ -47,7 +47,7 @@ export class ChangePage implements Page {
     this.charts = new Charts(this.id, this.banner, () => this.facts());
     const panel = (name: string, title: string, cls = "") => h("section", { class: "panel" + cls, "data-part": name, "aria-label": title }, h("h2", null, title), p(name));
     this.body = h("div", { class: "f-body", hidden: true }, p("head", "f-title"), p("notices"), p("tiles", "tiles"),
-      h("div", { class: "f-cols" }, panel("stages", "Stages"), this.act), this.charts.el,
+      h("div", { class: "f-cols" }, panel("stages", "Stages"), this.act), panel("diff", "What it changes"), this.charts.el,
       panel("verdict", "Verdict"), panel("moved", "Functions that moved"),
       h("div", { class: "f-cols even" }, panel("nodes", "Nodes"), panel("history", "History", " f-history")));
     this.el = h("div", { class: "page narrow finding change" }, this.crumb, this.rails.el, this.banner.el, h("div", { class: "f-wait skeleton row-skeleton" }), this.body);
@@ -118,8 +118,10 @@ export class ChangePage implements Page {
     this.part("head", [c.state, c.rejected, c.kind, c.sentence, c.service, c.proposed_at, c.started_at, c.started_by, c.approved_by, c.evidence], () => head(c));
     this.part("notices", [c.state, c.held, c.reason, c.paused, c.paused_by, c.warnings, c.saved, c.verdict?.guilty, c.ended_at, c.cost, c.approved_by, c.replaced], () => notices(c));
     this.part("tiles", [c.price, c.saving, c.expected, c.cost, c.saved, c.state], () => tiles(c));
-    const began = c.plan.stages.length > 0;
-    this.part("stages", [c.plan.stages, c.stage, c.state, c.stage_until, c.deadline, c.frozen_at, stage, [...runs.keys()]], () => began ? this.stages(c, stage, runs) : [h("p", { class: "muted" }, "It has not been started. The first stage is the smallest; each further one begins only once the one before is shown to be no worse than tolerated.")]);
+    const patch = patchOf(c), began = c.plan.stages.length > 0;
+    this.parts.diff.parentElement!.hidden = !patch;
+    this.part("diff", patch, () => patch ? diff(patch) : []);
+    this.part("stages", [c.plan.stages, c.stage, c.state, c.stage_until, c.deadline, c.frozen_at, stage, [...runs.keys()]], () => began ? this.stages(c, stage, runs) : [h("p", { class: "muted" }, c.kind === "pgo" || c.kind === "patch" ? "It has not been started. Then it waits for people to take it and roll a build out, for two weeks unless the policy says else, and is judged beside the version before." : "It has not been started. The first stage is the smallest; each further one begins only once the one before is shown to be no worse than tolerated.")]);
     this.buttons(c);
     this.charts.set(c, stage);
     const v = runs.get(stage)?.verdict ?? (stage === c.stage ? (acting(c) ? (latest ?? c.verdict) : (c.verdict ?? latest)) : undefined) ?? null;
@@ -274,11 +276,31 @@ function tiles(c: Change): Child[] {
   const tile = (name: string, text: string, below: string, cls = "", title = "") => h("div", { class: "tile " + cls, title }, h("div", { class: "muted" }, name), h("b", null, text), h("div", { class: "muted" }, below || " "));
   const s = c.saved, out: Child[] = [];
   if (s?.price) out.push(tile(c.state === "done" ? "Saves a month" : "Saved so far, a month", money(s.price), resource(s.cores.value, "cores"), "good", basis(s.price)));
-  if (c.price?.amount) out.push(tile(c.price.amount < 0 ? "Costs a month" : "Expected to save a month", money(c.price), [c.saving ? resource(c.saving, "cores") : "", c.price.basis].filter(Boolean).join("; "), s || c.state === "failed" || c.state === "undone" || c.state === "withdrawn" ? "" : "good", basis(c.price)));
-  else if (c.saving) out.push(tile(c.saving < 0 ? "Takes" : "Expected to save", resource(Math.abs(c.saving), "cores"), "not priced"));
-  for (const [name, e] of Object.entries(c.expected ?? {})) out.push(tile(`Expected: ${metricName(name)}`, relative(e.value), interval(e, relative) && "95 %: " + interval(e, relative)));
+  const bound = c.kind === "patch"; // what its code takes: it saves no more
+  if (c.price?.amount) out.push(tile(c.price.amount < 0 ? "Costs a month" : bound ? "Saves a month, at most" : "Expected to save a month", money(c.price), [c.saving ? resource(c.saving, "cores") : "", c.price.basis].filter(Boolean).join("; "), s || c.state === "failed" || c.state === "undone" || c.state === "withdrawn" ? "" : "good", basis(c.price)));
+  else if (c.saving) out.push(tile(c.saving < 0 ? "Takes" : bound ? "Saves, at most" : "Expected to save", resource(Math.abs(c.saving), "cores"), "not priced"));
+  for (const [name, e] of Object.entries(c.expected ?? {})) out.push(tile(`Expected: ${metricName(name)}`, relative(e.value), bound ? "at most" : interval(e, relative) && "95 %: " + interval(e, relative)));
   if (c.cost) out.push(tile("Adds to the bill, a month", Math.round(c.cost).toLocaleString("en"), c.approved_by ? `approved by ${c.approved_by}` : "counts against the budget", "bad"));
   return out;
+}
+
+/** Patch is what a change of source does, of its spec. */
+interface Patch { repository: string; base?: string; diff: string }
+
+function patchOf(c: Change): Patch | null {
+  const s = c.spec as Partial<Patch> | null | undefined;
+  return c.kind === "patch" && s && typeof s.diff === "string" && typeof s.repository === "string" ? { repository: s.repository, base: typeof s.base === "string" ? s.base : "", diff: s.diff } : null;
+}
+
+// hiding are characters that cannot be seen, or turn the direction of what is behind them: they are shown by their numbers.
+const hiding = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
+
+// diff is a unified diff, as text.
+function diff(p: Patch): Child[] {
+  const lines = p.diff.replace(/\r?\n$/, "").split(/\r?\n/);
+  const kind = (l: string) => /^(---|\+\+\+) /.test(l) ? "file" : l.startsWith("@@") ? "at" : l.startsWith("+") ? "comes" : l.startsWith("-") ? "goes" : "";
+  return [h("p", { class: "muted" }, "A pull request at ", h("code", null, p.repository), p.base ? [" into ", h("code", null, p.base)] : ". ", p.base ? ". " : "", "Nobody has compiled it here: the checks of the repository do."),
+    h("pre", { class: "c-diff", tabindex: "0", role: "region", "aria-label": "The diff" }, lines.map((l) => h("span", { class: kind(l) }, l.replace(hiding, (c) => "\\u{" + c.codePointAt(0)!.toString(16) + "}") + "\n")))];
 }
 
 function verdict(v: Verdict, c: Change): Node {

@@ -65,7 +65,7 @@ export function back(kind: string): string {
     scale: "The number of replicas goes back to what it was.",
     machine: "The machine is given its old type again, by the same steps.",
     rebalance: "The shares of the load go back to what they were.",
-    patch: "The pull request is closed; what was merged is a person's to revert.",
+    patch: "The pull request is closed. If it is merged already another one takes it out again, which people merge and roll out.",
   }[kind] ?? "What was there before is kept first, and is put back.";
 }
 
