@@ -279,7 +279,7 @@ type p2pMeasure struct {
 	load.Result
 	from    time.Time     // what counts was due from then on
 	cpu     time.Duration // of all its processes, from then until the last had come
-	memory  int64         // the most that one of them has had
+	memory  int64         // the most that one of them has had while it was measured
 	sum     int64         // and all together
 	waiting time.Duration // from then until the last had come
 }
@@ -392,12 +392,12 @@ func (a *app) measureP2P(ctx context.Context, o *p2pBench, s *p2pSystem, dir str
 			return err
 		}
 		i := slices.Index(children, c)
-		counted := time.AfterFunc(time.Until(from), func() {
+		time.AfterFunc(time.Until(from), func() { // also of one that nobody sends by, which has sent all at once
 			mu.Lock()
 			defer mu.Unlock()
 			before[i], _ = cpuTime(c.pid()) // that it has died is seen by who listens
+			_ = resetPeak(c.pid())          // where that is forbidden, what it took to begin counts
 		})
-		defer counted.Stop()
 		var sent load.Sent
 		if err := c.hear(ctx, patience, load.WordSent, &sent); err != nil {
 			return err
@@ -417,6 +417,8 @@ func (a *app) measureP2P(ctx context.Context, o *p2pBench, s *p2pSystem, dir str
 	}); err != nil {
 		return nil, err
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	return m, m.close(children, before)
 }
 

@@ -62,7 +62,11 @@ func (a *app) benchP2PNodes() *cobra.Command {
 			if open == nil {
 				return usagef("--system %q: it is quantraband, pubsub or libp2p", system)
 			}
-			return load.Serve(cmd.Context(), a.stdin, a.stdout, open)
+			return load.Serve(cmd.Context(), a.stdin, a.stdout, func(ctx context.Context, p load.Plan, heard func(int, []byte)) (*load.System, error) {
+				s, err := open(ctx, p, heard)
+				forgetStart() // as a node does
+				return s, err
+			})
 		},
 	}
 	cmd.Flags().StringVar(&system, "system", systemOwn, "")

@@ -374,6 +374,7 @@ func (a *app) node(ctx context.Context, o nodeCommandOptions, c p2p.Config) (err
 	if err := n.writeReady(a.stdout, dir); err != nil {
 		return err
 	}
+	forgetStart()
 	<-ctx.Done()
 	fmt.Fprintln(a.stderr, "stopping; once more to stop at once")
 	return nil

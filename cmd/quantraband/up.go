@@ -259,6 +259,7 @@ func (a *app) serve(ctx context.Context, g *given, ln net.Listener, base string,
 	if err := writeReady(a.stdout, base, link, g.dir, e, node, g.upOptions); err != nil {
 		return err
 	}
+	forgetStart()
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(a.stderr, "stopping; once more to stop at once")
