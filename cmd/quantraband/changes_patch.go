@@ -45,7 +45,7 @@ func (a *app) changesPatch() *cobra.Command {
 server reads the files from the branch that it would be merged into, makes the replacements, and proposes a change of the kind patch. 'changes start' opens
 its pull request; people merge it and roll it out; then the new version is judged beside the one before. docs/patch.md tells of it.
 
-Where the report has more than one finding with a fix, the error lists them. Files that lie in the folder --checkout are held against
+Where the report has more than one finding with a fix and none is named, they are listed, and the code is 2. Files that lie in the folder --checkout are held against
 those on the server's branch, so that a fix of another version is refused.`,
 		Example: `  staticcheck -f sarif ./... > report.sarif
   quantraband changes patch -s checkout report.sarif --result 3 --dry-run
@@ -156,6 +156,14 @@ func (a *app) cutReport(o *patchOptions, name string) ([]byte, error) {
 	rep, err := patch.Read(r, opt)
 	if err != nil {
 		return nil, patchError(name, err)
+	}
+	if all := rep.Findings(); len(all) > 1 && o.result == 0 && o.rule == "" {
+		for i := range all {
+			if _, err := fmt.Fprintf(a.stdout, "%4d  %s: %s\n", all[i].N, plain(all[i].Name()), sentenceText(all[i].Text)); err != nil {
+				return nil, err
+			}
+		}
+		return nil, usagef("%d results have a fix: name one with --result NUMBER, or with --rule where it has one alone", len(all))
 	}
 	f, err := rep.Pick(o.result, o.rule)
 	if err != nil {

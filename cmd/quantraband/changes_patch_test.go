@@ -80,7 +80,7 @@ func TestChangesPatch(t *testing.T) {
 	patch := []string{"patch", "-s", "shop", "--checkout", ""}
 	add := func(more ...string) []string { return append(append([]string{}, patch...), more...) }
 
-	has(do(exitCorrupt, add(report)...), "5 results have a fix: name one by its number (--result):", "1  Staticcheck S1025 at cart/price.go:21")
+	has(do(exitUsage, add(report)...), "   1  Staticcheck S1025 at cart/price.go:21: ", "\n   5  ", "5 results have a fix: name one with --result")
 	has(do(exitCorrupt, add(filepath.Join(testdata, "golangci.sarif"))...), "none of its 6 results has a fix")
 	has(do(exitCorrupt, add(filepath.Join(testdata, "price.go.txt"))...), "it is no SARIF")
 	do(exitUsage, "patch", report)

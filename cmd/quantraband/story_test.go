@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -44,7 +45,7 @@ func TestStory(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := mustStart(t, "--demo", "--data", t.TempDir(), "--policy", file)
-	page := openPage(t)
+	page := openPage(t, s)
 	var good optimize.Change
 	await(t, "a proposal for the collector", 8*time.Minute, func() (string, bool) {
 		cs := changesOf(t, s)
@@ -114,7 +115,7 @@ func TestStoryBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := mustStart(t, "--demo", "--data", t.TempDir(), "--policy", file)
-	page := openPage(t)
+	page := openPage(t, s)
 	var build optimize.Change
 	await(t, "a proposal of a profile", 25*time.Minute, func() (string, bool) {
 		cs := changesOf(t, s)
@@ -220,8 +221,8 @@ type tab struct {
 	ctx context.Context
 }
 
-// openPage starts a browser; without one there is no story.
-func openPage(t *testing.T) *tab {
+// openPage is a browser in which the server's owner is logged in, by the link that the server has printed; without a browser there is no story.
+func openPage(t *testing.T, s *server) *tab {
 	t.Helper()
 	exe := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -240,7 +241,14 @@ func openPage(t *testing.T) *tab {
 	if _, err := chromedp.Run(ctx, chromedp.Title()); err != nil { // starts it, for as long as ctx lives
 		t.Fatal(err)
 	}
-	return &tab{t, ctx}
+	p := &tab{t, ctx}
+	link := regexp.MustCompile(`http\S+/login\?code=\S+`).FindString(s.ready)
+	if link == "" {
+		t.Fatalf("no link to log in by: %s", s.ready)
+	}
+	p.visit(link)
+	p.says("Log out")
+	return p
 }
 
 func (p *tab) run(what string, a chromedp.Action[chromedp.Void]) {
