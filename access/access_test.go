@@ -35,7 +35,7 @@ type house struct {
 
 	mu     sync.Mutex
 	events []zerotrust.Event
-	full   error // why nothing can be recorded
+	full   error                                        // why nothing can be recorded
 	inside func(w http.ResponseWriter, r *http.Request) // what is behind the door
 }
 
