@@ -365,10 +365,10 @@ func (r *round) look(ctx context.Context, c *Change, profiles bool) (judge.Input
 	return in.Input, nil
 }
 
-// whole says that a change is of its service as a whole.
+// whole says that a change is measured of its service as a whole. One that came with a version is not: instances of both run side by side.
 func (o *Optimizer) whole(c *Change) bool {
 	act := o.o.Actuators[c.Kind]
-	return act != nil && act.Traits(c).Whole
+	return act != nil && act.Traits(c).Whole && c.place() == nil
 }
 
 // input is a judge's input that is being gathered.
