@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/quantra-l/quantra/analyze"
@@ -274,7 +275,7 @@ func clean(v *judge.Verdict, now time.Time) {
 func name(v *judge.Verdict, full judge.Verdict) {
 	v.Functions, v.Guilty = full.Functions, full.Guilty
 	if v.Guilty != "" {
-		v.Reason += fmt.Sprintf(" What grew is %s.", v.Guilty)
+		v.Reason = fmt.Sprintf("%s. What grew is %s.", strings.TrimRight(v.Reason, "."), v.Guilty)
 	}
 }
 
