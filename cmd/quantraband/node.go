@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -253,7 +252,9 @@ func (n *runningNode) load() (inFlight, latency float64) { return n.direct.Load(
 
 // settle is p2p.Options.Settle: what waits for the peer is said, what it was asked is answered, and no topic is heard by it alone.
 func (n *runningNode) settle(ctx context.Context, p peer.ID) {
-	if err := cmp.Or(n.direct.Settle(ctx, p), n.broadcast.Spare(ctx, p)); err != nil {
+	spared := make(chan error, 1)
+	go func() { spared <- n.broadcast.Spare(ctx, p) }() // beside the other: a slow answer must not take its time
+	if err := errors.Join(n.direct.Settle(ctx, p), <-spared); err != nil {
 		n.log.Debug("a peer goes before all is done", "peer", p, "why", err) // what waits for it is on disk
 	}
 }

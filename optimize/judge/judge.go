@@ -120,7 +120,8 @@ type Options struct {
 	// Alpha is how often a change that is exactly as bad as tolerated may pass, by metric; 0 is 0.05.
 	Alpha float64 `json:"alpha,omitempty"`
 	// HarmAlpha is how often, at most, a change that is exactly as bad as tolerated may fail in a whole dwell of looks, over all critical
-	// metrics together; 0 is 0.05. One that is no worse than it was fails far more rarely: what is tolerated lies between.
+	// metrics together, and as often again over the versions where there are several; 0 is 0.05. One that is no worse than it was fails
+	// far more rarely: what is tolerated lies between.
 	HarmAlpha float64 `json:"harm_alpha,omitempty"`
 	// Q bounds the share of false ones among functions that are said to have changed; 0 is 0.05.
 	Q float64 `json:"q,omitempty"`

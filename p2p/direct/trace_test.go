@@ -16,10 +16,21 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+// endings is a recorder of spans that says when one has ended.
+type endings struct {
+	*tracetest.SpanRecorder
+	ended chan struct{}
+}
+
+func (e endings) OnEnd(s sdktrace.ReadOnlySpan) {
+	e.SpanRecorder.OnEnd(s)
+	signal(e.ended)
+}
+
 // TestSpans: the way of each request and each durable message, and of one post in so many, is its steps in a span; what is refused ends at the step
 // that has refused it, with an error; what Answer does is within the step that it is.
 func TestSpans(t *testing.T) {
-	kept := tracetest.NewSpanRecorder()
+	kept := endings{tracetest.NewSpanRecorder(), make(chan struct{}, 1)}
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(kept)).Tracer("test")
 	r, posts := newReader(), make(chan struct{}, 8)
 	a, b := pair(t, func(_, b *Options) {
@@ -90,10 +101,11 @@ func TestSpans(t *testing.T) {
 		"direct.request receive verify route (own) send: the request failed: as asked",
 	}
 	for got := ways(); !slices.Equal(got, want); got = ways() {
-		if ctx.Err() != nil {
+		select {
+		case <-kept.ended:
+		case <-ctx.Done():
 			t.Fatalf("spans:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 
